@@ -1,0 +1,1 @@
+"""Raw rows to batches: adapters -> canonical rows -> token ids with score positions -> tensors."""

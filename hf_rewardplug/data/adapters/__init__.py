@@ -1,0 +1,45 @@
+"""Adapters: one raw row of a known data set -> its canonical row, or a list of them (empty: nothing to learn from it).
+
+In: a dict as `datasets` gives it. Out: preference, ranked, stepwise or step_tree rows in TRL's dialect; what these are
+and how they are checked stands in `hf_rewardplug.data.canonical`. Pure Python: no torch, no transformers, no datasets.
+
+    registry.py     names -> adapters, detection from columns, column_mapping, entry points
+    fields.py       a raw row's fields, or an error that names the column
+    turns.py        text with turn marks -> messages; what two conversations share
+    preference.py   chosen and rejected: TRL, Skywork, HH-RLHF, axolotl's Bradley-Terry types
+    ranked.py       several answers rated: UltraFeedback, Nectar, FineGrainedRLHF, HelpSteer2/3
+    stepwise.py     rated steps: TRL, Math-Shepherd, PRM800K, ProcessBench, Qwen2.5-Math-PRM
+
+Write your own, then pass its name or let it be detected:
+
+>>> @register_adapter("my_votes", columns=["question", "good", "bad"])
+... def my_votes(row):
+...     return {"prompt": row["question"], "chosen": row["good"], "rejected": row["bad"]}
+>>> get_adapter("my_votes")({"question": "1+1?", "good": "2", "bad": "3"})
+[{'prompt': '1+1?', 'chosen': '2', 'rejected': '3'}]
+
+A package offers its adapters through the entry point group `hf_rewardplug.adapters`.
+"""
+
+from . import preference, ranked, stepwise  # noqa: F401  importing them registers them
+from .registry import (
+    ENTRY_POINT_GROUP,
+    Adapter,
+    adapter_names,
+    detect_adapter,
+    get_adapter,
+    register_adapter,
+    rename_columns,
+    rename_names,
+)
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Adapter",
+    "adapter_names",
+    "detect_adapter",
+    "get_adapter",
+    "register_adapter",
+    "rename_columns",
+    "rename_names",
+]

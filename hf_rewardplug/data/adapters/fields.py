@@ -1,0 +1,98 @@
+"""A raw row's fields: in goes the row and a column's name, out comes the value in the type an adapter needs.
+
+Whatever is missing or of another type is a `RowError` that names the column and what was found. `inside` names the
+column that holds the row, where that is a dict within a column.
+"""
+
+import math
+from typing import Any
+
+from ..canonical import RowError
+
+Row = dict[str, Any]
+
+
+def field(row: Row, column: str, inside: str | None = None) -> Any:
+    """The value, whatever it is.
+
+    >>> field({"question": "1+1?"}, "prompt")
+    Traceback (most recent call last):
+    hf_rewardplug.data.canonical.RowError: column 'prompt': is missing; found ['question']. Map it with column_mapping
+    >>> field({"model": "b"}, "rank", inside="answers")
+    Traceback (most recent call last):
+    hf_rewardplug.data.canonical.RowError: column 'answers.rank': is missing; found ['model']
+    """
+    if column not in row:
+        remedy = "" if inside else ". Map it with column_mapping"
+        raise RowError(f"is missing; found {sorted(row, key=str)}{remedy}", _name(column, inside))
+    return row[column]
+
+
+def text(row: Row, column: str, inside: str | None = None) -> str:
+    return expect(field(row, column, inside), str, "text", _name(column, inside))
+
+
+def items(row: Row, column: str, inside: str | None = None) -> list:
+    return expect(field(row, column, inside), list, "a list", _name(column, inside))
+
+
+def number(row: Row, column: str, inside: str | None = None) -> int | float:
+    """A finite number: not a number in text, no bool, no NaN (which would be neither a preference nor a tie)."""
+    value = field(row, column, inside)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"expected a finite number, found {shown(value)}", _name(column, inside))
+    return value
+
+
+def integer(row: Row, column: str) -> int:
+    """A whole number; pandas makes a float such as 3.0 of it where the column has gaps.
+
+    >>> integer({"label": 3.0}, "label")
+    3
+    """
+    value = number(row, column)
+    if value != int(value):
+        raise RowError(f"expected a whole number, found {value!r}", column)
+    return int(value)
+
+
+def dicts(row: Row, column: str, inside: str | None = None) -> list[dict]:
+    return [expect(entry, dict, "a list of dicts", _name(column, inside)) for entry in items(row, column, inside)]
+
+
+def messages(row: Row, column: str) -> list[dict]:
+    """A conversation, without the None that Arrow puts where another message has a key.
+
+    >>> messages({"prompt": [{"role": "user", "content": "Hi", "name": None}]}, "prompt")
+    [{'role': 'user', 'content': 'Hi'}]
+    """
+    conversation = field(row, column)
+    if not isinstance(conversation, list) or not conversation:
+        raise RowError(f"expected a list of messages that is not empty, found {shown(conversation)}", column)
+    cleaned = []
+    for index, message in enumerate(conversation):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RowError(f"message {index} is {shown(message)}; expected {{'role': ..., 'content': ...}}", column)
+        cleaned.append({key: value for key, value in message.items() if value is not None})
+    return cleaned
+
+
+def template_arguments(row: Row) -> Row:
+    """What a chat template takes beside the messages, where the row has it."""
+    return {key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key) is not None}
+
+
+def expect(value: Any, kind: Any, words: str, column: str) -> Any:
+    if not isinstance(value, kind):
+        raise RowError(f"expected {words}, found {shown(value)}", column)
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value, short enough for an error."""
+    written = repr(value)
+    return written if len(written) <= 80 else f"{written[:77]}..."
+
+
+def _name(column: str, inside: str | None) -> str:
+    return f"{inside}.{column}" if inside else column

@@ -1,0 +1,182 @@
+"""Names -> adapters: in goes a name, or the columns and the first row of a data set; out comes the adapter.
+
+Registration is all that happens at import. Third parties' entry points are loaded at the first look-up, once.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+Row = dict[str, Any]
+
+ENTRY_POINT_GROUP = "hf_rewardplug.adapters"
+
+_adapters: dict[str, "Adapter"] = {}  # in the order of registration: detection prefers the last
+_entry_points_loaded = False
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A registered format. Called with a raw row, it gives a list of canonical rows, whatever its function returns.
+
+    `columns`: what a data set must have for this format to be detected (None: it is used by name only).
+    `matches`: a look at the first row, where columns do not tell formats apart.
+    """
+
+    name: str
+    function: Callable[[Row], Row | list[Row]]
+    columns: tuple[str, ...] | None = None
+    matches: Callable[[Row], bool] | None = None
+
+    def __call__(self, row: Row) -> list[Row]:
+        result = self.function(row)
+        if isinstance(result, list):
+            return result
+        if isinstance(result, dict):
+            return [result]
+        raise TypeError(
+            f"adapter '{self.name}' returned {type(result).__name__}; expected a row (dict) or a list of rows"
+        )
+
+    def has_columns(self, columns: Iterable[str]) -> bool:
+        return self.columns is not None and set(self.columns) <= set(columns)
+
+
+def register_adapter(
+    name: str,
+    *,
+    columns: Iterable[str] | None = None,
+    matches: Callable[[Row], bool] | None = None,
+    overwrite: bool = False,
+) -> Callable[[Callable], Callable]:
+    """Decorator: `function` is the adapter called `name`, and stays as it is.
+
+    A function defined again (a notebook cell that runs twice) replaces itself; another function needs `overwrite`.
+    """
+
+    def register(function: Callable) -> Callable:
+        taken = _adapters.get(name)
+        if taken is not None and not overwrite and not _same_function(taken.function, function):
+            raise ValueError(
+                f"adapter '{name}' is taken by {_origin(taken.function)}; {_origin(function)} cannot have it. "
+                "Choose another name, or pass overwrite=True"
+            )
+        _adapters.pop(name, None)
+        _adapters[name] = Adapter(name, function, None if columns is None else tuple(columns), matches)
+        return function
+
+    return register
+
+
+def get_adapter(name: str) -> Adapter:
+    """The adapter called `name`, or a ValueError that begins with the nearest name.
+
+    >>> get_adapter("ultrafeedbck")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: unknown adapter 'ultrafeedbck'. Known, the nearest first: ultrafeedback, ...
+    """
+    _load_entry_points()
+    if name in _adapters:
+        return _adapters[name]
+    nearest = difflib.get_close_matches(str(name).lower(), _adapters, n=1, cutoff=0.0)
+    names = ", ".join(nearest + [other for other in sorted(_adapters) if other not in nearest])
+    raise ValueError(f"unknown adapter '{name}'. Known, the nearest first: {names}. Add yours with @register_adapter")
+
+
+def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
+    """The most specific format that fits: most columns, then one that looked at the row, then the last registered.
+
+    >>> detect_adapter(["prompt", "chosen", "rejected"], {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}).name
+    'preference'
+    >>> hh = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No"}
+    >>> detect_adapter(["chosen", "rejected"], hh).name
+    'hh_rlhf'
+    """
+    _load_entry_points()
+    columns = list(columns)
+    fitting = [
+        (len(adapter.columns), adapter.matches is not None, order, adapter)
+        for order, adapter in enumerate(_adapters.values())
+        if adapter.has_columns(columns) and (adapter.matches is None or adapter.matches(first_row))
+    ]
+    if not fitting:
+        raise ValueError(_nothing_fits(columns))
+    return max(fitting, key=lambda candidate: candidate[:3])[3]
+
+
+def adapter_names() -> list[str]:
+    """All names, sorted, with those of installed third parties."""
+    _load_entry_points()
+    return sorted(_adapters)
+
+
+def rename_names(columns: Iterable[str], column_mapping: Mapping[str, str] | None) -> list[str]:
+    """The columns of a data set after `column_mapping`, {expected name: column of the data}.
+
+    >>> rename_names(["question", "chosen", "rejected"], {"input": "question"})
+    ['chosen', 'rejected', 'input']
+    """
+    columns, mapping = list(columns), dict(column_mapping or {})
+    for expected, column in mapping.items():
+        if column not in columns:
+            raise ValueError(
+                f"column_mapping reads '{expected}' from column '{column}', which is not there; found {columns}. "
+                "It maps {expected name: column of the data}"
+            )
+    return [name for name in columns if name not in mapping and name not in mapping.values()] + list(mapping)
+
+
+def rename_columns(row: Row, column_mapping: Mapping[str, str] | None) -> Row:
+    """The row after `column_mapping`, {expected name: column of the data}.
+
+    >>> rename_columns({"question": "1+1?", "chosen": "2", "rejected": "3"}, {"input": "question"})
+    {'chosen': '2', 'rejected': '3', 'input': '1+1?'}
+    """
+    mapping = column_mapping or {}
+    return {name: row[mapping.get(name, name)] for name in rename_names(row, mapping)}
+
+
+def _load_entry_points() -> None:
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            function = entry_point.load()  # its module may register by decorator
+            if not callable(function):
+                raise TypeError(f"it is {type(function).__name__}, not a function")
+            if all(adapter.function is not function for adapter in _adapters.values()):
+                register_adapter(entry_point.name)(function)
+        except Exception as error:  # a third party's code can fail in any way; the user must learn whose it is
+            raise ImportError(
+                f"the adapter entry point '{entry_point.name}' ({entry_point.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}. Repair or uninstall the package that brings it"
+            ) from error
+    _entry_points_loaded = True
+
+
+def _same_function(one: Callable, other: Callable) -> bool:
+    def place(function: Callable) -> tuple:
+        return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+    return one is other or (None not in place(one) and "<" not in place(one)[1] and place(one) == place(other))
+
+
+def _origin(function: Callable) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _nothing_fits(columns: list[str]) -> str:
+    lines = [f"no known format fits the columns {columns}. Known formats:"]
+    for name, adapter in sorted(_adapters.items()):
+        if adapter.columns is not None:
+            why = " (the columns fit, the first row does not)" if adapter.has_columns(columns) else ""
+            lines.append(f"  {name}: {', '.join(adapter.columns)}{why}")
+    by_name = ", ".join(name for name, adapter in sorted(_adapters.items()) if adapter.columns is None)
+    lines.append(f"By name only: {by_name}")
+    lines.append(
+        "Rename with column_mapping={expected name: column of the data}, name the format, or @register_adapter."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""Canonical rows: what an adapter returns, checked and brought to the shape that a trainer wants.
+
+In: rows in TRL's dialect (preference, ranked, stepwise, step_tree). Out: the same rows, validated, as preference pairs
+(for the ORM) or step rows (for the PRM). Everything wrong with a row is a `RowError` that names the column; the caller
+adds the row number. Pure Python: no torch, no transformers.
+"""
+
+import json
+import math
+from itertools import combinations
+from typing import Any
+
+Row = dict[str, Any]
+
+UNLABELLED = -100
+"""label of a step (and of every other token) that no loss and no metric sees"""
+
+EXAMPLE_ID = "example_id"
+"""column that numbers the encoded examples of a data set"""
+
+
+class RowError(ValueError):
+    """One row cannot be used. `column` names where; `hf_rewardplug.data.prepare` adds which row.
+
+    >>> raise RowError("is None", column="chosen")
+    Traceback (most recent call last):
+    hf_rewardplug.data.canonical.RowError: column 'chosen': is None
+    """
+
+    def __init__(self, message: str, column: str | None = None):
+        super().__init__(message if column is None else f"column '{column}': {message}")
+
+
+def row_type(row: Row) -> str:
+    """The dataset type of a canonical row, in TRL's words.
+
+    >>> row_type({"prompt": "2+2?", "completions": ["4."], "labels": [True]})
+    'stepwise'
+    """
+    if "nodes" in row:
+        return "step_tree"
+    if "labels" in row:
+        return "stepwise"
+    if "scores" in row:
+        return "ranked"
+    if "chosen" in row and "rejected" in row:
+        return "preference"
+    raise RowError(f"not a canonical row: it has {sorted(row)}. Expected chosen/rejected, scores, labels or nodes")
+
+
+def to_pairs(row: Row) -> list[Row]:
+    """Canonical row -> validated preference rows; a ranked list gives every pair whose scores differ.
+
+    Every pair of a list (Ouyang et al. 2022, arXiv:2203.02155, section 3.5), best first; ties give none.
+
+    >>> to_pairs({"prompt": "Hi", "completions": ["a", "b", "c"], "scores": [1, 3, 1]})
+    [{'prompt': 'Hi', 'chosen': 'b', 'rejected': 'a'}, {'prompt': 'Hi', 'chosen': 'b', 'rejected': 'c'}]
+    """
+    kind = row_type(row)
+    if kind == "preference":
+        return [checked_pair(row)]
+    if kind != "ranked":
+        raise RowError(f"a {kind} row cannot train an outcome reward model. Use PRMTrainer, or data with pairs")
+    completions, scores = _list(row, "completions"), _list(row, "scores")
+    if len(completions) != len(scores):
+        raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
+    for score in scores:
+        _finite(score, "scores")
+    rest = {key: row[key] for key in ("prompt", "tools", "chat_template_kwargs") if row.get(key) is not None}
+    pairs = []
+    for a, b in combinations(range(len(scores)), 2):
+        if scores[a] != scores[b]:
+            best, worst = (a, b) if scores[a] > scores[b] else (b, a)
+            pairs.append(checked_pair({**rest, "chosen": completions[best], "rejected": completions[worst]}))
+    return pairs
+
+
+def to_steps(row: Row) -> list[Row]:
+    """Canonical row -> validated step rows {prompt, completions, labels}; a tree gives one row a leaf.
+
+    A label of a tree counts once: where two leaves share a node, the later row holds -100 there.
+
+    >>> nodes = [
+    ...     {"text": "a", "label": 1, "parent": -1},
+    ...     {"text": "b", "label": 0, "parent": 0},
+    ...     {"text": "c", "label": 1, "parent": 0},
+    ... ]
+    >>> for path in to_steps({"prompt": "p", "nodes": nodes}):
+    ...     print(path["completions"], path["labels"])
+    ['a', 'b'] [1, 0]
+    ['a', 'c'] [-100, 1]
+    """
+    kind = row_type(row)
+    if kind == "stepwise":
+        return [checked_steps(row)]
+    if kind != "step_tree":
+        raise RowError(f"a {kind} row cannot train a process reward model. Use RewardTrainer, or data with steps")
+    nodes = _list(row, "nodes")
+    parents = [node.get("parent") if isinstance(node, dict) else None for node in nodes]
+    for index, parent in enumerate(parents):
+        if not isinstance(parent, int) or not -1 <= parent < index:
+            raise RowError(
+                f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
+            )
+    inner, counted, rows = set(parents), set(), []
+    for leaf in (index for index in range(len(nodes)) if index not in inner):
+        path = [leaf]
+        while parents[path[-1]] != -1:
+            path.append(parents[path[-1]])
+        path.reverse()
+        labels = [UNLABELLED if index in counted else nodes[index].get("label") for index in path]
+        counted.update(path)
+        steps = {"completions": [nodes[index].get("text") for index in path], "labels": labels}
+        rows.append(checked_steps({**row, **steps}, column="nodes"))
+    return rows
+
+
+def checked_pair(row: Row) -> Row:
+    """A preference row that can be encoded, or a `RowError`; None-valued keys (Arrow's) are gone from its messages."""
+    checked = {key: _text_or_messages(row, key) for key in ("chosen", "rejected")}
+    prompt = row.get("prompt")
+    if prompt is not None and prompt != []:
+        checked = {"prompt": _text_or_messages(row, "prompt", may_be_empty=True), **checked}
+    types = {type(value) for value in checked.values()}
+    if len(types) > 1:
+        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in checked.items())
+        raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
+    if row.get("margin") is not None:
+        checked["margin"] = _finite(row["margin"], "margin")
+    elif "margin" in row:
+        raise RowError("is None; every row needs a margin where the column exists", column="margin")
+    return {**checked, **_template_arguments(row)}
+
+
+def checked_steps(row: Row, column: str = "completions") -> Row:
+    """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled)."""
+    prompt = _text_or_messages(row, "prompt", may_be_empty=True)
+    steps, labels = _list(row, "completions", column), _list(row, "labels")
+    if len(steps) != len(labels):
+        raise RowError(f"{len(labels)} labels for {len(steps)} steps", column="labels")
+    for index, step in enumerate(steps):
+        if not isinstance(step, str) or not step.strip():
+            raise RowError(f"step {index} is {step!r}; expected text", column=column)
+        _encodable(step, column)
+    labels = [_label(label, index) for index, label in enumerate(labels)]
+    return {"prompt": prompt, "completions": steps, "labels": labels, **_template_arguments(row)}
+
+
+def _label(label: Any, index: int) -> int | float:
+    if isinstance(label, bool):
+        return int(label)
+    if isinstance(label, int) and label in (0, 1, UNLABELLED):
+        return label
+    if isinstance(label, float) and (0.0 <= label <= 1.0 or label == UNLABELLED):
+        return label
+    raise RowError(
+        f"label {index} is {label!r}; expected a bool, 0, 1, a float in [0, 1], or -100 for an unlabelled step. "
+        "Map other ratings (such as -1/0/1) in an adapter",
+        column="labels",
+    )
+
+
+def _list(row: Row, key: str, column: str | None = None) -> list:
+    value = row.get(key)
+    if not isinstance(value, list) or not value:
+        raise RowError(f"expected a list that is not empty, found {_shown(value)}", column=column or key)
+    return value
+
+
+def _finite(value: Any, column: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"expected a finite number, found {value!r}", column=column)
+    return float(value)
+
+
+def _text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
+    value = row.get(column)
+    if isinstance(value, str):
+        if not value and not may_be_empty:
+            raise RowError("is empty text", column=column)
+        return _encodable(value, column)
+    if not isinstance(value, list) or not value:
+        raise RowError(f"expected text or a list of messages, found {_shown(value)}", column=column)
+    return [_message(message, index, column) for index, message in enumerate(value)]
+
+
+def _message(message: Any, index: int, column: str) -> dict:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise RowError(f"message {index} is {_shown(message)}; expected {{'role': ..., 'content': ...}}", column=column)
+    message = {key: value for key, value in message.items() if value is not None}
+    if "content" not in message and "tool_calls" not in message:
+        raise RowError(f"message {index} ({message['role']}) has no content", column=column)
+    if isinstance(message.get("content"), str):
+        _encodable(message["content"], column)
+    return message
+
+
+def _encodable(text: str, column: str) -> str:
+    """Lone surrogates crash a tokenizer far from the row that brought them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"broken unicode at character {error.start} ({error.reason})", column=column) from None
+    return text
+
+
+def _template_arguments(row: Row) -> Row:
+    """`tools` (a list, or JSON as TRL takes it) and `chat_template_kwargs`, where the row has them."""
+    arguments = {}
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError as error:
+            raise RowError(f"is not JSON: {error}", column="tools") from None
+    if tools:
+        arguments["tools"] = tools
+    if row.get("chat_template_kwargs"):
+        arguments["chat_template_kwargs"] = row["chat_template_kwargs"]
+    return arguments
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,295 @@
+"""Canonical rows to token ids and score positions: one encoder for training, scoring and serving.
+
+In: a validated preference or step row (`canonical.py`). Out: token id lists; an ORM is scored at the last token of each
+sequence, a PRM at the last token of each step's separator (where `labels` is not -100).
+
+    text             prompt + completion + EOS once (BOS as the tokenizer adds it, never twice)
+    conversational   exactly what the chat template renders, nothing appended
+    steps            [BOS] prompt | step separator | step separator | ...
+                                               ^ label           ^ label
+
+Text pairs are joined before they are tokenized and steps are tokenized one by one, both as TRL does, so the tokens are
+TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error".
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from .canonical import UNLABELLED, Row, RowError
+
+OVERLONG = ("drop", "truncate", "error")
+
+
+class DropRow(Exception):
+    """The row is left out, counted and reported. `reason` is what the report says."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def fold_system_turn(messages: list[dict]) -> list[dict]:
+    r"""Move a leading system turn into the first user turn, for templates that refuse the role (Gemma's).
+
+    >>> fold_system_turn([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    [{'role': 'user', 'content': 'Be brief.\n\nHi'}]
+    """
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, rest = messages[0]["content"], messages[1:]
+    if rest and rest[0]["role"] == "user":
+        return [{**rest[0], "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{"role": "user", "content": system}, *rest]
+
+
+def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
+    """Token ids of each step with its separator behind it, each step tokenized by itself."""
+    return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Token ids for rows, by one tokenizer and one set of options.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase`.
+        max_length: longest sequence in tokens, prompt included; None for no limit.
+        overlong: what becomes of longer rows. "drop": left out and counted. "truncate": a pair loses the left of its
+            prompt (BOS kept, both sequences alike), a step row its last steps, whole. "error": `RowError`.
+        step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
+        step_token: a single token of the vocabulary to stand for the separator instead.
+        max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
+    """
+
+    tokenizer: Any
+    max_length: int | None = None
+    overlong: str = "drop"
+    step_separator: str = "\n"
+    step_token: str | None = None
+    max_completion_length: int | None = None
+
+    def __post_init__(self):
+        if self.overlong not in OVERLONG:
+            raise ValueError(f"overlong={self.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
+
+    @cached_property
+    def separator_ids(self) -> list[int]:
+        """Token ids behind each step; the last of them is scored."""
+        if self.step_token is None:
+            ids = self.tokenizer.encode(self.step_separator, add_special_tokens=False)
+            if not ids:
+                raise ValueError(f"step_separator={self.step_separator!r} gives no token with this tokenizer.")
+            return ids
+        vocabulary = self.tokenizer.get_vocab()
+        if self.step_token not in vocabulary:
+            raise ValueError(
+                f"step_token={self.step_token!r} is not a single token of this tokenizer. Take a reserved one of its "
+                f"vocabulary ({', '.join(reserved_tokens(self.tokenizer)[:3]) or 'it has none'}), or add it to the "
+                "tokenizer and resize the model's embeddings."
+            )
+        return [vocabulary[self.step_token]]
+
+    @cached_property
+    def _folds_system(self) -> bool:
+        """Whether the template refuses a system turn."""
+        probe = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+        try:
+            self.tokenizer.apply_chat_template(probe, tokenize=False)
+        except Exception:  # a template raises whatever its author chose
+            return True
+        return False
+
+    # ---- pairs and completions -----------------------------------------------------------------------------------
+
+    def pair(self, row: Row) -> Row:
+        """A preference row -> `chosen_ids`, `rejected_ids` (scored at their last token), `margin` if the row has one.
+
+        Raises:
+            RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
+            DropRow: the row is too long, or both sequences are the same.
+        """
+        ids = [self._ids(row, key) for key in ("chosen", "rejected")]
+        encoded = self.fitted_pair(*ids)
+        if "margin" in row:
+            encoded["margin"] = row["margin"]
+        return encoded
+
+    def tokenized_pair(self, row: Row) -> Row:
+        """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
+        encoded = self.fitted_pair(*(_token_ids(row, key) for key in ("chosen_ids", "rejected_ids")))
+        return encoded if row.get("margin") is None else {**encoded, "margin": float(row["margin"])}
+
+    def completion(self, row: Row, key: str = "completion") -> list[int]:
+        """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut."""
+        return self._ids(row, key)
+
+    def fitted_pair(self, chosen_ids: list[int], rejected_ids: list[int]) -> Row:
+        """Apply `max_length` and `overlong` to a tokenized pair. `cut`: the tokens taken away."""
+        excess = max(len(chosen_ids), len(rejected_ids)) - (self.max_length or float("inf"))
+        cut = 0
+        if excess > 0:
+            self._refuse_overlong(self.max_length + excess, "max_length")
+            shared = common_prefix_length(chosen_ids, rejected_ids)
+            shared = min(shared, len(chosen_ids) - 1, len(rejected_ids) - 1)
+            start = int(bool(chosen_ids) and chosen_ids[0] == self.tokenizer.bos_token_id)
+            if shared - start < excess:
+                raise DropRow(f"longer than max_length={self.max_length} even without the prompt")
+            cut = len(chosen_ids) + len(rejected_ids)
+            chosen_ids = chosen_ids[:start] + chosen_ids[start + excess :]
+            rejected_ids = rejected_ids[:start] + rejected_ids[start + excess :]
+            cut -= len(chosen_ids) + len(rejected_ids)
+        if chosen_ids == rejected_ids:
+            raise DropRow("chosen and rejected are identical")
+        return {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids, "cut": cut, "cut_labels": 0}
+
+    def _ids(self, row: Row, key: str) -> list[int]:
+        if isinstance(row[key], str):
+            return self._text_ids(row.get("prompt", "") + row[key])
+        return self._conversation_ids([*row.get("prompt", []), *row[key]], row)
+
+    def _text_ids(self, text: str) -> list[int]:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if eos is not None and not text.endswith(self.tokenizer.eos_token):
+            text += self.tokenizer.eos_token
+        ids = self.tokenizer(text=text)["input_ids"]
+        if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS
+            ids = ids[1:]
+        if eos is not None and ids[-2:] == [eos, eos]:  # this tokenizer appends its own
+            ids = ids[:-1]
+        return ids
+
+    def _conversation_ids(self, messages: list[dict], row: Row, **kwargs) -> list[int]:
+        if not self.tokenizer.chat_template:
+            raise RowError(
+                "the row is a conversation, but the tokenizer has no chat template. Set `chat_template` to 'gemma', "
+                "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference') need none"
+            )
+        if messages[0]["role"] == "system" and self._folds_system:
+            messages = fold_system_turn(messages)
+        kwargs |= {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **kwargs)["input_ids"]
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def steps(self, row: Row, *, last_step_only: bool = False) -> Row:
+        """A step row -> `input_ids` and `labels` (floats, -100 everywhere but on each labelled step's last token).
+
+        Raises:
+            RowError: the template refuses the prompt, or the row is too long and `overlong="error"`.
+            DropRow: no labelled step is left.
+        """
+        prompt_ids = self._prompt_ids(row)
+        steps = step_token_ids(self.tokenizer, row["completions"], self.separator_ids)
+        labels = row["labels"]
+        if last_step_only:
+            labels = [UNLABELLED] * (len(labels) - 1) + labels[-1:]
+        length = len(prompt_ids) + sum(map(len, steps))
+        prompt_ids, kept = self._fitted_steps(prompt_ids, [len(step) for step in steps])
+        if all(label == UNLABELLED for label in labels[:kept]):
+            raise DropRow("no labelled step" if kept == len(steps) else "no labelled step left after the cut")
+        token_labels = [UNLABELLED] * len(prompt_ids)
+        for step, label in zip(steps[:kept], labels, strict=False):
+            token_labels += [UNLABELLED] * (len(step) - 1) + [label]
+        input_ids = prompt_ids + list(chain.from_iterable(steps[:kept]))
+        return {
+            "input_ids": input_ids,
+            "labels": [float(label) for label in token_labels],
+            "cut": length - len(input_ids),
+            "cut_labels": sum(label != UNLABELLED for label in labels[kept:]),
+        }
+
+    def last_step(self, row: Row) -> Row:
+        """`steps` with the label of the last step alone."""
+        return self.steps(row, last_step_only=True)
+
+    def tokenized_steps(self, row: Row) -> Row:
+        """`steps` for a row that holds `input_ids` and a label a token already; taken as it is, never cut."""
+        input_ids, labels = _token_ids(row, "input_ids"), row["labels"]
+        if len(labels) != len(input_ids):
+            raise RowError(f"{len(labels)} labels for {len(input_ids)} tokens", column="labels")
+        for index, label in enumerate(labels):
+            if label != UNLABELLED and not 0 <= label <= 1:
+                raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
+        if all(label == UNLABELLED for label in labels):
+            raise DropRow("no labelled step")
+        return {"input_ids": input_ids, "labels": [float(x) for x in labels], "cut": 0, "cut_labels": 0}
+
+    def _prompt_ids(self, row: Row) -> list[int]:
+        if not isinstance(row["prompt"], str):
+            return self._conversation_ids(row["prompt"], row, add_generation_prompt=True)
+        ids, bos = self.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    def _fitted_steps(self, prompt_ids: list[int], lengths: list[int]) -> tuple[list[int], int]:
+        """The prompt's ids and how many steps stay. The prompt loses its left only where not one step would fit."""
+        total, limit = sum(lengths), self.max_completion_length
+        if limit is not None and total > limit:
+            self._refuse_overlong(total, "max_completion_length")
+        kept = _whole_steps(lengths, limit)
+        if self.max_length is None or len(prompt_ids) + sum(lengths[:kept]) <= self.max_length:
+            return prompt_ids, kept
+        self._refuse_overlong(len(prompt_ids) + sum(lengths[:kept]), "max_length")
+        kept = min(kept, max(1, _whole_steps(lengths, self.max_length - len(prompt_ids))))
+        excess = len(prompt_ids) + sum(lengths[:kept]) - self.max_length
+        if excess > 0:
+            start = int(prompt_ids[:1] == [self.tokenizer.bos_token_id])
+            if len(prompt_ids) - start < excess:
+                raise DropRow(f"the first step is longer than max_length={self.max_length} even without the prompt")
+            prompt_ids = prompt_ids[:start] + prompt_ids[start + excess :]
+        return prompt_ids, kept
+
+    def _refuse_overlong(self, length: int, limit: str) -> None:
+        """Raise for "drop" and "error"; return for "truncate"."""
+        allowed = getattr(self, limit)
+        if self.overlong == "error":
+            raise RowError(
+                f"{length} tokens are more than {limit}={allowed}. Raise {limit}, or set overlong='drop' or 'truncate'"
+            )
+        if self.overlong == "drop":
+            raise DropRow(f"longer than {limit}={allowed}")
+
+
+def _token_ids(row: Row, column: str) -> list[int]:
+    ids = row[column]
+    if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
+        raise RowError("expected a list of token ids that is not empty", column=column)
+    return ids
+
+
+def _whole_steps(lengths: list[int], limit: int | None) -> int:
+    """How many leading steps have at most `limit` tokens together."""
+    if limit is None:
+        return len(lengths)
+    total = 0
+    for kept, length in enumerate(lengths):
+        total += length
+        if total > limit:
+            return kept
+    return len(lengths)
+
+
+def common_prefix_length(a: list[int], b: list[int]) -> int:
+    """Number of leading tokens that both lists share.
+
+    >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return length
+
+
+def reserved_tokens(tokenizer: Any) -> list[str]:
+    """Tokens of the vocabulary that its makers left for other people's use, lowest id first."""
+    marks = ("reserved_special_token", "<unused", "extra_", "_pad_", "reserved_")
+    found = [(index, token) for token, index in tokenizer.get_vocab().items() if any(mark in token for mark in marks)]
+    return [token for _, token in sorted(found) if token.startswith("<")]

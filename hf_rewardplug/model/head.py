@@ -1,0 +1,88 @@
+"""The fp32 reward head, and the forward that evaluates it only where a score is needed.
+
+    B sequences, L tokens, D hidden size, S scored positions, C labels of the head
+    model(input_ids_BL, ..., score_positions_S) -> output.logits_SC
+    model(input_ids_BL, ...)                    -> what transformers returns, as before
+
+The scored forward is the model's own `forward`, so that the hooks of DDP, DeepSpeed, FSDP and PEFT fire.
+"""
+
+import functools
+import types
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+HEAD_NAME = "score"
+"""attribute of the head in transformers' decoder classifiers; PEFT calls it so too"""
+
+
+class RewardHead(nn.Linear):
+    """`nn.Linear` whose product is fp32 whatever the dtype of the body, outside autocast.
+
+    A bf16 product has too few distinct values: rewards tie that are not equal, and ties count as wrong.
+
+    >>> head = RewardHead(4, 1, dtype=torch.bfloat16)
+    >>> head(torch.ones(3, 4, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+
+    def forward(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden_SD.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(hidden_SD.float(), self.weight.float(), bias)
+
+
+def install_reward_head(model: nn.Module) -> bool:
+    """Give `model` the fp32 head and the scored forward, in place; PEFT-wrapped or not, once or again.
+
+    Returns:
+        Whether the head can be evaluated at score positions alone. Models with another head (encoders with a pooler,
+        `classifier`) keep theirs: they compute every position and the scored ones are picked.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = getattr(base, HEAD_NAME, None)
+    body = getattr(base, getattr(base, "base_model_prefix", ""), None)
+    for module in head.modules() if isinstance(head, nn.Module) else ():
+        if type(module) is nn.Linear:  # PEFT's copies of it in `modules_to_save` too
+            module.__class__ = RewardHead
+        if isinstance(module, RewardHead):
+            _to_fp32(module)
+    picks = any(isinstance(module, RewardHead) for module in head.modules()) if isinstance(head, nn.Module) else False
+    picks = picks and body is not None and body is not base
+    if not hasattr(base, "_plain_forward"):
+        base._plain_forward = base.forward
+        scored = _scored_forward if picks else _picked_forward
+        base.forward = types.MethodType(functools.wraps(type(base).forward)(scored), base)
+    return picks
+
+
+def _to_fp32(head: nn.Module) -> None:
+    for parameter in head.parameters():
+        if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):  # ZeRO-3 keeps its own dtype
+            parameter.data = parameter.data.float()
+
+
+def _scored_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+    if score_positions is None:
+        return self._plain_forward(*args, **kwargs)
+    kwargs = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
+    body = getattr(self, self.base_model_prefix)
+    hidden_BLD = body(*args, **kwargs, return_dict=True).last_hidden_state
+    hidden_SD = hidden_BLD.flatten(0, 1)[score_positions]
+    dropout = getattr(self, "dropout", None)  # transformers' token classifiers have one before the head
+    if isinstance(dropout, nn.Module):
+        hidden_SD = dropout(hidden_SD)
+    return SequenceClassifierOutput(logits=getattr(self, HEAD_NAME)(hidden_SD))
+
+
+def _picked_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+    output = self._plain_forward(*args, **kwargs)
+    if score_positions is None:
+        return output
+    logits = output.logits
+    if logits.ndim == 3:  # a token classifier: every position has logits
+        return TokenClassifierOutput(logits=logits.flatten(0, 1)[score_positions].float())
+    return SequenceClassifierOutput(logits=logits.float())  # pooled: one a sequence, in order

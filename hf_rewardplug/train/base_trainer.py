@@ -1,0 +1,219 @@
+"""What both trainers add to TRL's: one loss an optimizer step whatever the split, and metrics that count.
+
+In: batches with `score_positions` from the collators. Out: losses divided by the items (pairs or labelled steps) of the
+whole optimizer step, logs and evaluation figures from sums and counts over all ranks.
+"""
+
+import logging
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput
+from trl.trainer.utils import get_config_model_id
+
+from ..data.canonical import EXAMPLE_ID
+from ..data.chat_templates import set_chat_template
+from ..data.prepare import RowPipeline, choose_adapter, prepare_dataset
+from ..model.loading import choose_pad_token, load_tokenizer, set_pad_token, vocabulary_size
+from .config import DataOptions
+from .metrics import Running, concatenated, first_seen
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, torch.Tensor]
+
+
+class ScoreTrainer:
+    """Mixin in front of a TRL trainer. A subclass says what an item is:
+
+    - `item_losses(logits, inputs)` -> losses (items,), {name: values an item, kept for evaluation}
+    - `item_count(inputs)` -> number of items of a batch
+    - `running(losses, items)` -> sums, minima, maxima for the training logs
+    - `figures(items)` -> evaluation figures from every item, each once
+    - `predictions(items)` -> predictions and labels for `compute_metrics`, first dimension the batch's rows
+    - `encoder(tokenizer, args)`, `encode(encoder, tokenized, args, name)`, `expand`, `columns`, `tokenized_columns`,
+      `keep_columns`: how its rows are encoded
+    """
+
+    loss_is_scaled_for_ga = True  # transformers < 5.19 asks `model_accepts_loss_kwargs` instead, set below
+
+    targets = ("labels", "margin", "step_labels", "step_rows", EXAMPLE_ID)
+    """keys of a batch that the model's forward does not take"""
+
+    def _set_up_scores(self) -> None:
+        """Counters and flags; to be called behind TRL's constructor."""
+        self.model_accepts_loss_kwargs = True
+        self.can_return_loss, self.label_names = True, []
+        self._running = Running()
+        self._tokens_here: torch.Tensor | int = 0
+        self._evaluated: list[Tensors] = []
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
+        """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
+        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+            raise TypeError(
+                f"The {dataset_name} data set must be a `datasets.Dataset` or `IterableDataset`, got "
+                f"`{type(dataset).__name__}`. `Dataset.from_list(rows)` makes one."
+            )
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError(f"The {dataset_name} data set has no rows.")
+        names = set(dataset.column_names or first)
+        if EXAMPLE_ID in names:
+            return dataset
+        tokenized = set(self.tokenized_columns) <= names
+        pipeline = RowPipeline(
+            name=dataset_name,
+            columns=self.columns,
+            encode=self.encode(self.encoder(processing_class, args), tokenized, args, dataset_name),
+            expand=self.expand,
+            adapter=None if tokenized else choose_adapter(first, args.adapter, args.column_mapping),
+            column_mapping=args.column_mapping,
+        )
+        with args.main_process_first(desc=f"encoding {dataset_name}"):
+            dataset, report = prepare_dataset(
+                dataset, pipeline, keep_columns=self.keep_columns, num_proc=args.dataset_num_proc
+            )
+        self.__dict__.setdefault("preparation_reports", {})[dataset_name] = report
+        if report and args.process_index == 0:
+            logger.warning("%s", report)
+        return dataset
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """`Trainer.evaluate`, which takes raw rows too."""
+        return super().evaluate(self._prepared(eval_dataset), ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """`Trainer.predict`, which takes raw rows too. Predictions and labels have the shapes of `compute_metrics`."""
+        return super().predict(self._prepared(test_dataset, "test"), ignore_keys, metric_key_prefix)
+
+    def _prepared(self, dataset, name: str = "eval"):
+        if dataset is None or isinstance(dataset, str):
+            return dataset
+        if isinstance(dataset, dict):
+            return {key: self._prepared(one, f"{name} ({key})") for key, one in dataset.items()}
+        return self._prepare_dataset(dataset, self.processing_class, self.args, name)
+
+    # ---- loss ----------------------------------------------------------------------------------------------------
+
+    def _get_num_items_in_batch(self, batch_samples: list[Tensors], device: torch.device) -> torch.Tensor | None:
+        """transformers' counts `labels` alone; an item here is a pair or a labelled step (transformers#47688)."""
+        if not batch_samples or not self.model.training:
+            return None
+        count = sum(self.item_count(batch) for batch in batch_samples)
+        count = torch.as_tensor(count, device=device, dtype=torch.long)
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum() // self.get_tp_size()
+        return count
+
+    def compute_loss(self, model, inputs: Tensors, return_outputs: bool = False, num_items_in_batch=None):
+        """TRL's averages each micro-batch and each rank by itself, and reads metrics off the device at every step."""
+        outputs = model(**{key: value for key, value in inputs.items() if key not in self.targets}, use_cache=False)
+        losses, items = self.item_losses(outputs.logits, inputs)
+        if num_items_in_batch is None:
+            loss = losses.sum() / max(len(losses), 1)
+        else:
+            ranks = self.accelerator.num_processes // self.get_tp_size()  # DDP and ZeRO average over them
+            loss = losses.sum() * ranks / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)
+        items = {key: value.detach() for key, value in {"loss": losses, **items}.items()}
+        if self.model.training:
+            mask = inputs.get("attention_mask")
+            self._tokens_here = self._tokens_here + (inputs["input_ids"].numel() if mask is None else mask.sum())
+            self._running.add(**self.running(items))
+        else:
+            ids = {} if EXAMPLE_ID not in inputs else {EXAMPLE_ID: inputs[EXAMPLE_ID]}
+            self._evaluated.append({**items, **ids})
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- metrics -------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's averages the averages of the batches."""
+        if self.model.training:
+            figures = self._running.read(self._gather_row)
+            logs.update({**figures, "num_tokens": self._num_tokens()} if figures else {})
+        super().log(logs, start_time)
+
+    def _gather_row(self, vector_K: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.gather(vector_K[None])
+
+    def _num_tokens(self) -> int:
+        """Tokens trained on so far, over all ranks; tensor parallel ranks see the same ones."""
+        here = torch.as_tensor(self._tokens_here, device=self.accelerator.device)
+        return int(self.accelerator.gather(here).sum()) // self.get_tp_size()
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """transformers' returns the raw logits, in a shape that no metric can use (trl#7010)."""
+        before = len(self._evaluated)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if not prediction_loss_only and len(self._evaluated) > before:
+            logits, labels = self.predictions(self._evaluated[-1])
+        return loss, logits, labels
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """transformers' weights each batch's mean by its rows; here every item counts once (trl#7010)."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._evaluated:
+            own = {f"{metric_key_prefix}_{key}": value for key, value in self._own_figures().items()}
+            loss_key = f"{metric_key_prefix}_loss"
+            output.metrics.update({key: own[key] for key in own if key == loss_key or key not in output.metrics})
+        self._evaluated = []
+        return output
+
+    def _own_figures(self) -> dict[str, float]:
+        here = [{key: value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy()
+                 for key, value in batch.items()} for batch in self._evaluated]  # fmt: skip
+        batches = gather_object(here) if self.accelerator.num_processes > 1 else here
+        return {**self.figures(unique_items(batches)), "num_tokens": self._num_tokens()}
+
+    # ---- set-up --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _set_up_tokenizer(
+        tokenizer: PreTrainedTokenizerBase | None, args: DataOptions, model
+    ) -> PreTrainedTokenizerBase:
+        """The tokenizer with EOS, named chat template and a pad token that ends no sequence; `model` or its name."""
+        hub = {"trust_remote_code": args.trust_remote_code}
+        if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
+            hub["revision"] = revision
+        if tokenizer is None:
+            tokenizer = load_tokenizer(model if isinstance(model, str) else get_config_model_id(model.config), **hub)
+        if args.eos_token is not None and args.eos_token in tokenizer.get_vocab():  # TRL names it where it is not
+            tokenizer.eos_token = args.eos_token
+        if args.chat_template is not None:
+            if args.chat_template_path is not None:
+                raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
+            set_chat_template(tokenizer, args.chat_template)
+        if getattr(args, "pad_token", None) is None:
+            vocab_size = vocabulary_size(model, **(hub if isinstance(model, str) else {}))
+            set_pad_token(None, tokenizer, choose_pad_token(tokenizer, vocab_size))
+        return tokenizer
+
+    def _describe_checkpoint(self, **description) -> None:
+        """What a scorer must know, in the config that is saved with the model."""
+        config = self.model.config
+        config.rewardplug = description
+        if config.num_labels == 1:
+            config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
+
+
+def unique_items(batches: list[Tensors]) -> dict[str, np.ndarray]:
+    """Items of all batches of all ranks as arrays, those of a repeated example left out."""
+    offset = 0
+    for batch in batches:
+        rows = int(batch["rows"].max()) + 1 if batch.get("rows") is not None and len(batch["rows"]) else 0
+        count = len(batch[EXAMPLE_ID]) if EXAMPLE_ID in batch else rows or len(batch["loss"])
+        batch["rows"] = batch.get("rows", np.arange(count)) + offset
+        batch.setdefault(EXAMPLE_ID, -1 - offset - np.arange(count))
+        offset += count
+    items = concatenated(batches)
+    keep = first_seen(items.pop(EXAMPLE_ID))[items["rows"]]
+    return {key: value[keep] for key, value in items.items()}

@@ -1,0 +1,140 @@
+"""The two configs: TRL's own, with this package's options behind them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import trl
+from trl.trainer.base_config import _BaseConfig
+
+
+@dataclass
+class DataOptions:
+    """Options of this package that both configs take.
+
+    Args:
+        adapter (`str`, *optional*): format of the raw rows, one of `hf_rewardplug.adapter_names()`; detected from the
+            columns when None.
+        column_mapping (`dict`, *optional*): {column that the format expects: column of the data}, such as
+            {"input": "question"}.
+        chat_template (`str`, *optional*): "gemma", "chatml" or "llama3", set on the tokenizer. For a base model that
+            carries no template.
+        overlong (`str`): what becomes of rows over `max_length`: "drop", "truncate" or "error". The first two are
+            counted and reported.
+    """
+
+    adapter: str | None = field(
+        default=None, metadata={"help": "Format of the raw rows; detected from the columns when not set."}
+    )
+    column_mapping: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Column the format expects -> column of the data, e.g. \'{"input": "question"}\'.'},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "Chat template by name, for a tokenizer without one: gemma, chatml or llama3."},
+    )
+    overlong: str = field(
+        default="drop",
+        metadata={
+            "help": "Rows over `max_length`: leave them out (drop), cut them (truncate) or stop (error).",
+            "choices": ["drop", "truncate", "error"],
+        },
+    )
+
+
+@dataclass
+class RewardConfig(DataOptions, trl.RewardConfig):
+    """`trl.RewardConfig` with the options of `DataOptions`. Every argument and default of TRL's is kept.
+
+    Long pairs are left out as TRL leaves them out (`overlong="drop"`), but counted; "truncate" cuts the left of the
+    prompt instead.
+    """
+
+    _VALID_DICT_FIELDS = [*trl.RewardConfig._VALID_DICT_FIELDS, "column_mapping"]
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choices(self)
+
+
+@dataclass
+class PRMConfig(DataOptions, _BaseConfig):
+    """The `PRMConfig` of TRL 1.13, its arguments and defaults kept, with the options of `DataOptions` and these:
+
+    Args:
+        num_labels (`int`): outputs of the head when the model is given by name: 2 (cross-entropy; label 1 is right) or
+            1 (binary cross-entropy).
+        step_token (`str`, *optional*): a single reserved token to stand behind each step instead of
+            `step_separator`; it cannot merge with the text around it when others tokenize the joint text.
+        model_init_kwargs, trust_remote_code, chat_template_path, eos_token, pad_to_multiple_of:
+            as in `RewardConfig`.
+
+    Long rows are cut (`overlong="truncate"`) as TRL 1.13 cut them, but between steps.
+    """
+
+    _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "column_mapping", "model_init_kwargs"]
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate for AdamW."})
+    max_length: int | None = field(
+        default=1024, metadata={"help": "Longest sequence in tokens, prompt and steps; None for no limit."}
+    )
+    max_completion_length: int | None = field(
+        default=None, metadata={"help": "Longest sequence of steps in tokens, separators included."}
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Whether to disable dropout in the model."})
+    step_separator: str = field(default="\n", metadata={"help": "Text behind each step; its last token is scored."})
+    train_on_last_step_only: bool = field(
+        default=False, metadata={"help": "Whether to train on the label of the last step alone (evaluation sees all)."}
+    )
+    dataset_num_proc: int | None = field(
+        default=None, metadata={"help": "Number of processes that encode the data set."}
+    )
+    overlong: str = field(
+        default="truncate",
+        metadata={
+            "help": "Rows over `max_length`: cut them at a step (truncate), leave them out (drop) or stop (error).",
+            "choices": ["drop", "truncate", "error"],
+        },
+    )
+    num_labels: int = field(
+        default=2, metadata={"help": "Outputs of the head for a model given by name.", "choices": [1, 2]}
+    )
+    step_token: str | None = field(
+        default=None,
+        metadata={"help": "A reserved single token to stand behind each step instead of `step_separator`."},
+    )
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments for `AutoModelForTokenClassification.from_pretrained`."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether to run Python code that comes with a model of the hub."}
+    )
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "A Jinja file, or a tokenizer's folder or id, to take the chat template from."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Token that ends a sequence; the tokenizer's own when not set."}
+    )
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Pad the sequences to a multiple of this."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choices(self)
+        if self.num_labels not in (1, 2):
+            raise ValueError(f"num_labels={self.num_labels}: a process reward model has 1 or 2 labels.")
+
+
+def _check_choices(config: DataOptions) -> None:
+    from ..data.encoding import OVERLONG
+
+    if config.overlong not in OVERLONG:
+        raise ValueError(f"overlong={config.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
+    if isinstance(config.column_mapping, str):
+        raise ValueError(
+            f"column_mapping={config.column_mapping!r} is not a mapping; expected JSON such as "
+            """'{"input": "question"}'."""
+        )
+    for name in ("max_length", "max_completion_length"):
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} leaves no token; expected a positive number or None.")

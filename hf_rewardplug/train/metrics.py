@@ -1,0 +1,142 @@
+"""Metrics as sums and counts, so that they are the same number for every batch size and rank count.
+
+    N pairs, S labelled steps
+
+Training keeps `Running` sums on the device and reads them at the logging interval; evaluation keeps every item once
+(`unique_items`) and computes its figures at the end, from numpy arrays.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from transformers.trainer_utils import EvalPrediction
+
+
+class Running:
+    """Sums, minima and maxima of a logging interval, on the device.
+
+    >>> running = Running()
+    >>> running.add(sums={"accuracy": torch.tensor(3.0)}, minima={"min_reward": torch.tensor(-1.0)}, count=4)
+    >>> running.read(gather=lambda vector: vector[None])
+    {'accuracy': 0.75, 'min_reward': -1.0}
+    """
+
+    def __init__(self):
+        self._values: dict[str, torch.Tensor] = {}
+        self._kinds: dict[str, str] = {}
+
+    def add(self, *, sums: dict, count: int, minima: dict | None = None, maxima: dict | None = None) -> None:
+        """Add a batch of `count` items (0 too: every rank must hold the same keys); values are 0-dim tensors."""
+        device = next(iter(sums.values())).device
+        self._merge("count", {"count": torch.full((), float(count), device=device)}, torch.add)
+        for kind, values, merge in (
+            ("sum", sums, torch.add),
+            ("min", minima, torch.minimum),
+            ("max", maxima, torch.maximum),
+        ):
+            self._merge(kind, values or {}, merge)
+
+    def _merge(self, kind: str, values: dict, merge) -> None:
+        for key, value in values.items():
+            value = value.detach().float()
+            self._values[key] = merge(self._values[key], value) if key in self._values else value
+            self._kinds[key] = kind
+
+    def read(self, gather) -> dict[str, float]:
+        """The figures over all ranks, and start anew. `gather`: (K,) -> (ranks, K), called on every rank or none."""
+        if not self._values:
+            return {}
+        table = gather(torch.stack(list(self._values.values()))).double().cpu()
+        figures, count = {}, 1.0
+        for (key, kind), column in zip(self._kinds.items(), table.unbind(1), strict=True):
+            if kind == "count":
+                count = column.sum().item()
+            elif kind == "sum":
+                figures[key] = column.sum().item() / max(count, 1.0)
+            else:
+                figures[key] = (column.min() if kind == "min" else column.max()).item()
+        self._values, self._kinds = {}, {}
+        return figures
+
+
+def first_seen(ids: np.ndarray) -> np.ndarray:
+    """Mask of the first occurrence of each id, shape of `ids`.
+
+    Uneven batches make accelerate repeat rows, so that each rank has something to do; a metric counts them once.
+
+    >>> first_seen(np.array([3, 1, 3])).tolist()
+    [True, True, False]
+    """
+    mask = np.zeros(len(ids), dtype=bool)
+    mask[np.unique(ids, return_index=True)[1]] = True
+    return mask
+
+
+def pair_figures(losses_N: np.ndarray, chosen_N: np.ndarray, rejected_N: np.ndarray) -> dict[str, float]:
+    """Loss, accuracy (a tie counts as wrong, as in TRL), ties, margin and the rewards' spread.
+
+    >>> figures = pair_figures(np.array([0.1, 0.9]), np.array([1.0, 0.0]), np.array([0.0, 0.0]))
+    >>> figures["accuracy"], figures["ties"], figures["margin"], figures["mean_reward"]
+    (0.5, 0.5, 0.5, 0.25)
+    """
+    rewards = np.concatenate([chosen_N, rejected_N])
+    return {
+        "loss": float(losses_N.mean()),
+        "accuracy": float((chosen_N > rejected_N).mean()),
+        "ties": float((chosen_N == rejected_N).mean()),
+        "margin": float((chosen_N - rejected_N).mean()),
+        "min_reward": float(rewards.min()),
+        "mean_reward": float(rewards.mean()),
+        "max_reward": float(rewards.max()),
+        "std_reward": float(rewards.std()),
+    }
+
+
+def step_figures(losses_S: np.ndarray, probabilities_S: np.ndarray, labels_S: np.ndarray) -> dict[str, float]:
+    """Loss, step accuracy and the F1 of the wrong steps at the threshold 0.5 (a soft label counts by it too).
+
+    >>> step_figures(np.zeros(4), np.array([0.9, 0.2, 0.1, 0.6]), np.array([1.0, 0.0, 1.0, 0.0]))
+    {'loss': 0.0, 'accuracy': 0.5, 'f1_wrong': 0.5, 'wrong_rate': 0.5}
+    """
+    found_wrong, is_wrong = probabilities_S < 0.5, labels_S < 0.5
+    hits = (found_wrong & is_wrong).sum()
+    return {
+        "loss": float(losses_S.mean()),
+        "accuracy": float((found_wrong == is_wrong).mean()),
+        "f1_wrong": float(2 * hits / max(found_wrong.sum() + is_wrong.sum(), 1)),
+        "wrong_rate": float(is_wrong.mean()),
+    }
+
+
+def concatenated(batches: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Batches of named arrays as one; [{"a": [1]}, {"a": [2]}] -> {"a": [1, 2]}."""
+    batches = list(batches)
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]} if batches else {}
+
+
+def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:
+    """Accuracy of steps or of pairs; takes what TRL's function of this name took.
+
+    Steps: predictions (N, steps, labels), labels (N, steps) with -100 where there is none. Pairs: predictions (N, 2),
+    labels (N,), the column of the better one; ties are left out with a warning.
+
+    >>> compute_accuracy((np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0])))
+    {'accuracy': 0.5}
+    """
+    predictions, labels = eval_pred
+    if predictions.ndim == 3:
+        labelled = labels != -100
+        right = predictions[..., 0] > 0 if predictions.shape[-1] == 1 else predictions.argmax(-1)
+        return {"accuracy": float((right == labels)[labelled].mean())}
+    ties = predictions[:, 0] == predictions[:, 1]
+    if ties.any():
+        from accelerate import PartialState
+        from accelerate.logging import get_logger
+
+        PartialState()  # accelerate's logger needs a state, which nobody has made outside a Trainer
+        get_logger(__name__).warning(
+            f"There are {ties.sum()} out of {len(ties)} instances where the predictions for both options are equal. "
+            "These instances are ignored in the accuracy computation."
+        )
+    return {"accuracy": float((predictions[~ties].argmax(1) == labels[~ties]).mean())}

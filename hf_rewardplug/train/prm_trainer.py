@@ -1,0 +1,294 @@
+"""Process reward models: the trainer that TRL had until 1.13, on the losses and metrics of `base_trainer`.
+
+In: step rows of any format that an adapter reads. Out: a token classifier with two labels (right = 1) or one.
+"""
+
+import os
+import textwrap
+from pathlib import Path
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Features, IterableDataset, List, Value
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
+from trl.chat_template_utils import clone_chat_template
+from trl.trainer.base_trainer import _BaseTrainer
+from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
+
+from ..data.canonical import UNLABELLED, to_steps
+from ..data.collator import StepCollator
+from ..data.encoding import Encoder, step_token_ids
+from ..model.head import install_reward_head
+from ..model.loading import add_adapter, set_pad_token
+from .base_trainer import ScoreTrainer, Tensors
+from .config import PRMConfig
+from .losses import step_loss, step_probabilities
+from .metrics import step_figures
+
+
+class PRMTrainer(ScoreTrainer, _BaseTrainer):
+    """Train a process reward model; takes what `trl.experimental.prm.PRMTrainer` (TRL <= 1.13) took.
+
+    Beyond it: `model` may be a name, `args` None, `eval_dataset` a dict, the data streaming, conversational or
+    tokenized already; labels may be bool, 0/1 or floats in [0, 1]; the model may have one label or two; trees of
+    alternative steps are read. `compute_metrics` gets predictions (N, steps, labels) and labels (N, steps), -100 where there is none.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `PeftModel`): a token classifier, or a name to load one from.
+        args (`PRMConfig`, *optional*)
+        data_collator (*optional*): `hf_rewardplug.data.collator.StepCollator` when None.
+        train_dataset (`Dataset` or `IterableDataset`): rows of a format in `hf_rewardplug.adapter_names()`.
+        eval_dataset (the same, or a dict of them, *optional*)
+        processing_class (`PreTrainedTokenizerBase`, *optional*): loaded from the model's name when None.
+        model_init, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics: as in `transformers.Trainer`.
+        peft_config (`PeftConfig`, *optional*): the head is always trained and saved beside the adapter.
+        optimizer_cls_and_kwargs, quantization_config (*optional*): as in `RewardTrainer`.
+
+    >>> trainer = PRMTrainer(model="Qwen/Qwen2.5-0.5B", train_dataset=dataset)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    """
+
+    _tag_names = ["trl", "prm"]
+    _name = "PRM"
+    _paper = {
+        "title": "Solving math word problems with process-and outcome-based feedback",
+        "id": "2211.14275",
+        "citation": textwrap.dedent("""\
+            @article{uesato2022solving,
+                title   = {{Solving Math Word Problems With Process- and Outcome-Based Feedback}},
+                author  = {Uesato, Jonathan and others},
+                year    = 2022,
+                journal = {arXiv preprint arXiv:2211.14275}
+            }"""),
+    }
+
+    columns = Features(input_ids=List(Value("int64")), labels=List(Value("float64")))
+    tokenized_columns = ("input_ids", "labels")
+    keep_columns = False
+    expand = staticmethod(to_steps)
+
+    def __init__(
+        self,
+        model=None,
+        args: PRMConfig | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model_init=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        preprocess_logits_for_metrics=None,
+        peft_config=None,
+        optimizer_cls_and_kwargs=None,
+        quantization_config=None,
+    ):
+        args = self._checked_args(args, model, model_init, train_dataset)
+        set_seed(args.seed)  # the head is drawn when the model is loaded
+        if isinstance(model, str):
+            model = self._load(model, args, quantization_config)
+        first = model if model is not None else model_init()
+        if first.config.num_labels not in (1, 2):
+            raise ValueError(
+                f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
+                "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
+            )
+        processing_class = self._set_up_tokenizer(processing_class, args, first)
+        if args.chat_template_path is not None:
+            model, processing_class = _with_template_of(model, processing_class, args.chat_template_path)
+        if model is not None:
+            model = self._ready(model, args, processing_class, peft_config)
+        elif peft_config is not None:
+            raise ValueError("`peft_config` needs a `model`; let `model_init` return the PEFT model instead.")
+        else:
+            raw_init, model_init = (
+                model_init,
+                lambda *trial: self._ready(raw_init(*trial), args, processing_class, None),
+            )
+        train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
+        if isinstance(train_dataset, IterableDataset):
+            args.accelerator_config.dispatch_batches = False  # batches of different lengths cannot be cut and sent
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {
+                key: self._prepare_dataset(one, processing_class, args, f"eval ({key})")
+                for key, one in eval_dataset.items()
+            }
+        elif eval_dataset is not None:
+            eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or StepCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        self._set_up_scores()
+        self._describe_checkpoint(
+            kind="prm",
+            score_position="last_separator_token",
+            step_separator=None if args.step_token else args.step_separator,
+            step_token=args.step_token,
+        )
+        self.model.add_model_tags(self._tag_names)
+
+    # ---- set-up --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _checked_args(args, model, model_init, train_dataset) -> PRMConfig:
+        if model is None and model_init is None:
+            raise ValueError("`model` or `model_init` is required.")
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required")
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id((model or model_init()).config)
+            args = PRMConfig(f"{name.split('/')[-1]}-PRM")
+        if not isinstance(args, PRMConfig):
+            raise TypeError(
+                f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.PRMConfig, which "
+                "takes the same arguments: `from hf_rewardplug import PRMConfig`."
+            )
+        return args
+
+    @staticmethod
+    def _load(name: str, args: PRMConfig, quantization_config):
+        kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+        if quantization_config is not None:
+            if "quantization_config" in kwargs:
+                raise ValueError("`quantization_config` is set twice: as an argument and in `model_init_kwargs`.")
+            kwargs["quantization_config"] = quantization_config
+        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+            kwargs["device_map"] = None
+        return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
+
+    @staticmethod
+    def _ready(model, args: PRMConfig, processing_class, peft_config):
+        """The model with its pad token, adapter, dropout and head as they train."""
+        set_pad_token(model, processing_class, processing_class.pad_token)
+        if args.eos_token is not None:
+            model.config.get_text_config().eos_token_id = processing_class.eos_token_id
+        if peft_config is not None:
+            model = add_adapter(model, peft_config, task_type="TOKEN_CLS", args=args)
+        if is_peft_model(model) and args.gradient_checkpointing:
+            model.enable_input_require_grads()
+        if args.disable_dropout:
+            disable_dropout_in_model(model)
+        install_reward_head(model)
+        return model
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def encoder(tokenizer, args: PRMConfig) -> Encoder:
+        """The encoder of training, evaluation and scoring."""
+        return Encoder(
+            tokenizer=tokenizer,
+            max_length=args.max_length,
+            overlong=args.overlong,
+            step_separator=args.step_separator,
+            step_token=args.step_token,
+            max_completion_length=args.max_completion_length,
+        )
+
+    @staticmethod
+    def encode(encoder: Encoder, tokenized: bool, args: PRMConfig, name: str):
+        """What turns a canonical (or tokenized) row into an example."""
+        if tokenized:
+            return encoder.tokenized_steps
+        if args.train_on_last_step_only and name == "train":
+            return encoder.last_step
+        return encoder.steps
+
+    @staticmethod
+    def tokenize_row(
+        features, tokenizer, step_separator, max_length, max_completion_length, train_on_last_step_only, is_eval
+    ):
+        r"""Token ids and labels of one row, exactly as TRL 1.13's method of this name gave them.
+
+        Kept for those who call it; the trainer cuts long rows between steps instead (`Encoder.steps`).
+
+        Args:
+            features (`dict`): `prompt`, `completions`, `labels`.
+            max_length, max_completion_length (`int` or `None`): limits in tokens; the rest is cut, in mid-step too.
+            train_on_last_step_only, is_eval (`bool`): with the first and without the second only the last label stays.
+
+        Returns:
+            `{"input_ids": list[int], "labels": list[int]}`, labels -100 but on each step's last token.
+        """
+        prompt_ids = tokenizer(features["prompt"], add_special_tokens=False)["input_ids"]
+        if tokenizer.bos_token_id is not None:
+            prompt_ids = [tokenizer.bos_token_id, *prompt_ids]
+        separator_ids = tokenizer.encode(step_separator, add_special_tokens=False)
+        step_labels = [int(label) for label in features["labels"]]
+        if train_on_last_step_only and not is_eval:
+            step_labels[:-1] = [UNLABELLED] * (len(step_labels) - 1)
+        completion_ids, labels = [], []
+        steps = step_token_ids(tokenizer, features["completions"], separator_ids)
+        for ids, label in zip(steps, step_labels, strict=True):
+            completion_ids += ids
+            labels += [UNLABELLED] * (len(ids) - 1) + [label]
+        input_ids = (prompt_ids + completion_ids[:max_completion_length])[:max_length]
+        labels = ([UNLABELLED] * len(prompt_ids) + labels[:max_completion_length])[:max_length]
+        return {"input_ids": input_ids, "labels": labels}
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = ["input_ids", "attention_mask", "labels", "example_id"]
+
+    # ---- loss and metrics ----------------------------------------------------------------------------------------
+
+    def item_count(self, inputs: Tensors) -> int | torch.Tensor:
+        """Labelled steps of a batch."""
+        if "step_labels" in inputs:
+            return len(inputs["step_labels"])
+        return (inputs["labels"] != UNLABELLED).sum()
+
+    def item_losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """Cross-entropy (S,) of the labelled steps, with their logits, labels and rows."""
+        if "step_labels" in inputs:
+            logits_SC, labels_S, rows_S = logits, inputs["step_labels"], inputs["step_rows"]
+        else:  # somebody else's collator: labels_BL, logits_BLC
+            labelled_BL = inputs["labels"] != UNLABELLED
+            logits_SC, labels_S = logits[labelled_BL], inputs["labels"][labelled_BL]
+            rows_S = labelled_BL.nonzero()[:, 0]
+        labels_S = labels_S.to(logits_SC.dtype)
+        return step_loss(logits_SC, labels_S), {"logits": logits_SC, "labels": labels_S, "rows": rows_S}
+
+    def running(self, items: Tensors) -> dict:
+        """Step accuracy for the training logs."""
+        right_S = step_probabilities(items["logits"]) >= 0.5
+        return {"count": len(right_S), "sums": {"accuracy": (right_S == (items["labels"] >= 0.5)).sum()}}
+
+    def figures(self, items: dict) -> dict[str, float]:
+        """Evaluation figures from every labelled step."""
+        probabilities = step_probabilities(torch.from_numpy(items["logits"])).numpy()
+        return step_figures(items["loss"], probabilities, items["labels"])
+
+    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, steps, labels) and labels (N, steps), both -100 where a row has fewer steps."""
+        counts = torch.bincount(items["rows"], minlength=int(items.get("example_id", items["rows"][-1:] + 1).numel()))
+        logits = torch.nn.utils.rnn.pad_sequence(items["logits"].split(counts.tolist()), True, UNLABELLED)
+        labels = torch.nn.utils.rnn.pad_sequence(items["labels"].split(counts.tolist()), True, UNLABELLED)
+        hard = bool((labels == labels.round()).all())
+        return logits, labels.long() if hard else labels
+
+    def _save_checkpoint(self, model, trial):
+        """With the model card beside the checkpoint, as TRL's trainers save it."""
+        name = self.args.hub_model_id or Path(self.args.output_dir).name
+        self.create_model_card(model_name=name.split("/")[-1])
+        super()._save_checkpoint(model, trial)
+
+
+def _with_template_of(model, tokenizer, path: str):
+    if os.path.isfile(path):
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+        return model, tokenizer
+    model, tokenizer, _ = clone_chat_template(model, tokenizer, path)
+    return model, tokenizer

@@ -1,0 +1,153 @@
+"""Outcome reward models: TRL's `RewardTrainer` with exact losses and metrics, adapters, and an fp32 head.
+
+In: preference rows of any format that an adapter reads. Out: a sequence classifier with one label.
+"""
+
+import warnings
+
+import torch
+import trl
+from datasets import Features, List, Value
+from peft import PeftConfig
+from trl.trainer.utils import get_config_model_id
+
+from ..data.canonical import to_pairs
+from ..data.collator import PreferenceCollator
+from ..data.encoding import Encoder
+from ..model.head import install_reward_head
+from ..model.loading import reward_peft_config, set_pad_token
+from .base_trainer import ScoreTrainer, Tensors
+from .config import RewardConfig
+from .losses import bradley_terry_loss
+from .metrics import pair_figures
+
+
+class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
+    """`trl.RewardTrainer`, with every argument of TRL's and the same meaning.
+
+    Beyond TRL: `train_dataset` and `eval_dataset` may have any format that `hf_rewardplug.adapter_names()` lists;
+    `compute_metrics` gets predictions (N, 2), the rewards of chosen and rejected, and labels (N,), zeros; a
+    `peft_config` always trains and saves the head.
+
+    >>> trainer = RewardTrainer(model="Qwen/Qwen2.5-0.5B-Instruct", train_dataset=dataset)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    """
+
+    columns = Features(chosen_ids=List(Value("int64")), rejected_ids=List(Value("int64")), margin=Value("float64"))
+    tokenized_columns = ("chosen_ids", "rejected_ids")
+    keep_columns = True  # as TRL keeps them
+    expand = staticmethod(to_pairs)
+
+    def __init__(
+        self,
+        model,
+        args: RewardConfig | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        optimizer_cls_and_kwargs=None,
+        preprocess_logits_for_metrics=None,
+        quantization_config=None,
+        peft_config=None,
+    ):
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        if args is None:
+            args = RewardConfig(f"{name.split('/')[-1]}-Reward")
+        if not isinstance(args, RewardConfig):
+            raise TypeError(
+                f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
+                "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
+            )
+        processing_class = self._set_up_tokenizer(processing_class, args, model)
+        if data_collator is None:
+            data_collator = PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=reward_peft_config(peft_config, "SEQ_CLS")
+            if isinstance(peft_config, PeftConfig)
+            else peft_config,
+        )
+        set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
+        install_reward_head(self.model)  # behind TRL's QLoRA cast, which takes the head along
+        self._set_up_scores()
+        self._describe_checkpoint(kind="orm", score_position="last_token")
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """TRL's own, from before 1.0, are still accepted."""
+        names = getattr(dataset, "column_names", None) or ()
+        if {"chosen_input_ids", "rejected_input_ids"} <= set(names) and "chosen_ids" not in names:
+            warnings.warn(
+                "The columns `chosen_input_ids` and `rejected_input_ids` are now called `chosen_ids` and "
+                "`rejected_ids`; the old names will not be read in a later version.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            dataset = dataset.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    @staticmethod
+    def encoder(tokenizer, args: RewardConfig) -> Encoder:
+        """The encoder of training, evaluation and scoring."""
+        return Encoder(tokenizer=tokenizer, max_length=args.max_length, overlong=args.overlong)
+
+    @staticmethod
+    def encode(encoder: Encoder, tokenized: bool, args: RewardConfig, name: str):
+        """What turns a canonical (or tokenized) row into an example."""
+        return encoder.tokenized_pair if tokenized else encoder.pair
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", "example_id"]
+
+    def item_count(self, inputs: Tensors) -> int:
+        """Pairs of a batch."""
+        return inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2
+
+    def item_losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """Bradley-Terry losses (N,) of a batch whose first half is chosen, and the rewards."""
+        chosen_N, rejected_N = logits_S1.squeeze(-1).chunk(2)
+        losses_N = bradley_terry_loss(
+            chosen_N,
+            rejected_N,
+            margin_N=inputs.get("margin"),
+            center_rewards_coefficient=self.args.center_rewards_coefficient,
+        )
+        return losses_N, {"chosen": chosen_N, "rejected": rejected_N}
+
+    def running(self, items: Tensors) -> dict:
+        """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
+        chosen_N, rejected_N = items["chosen"], items["rejected"]
+        return {
+            "count": len(chosen_N),
+            "sums": {
+                "accuracy": (chosen_N > rejected_N).sum(),
+                "margin": (chosen_N - rejected_N).sum(),
+                "mean_reward": (chosen_N + rejected_N).sum() / 2,
+            },
+            "minima": {"min_reward": torch.minimum(chosen_N, rejected_N).min()},
+            "maxima": {"max_reward": torch.maximum(chosen_N, rejected_N).max()},
+        }
+
+    def figures(self, items: dict) -> dict[str, float]:
+        """Evaluation figures from every pair."""
+        return pair_figures(items["loss"], items["chosen"], items["rejected"])
+
+    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards (N, 2) and labels (N,): zeros, the column of the chosen one."""
+        predictions = torch.stack([items["chosen"], items["rejected"]], dim=1)
+        return predictions, torch.zeros(len(predictions), dtype=torch.long, device=predictions.device)

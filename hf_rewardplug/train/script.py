@@ -1,0 +1,157 @@
+"""What the recipes share: arguments, data sets from the hub or from files, and a run from first to last figure.
+
+In: a command line (every argument of TRL's `ModelConfig`, of the trainer's config and of `RecipeArguments`, `--config
+file.yaml` too). Out: a trained model in `output_dir` itself, `eval_results.json`, a table, scored examples and a plot.
+"""
+
+import json
+import os
+import random
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import trl
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from .summary import print_summary
+
+FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
+
+
+@dataclass
+class RecipeArguments(trl.ScriptArguments):
+    """`trl.ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_streaming`, ...) and:
+
+    Args:
+        eval_dataset_name (`str`, *optional*): held-out rows, hub id or file. When None: the data set's test split if it
+            has one, else `test_size` of the rows, no prompt on both sides.
+        test_size (`float`): share of the rows to hold out.
+        max_train_rows, max_eval_rows (`int`, *optional*): use so many rows at most.
+        demo (`bool`): a tiny model on generated problems instead of a real model and data; needs no network.
+    """
+
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Held-out rows: hub id, or a json, jsonl or parquet file."}
+    )
+    test_size: float = field(
+        default=0.05, metadata={"help": "Share of the rows to hold out where there is no test split."}
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Train on so many rows at most."})
+    max_eval_rows: int | None = field(default=1000, metadata={"help": "Evaluate on so many rows at most."})
+    demo: bool = field(default=False, metadata={"help": "A tiny model on generated problems; no network."})
+
+
+def parse_recipe(config_class: type, defaults: dict[str, Any], demo: dict[str, Any], deepspeed: Path):
+    """Command line -> (`RecipeArguments`, config, `ModelConfig`).
+
+    Args:
+        defaults: the recipe's own defaults; `--config` and the command line go before them.
+        demo: defaults that `--demo` puts in their place.
+        deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
+    """
+    parser = TrlParser((RecipeArguments, config_class, ModelConfig))
+    defaults = {"bf16": torch.cuda.is_available() or torch.accelerator.is_available(), **defaults}
+    if "--demo" in sys.argv:
+        defaults |= demo
+    if under_deepspeed_launcher():
+        defaults["deepspeed"] = str(deepspeed)
+    parser.set_defaults_with_config(**defaults)
+    return parser.parse_args_and_config()
+
+
+def under_deepspeed_launcher() -> bool:
+    """Whether `deepspeed script.py` started this process; its launcher alone sets CROSS_SIZE."""
+    return "CROSS_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def load_split(name: str, split: str, *, config: str | None = None, streaming: bool = False):
+    """One split of a hub data set; or a json, jsonl or parquet file, or a folder of one kind of them.
+
+    Raises:
+        ValueError: `name` is a file or folder of another kind.
+    """
+    path = Path(name)
+    if not path.exists():
+        return datasets.load_dataset(name, config, split=split, streaming=streaming)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    formats = {FILE_FORMATS.get(file.suffix) for file in files if not file.name.startswith(".")}
+    if len(formats) != 1 or None in formats:
+        raise ValueError(f"'{name}' holds no data file this reads; expected {', '.join(FILE_FORMATS)} (one kind).")
+    found = [str(file) for file in files if file.suffix in FILE_FORMATS]
+    return datasets.load_dataset(formats.pop(), data_files=found, split="train", streaming=streaming)
+
+
+def load_splits(arguments: RecipeArguments, seed: int):
+    """Train and held-out rows of a recipe, as `RecipeArguments` says."""
+    options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming}
+    train = load_split(arguments.dataset_name, arguments.dataset_train_split, **options)
+    if arguments.eval_dataset_name is not None:
+        held_out = load_split(arguments.eval_dataset_name, arguments.dataset_test_split, **options)
+    elif not Path(arguments.dataset_name).exists() and arguments.dataset_test_split in _hub_splits(arguments):
+        held_out = load_split(arguments.dataset_name, arguments.dataset_test_split, **options)
+    elif arguments.dataset_streaming:
+        held_out, train = train.take(arguments.max_eval_rows or 1000), train.skip(arguments.max_eval_rows or 1000)
+    else:
+        train, held_out = hold_out(train, arguments.test_size, seed)
+    return _at_most(train, arguments.max_train_rows), _at_most(held_out, arguments.max_eval_rows)
+
+
+def _hub_splits(arguments: RecipeArguments) -> list[str]:
+    return datasets.get_dataset_split_names(arguments.dataset_name, arguments.dataset_config)
+
+
+def _at_most(dataset, rows: int | None):
+    if rows is None or not isinstance(dataset, datasets.Dataset):
+        return dataset if rows is None else dataset.take(rows)
+    return dataset.select(range(min(rows, len(dataset))))
+
+
+def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation."""
+    column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
+    values = range(len(dataset)) if column is None else dataset[column]
+    keys = [json.dumps(value, sort_keys=True) for value in values]
+    prompts = sorted(set(keys))
+    random.Random(seed).shuffle(prompts)
+    held = set(prompts[: max(1, round(share * len(prompts)))])
+    rows = list(range(len(keys)))
+    random.Random(seed).shuffle(rows)
+    sides = [[row for row in rows if (keys[row] in held) is side] for side in (False, True)]
+    return dataset.select(sides[0]), dataset.select(sides[1])
+
+
+def model_settings(model_args: ModelConfig, args: Any) -> dict[str, Any]:
+    """The trainer's arguments that come from TRL's `ModelConfig`; `args.model_init_kwargs` is set beside."""
+    kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    }
+    args.model_init_kwargs = {key: value for key, value in kwargs.items() if value is not None} | (
+        args.model_init_kwargs or {}
+    )
+    if model_args.trust_remote_code:
+        args.trust_remote_code = True
+    return {
+        "model": model_args.model_name_or_path,
+        "peft_config": get_peft_config(model_args),
+        "quantization_config": get_quantization_config(model_args),
+    }
+
+
+def run(trainer) -> dict[str, float]:
+    """Train, save to `output_dir`, evaluate, write `eval_results.json`, and show what came out."""
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    trainer.save_metrics("eval", output.metrics)
+    if trainer.is_world_process_zero():
+        print_summary(trainer, output)
+    trainer.accelerator.end_training()
+    return output.metrics

@@ -1,0 +1,136 @@
+"""What a person wants to see at the end of a run: a table, three scored examples, a plot.
+
+In: a trainer that has trained, and the output of its `predict` on the held-out rows. Out: text on stdout and
+`training.png` in `output_dir` (with matplotlib, the extra `plots`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..data.canonical import UNLABELLED
+from ..data.encoding import common_prefix_length
+
+
+def print_summary(trainer, output) -> None:
+    """Print the table and the examples, save the plot, and say where things are."""
+    folder = Path(trainer.args.output_dir)
+    steps = output.predictions.ndim == 3
+    describe, examples = (_step_table, _step_examples) if steps else (_pair_table, _pair_examples)
+    before = next((log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == 0), {})
+    print("\nHeld-out figures")
+    for name, first, last in describe(trainer, output, before):
+        print(f"  {name:<34}{first:>10}{last:>10}")
+    print("\nThree held-out examples")
+    print("\n".join(examples(trainer, output)))
+    plot = save_plot(trainer, output, folder / "training.png")
+    print(f"\nModel, tokenizer and eval_results.json: {folder}")
+    print(f"Plot: {plot}" if plot else "Plot: not drawn, matplotlib is missing (pip install 'hf_rewardplug[plots]')")
+
+
+def step_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Probability of "right", (N, steps), from logits (N, steps, 1 or 2)."""
+    margin = logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
+    return 1 / (1 + np.exp(-margin.clip(-60, 60)))
+
+
+def _row(name: str, before: dict, after: dict, key: str) -> tuple[str, str, str]:
+    return name, *(f"{figures[key]:.3f}" if key in figures else "-" for figures in (before, after))
+
+
+def _pair_table(trainer, output, before: dict) -> list[tuple[str, str, str]]:
+    lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.eval_dataset]
+    longer = np.mean([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected in lengths])
+    return [
+        (f"{len(lengths)} pairs", "before", "after"),
+        _row("accuracy", before, output.metrics, "eval_accuracy"),
+        ('  "the longer one wins"', "", f"{longer:.3f}"),
+        _row("loss", before, output.metrics, "eval_loss"),
+        _row("margin (chosen - rejected)", before, output.metrics, "eval_margin"),
+    ]
+
+
+def _step_table(trainer, output, before: dict) -> list[tuple[str, str, str]]:
+    labelled = int((output.label_ids != UNLABELLED).sum())
+    wrong = output.metrics["eval_wrong_rate"]
+    return [
+        (f"{labelled} steps of {len(output.label_ids)} solutions", "before", "after"),
+        _row("step accuracy", before, output.metrics, "eval_accuracy"),
+        ("  the majority label everywhere", "", f"{max(wrong, 1 - wrong):.3f}"),
+        _row("F1 of the wrong steps", before, output.metrics, "eval_f1_wrong"),
+        ('  "wrong" everywhere', "", f"{2 * wrong / (1 + wrong):.3f}"),
+        _row("loss", before, output.metrics, "eval_loss"),
+    ]
+
+
+def _first_rows(trainer, count: int = 3) -> list[dict]:
+    return [row for row, _ in zip(trainer.eval_dataset, range(count), strict=False)]
+
+
+def _shown(tokenizer, ids: list[int], width: int) -> str:
+    text = " ".join(tokenizer.decode(ids, skip_special_tokens=True).split())
+    return text if len(text) <= width else f"{text[: width // 2 - 2]} ... {text[-width // 2 + 3 :]}"
+
+
+def _pair_examples(trainer, output) -> list[str]:
+    tokenizer, lines = trainer.processing_class, []
+    for row, (chosen, rejected) in zip(_first_rows(trainer), output.predictions, strict=False):
+        prefix = common_prefix_length(row["chosen_ids"], row["rejected_ids"])
+        lines.append(f"  {_shown(tokenizer, row['chosen_ids'][:prefix], 96)}")
+        for name, reward, key in (("chosen", chosen, "chosen_ids"), ("rejected", rejected, "rejected_ids")):
+            lines.append(f"    {reward:+8.3f}  {name:<9} ...{_shown(tokenizer, row[key][prefix:], 76)}")
+    return lines
+
+
+def _step_examples(trainer, output) -> list[str]:
+    tokenizer, lines = trainer.processing_class, []
+    probabilities = step_probabilities(output.predictions)
+    for index, row in enumerate(_first_rows(trainer)):
+        ends = [i for i, label in enumerate(row["labels"]) if label != UNLABELLED]
+        starts = [None, *(end + 1 for end in ends)]
+        for number, (start, end) in enumerate(zip(starts, ends, strict=False)):
+            if number == 0:
+                lines.append(f"  {_shown(tokenizer, row['input_ids'][: end + 1], 100)}")
+                text = "(up to here)"
+            else:
+                text = _shown(tokenizer, row["input_ids"][start : end + 1], 70)
+            label = row["labels"][end]
+            truth = "right" if label == 1 else "wrong" if label == 0 else f"{label:.2f}"
+            lines.append(f"    {probabilities[index, number]:6.3f}  {truth:<6} {text}")
+    return lines
+
+
+def save_plot(trainer, output, path: Path) -> Path | None:
+    """Loss over the steps, and the held-out scores of good against bad ones. None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    if output.predictions.ndim == 3:
+        probabilities, labels = step_probabilities(output.predictions), output.label_ids
+        groups = {
+            "right steps": probabilities[labels >= 0.5],
+            "wrong steps": probabilities[(labels >= 0) & (labels < 0.5)],
+        }
+        axis_label = "probability that the step is right"
+    else:
+        groups = {"chosen": output.predictions[:, 0], "rejected": output.predictions[:, 1]}
+        axis_label = "reward"
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axis, score_axis = figure.subplots(1, 2)
+    history = trainer.state.log_history
+    for key, style, name in (("loss", "-", "training"), ("eval_loss", "o--", "held out")):
+        points = [(log["step"], log[key]) for log in history if key in log]
+        if points:
+            loss_axis.plot(*zip(*points, strict=True), style, label=name)
+    if "eval_loss" in output.metrics:
+        loss_axis.plot(trainer.state.global_step, output.metrics["eval_loss"], "s", label="held out, at the end")
+    loss_axis.set(xlabel="optimizer step", ylabel="loss", title="Loss", ylim=(0, None))
+    loss_axis.legend()
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=30)
+    for name, scores in groups.items():
+        score_axis.hist(scores, bins=edges, alpha=0.6, label=f"{name} (n = {len(scores)})")
+    score_axis.set(xlabel=axis_label, ylabel="count", title="Held-out scores")
+    score_axis.legend()
+    figure.savefig(path, dpi=120)
+    return path

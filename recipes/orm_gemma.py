@@ -1,0 +1,51 @@
+"""Outcome reward model: gemma-2-2b judges preference pairs.
+
+Purpose   a sequence classifier with one label from `chosen` / `rejected` rows of any known format
+Hardware  one 80 GB GPU in bf16; less with `--use_peft`, several with the commands below; `--demo` needs 2 CPU cores
+Commands  python recipes/orm_gemma.py
+          accelerate launch --config_file recipes/accelerate/fsdp2.yaml recipes/orm_gemma.py
+          deepspeed --num_gpus 8 recipes/orm_gemma.py
+          python recipes/orm_gemma.py --dataset_name pairs.jsonl --adapter bradley_terry.chat_template --use_peft
+Result    recipes/README.md; every TRL and transformers argument and `--config file.yaml` are taken
+"""
+
+from pathlib import Path
+
+from hf_rewardplug import RewardConfig, RewardTrainer
+from hf_rewardplug.demo import DEMO_ARGUMENTS
+from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
+
+DEFAULTS = {
+    "model_name_or_path": "google/gemma-2-2b",
+    "dataset_name": "argilla/distilabel-intel-orca-dpo-pairs",
+    "chat_template": "gemma",
+    "output_dir": "runs/orm_gemma",
+    "max_length": 2048,
+    "learning_rate": 1e-5,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,  # a share of the steps
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+    "center_rewards_coefficient": 0.01,
+    "eval_strategy": "steps",
+    "eval_steps": 0.25,
+    "eval_on_start": True,  # the "before" of the closing table
+    "save_strategy": "no",  # the final model is always saved
+    "report_to": "none",
+}
+
+
+def main() -> None:
+    script, args, model_args = parse_recipe(
+        RewardConfig,
+        DEFAULTS,
+        demo=DEMO_ARGUMENTS["gemma"],
+        deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
+    )
+    train, held_out = load_splits(script, args, model_args, style="gemma")
+    run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
+
+
+if __name__ == "__main__":
+    main()

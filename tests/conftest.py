@@ -1,0 +1,35 @@
+"""Where the real data, tokenizers and models are: `$REWARDPLUG_ASSETS`, or `../shared/assets` beside the project."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = Path(os.environ.get("REWARDPLUG_ASSETS", ROOT.parent / "shared" / "assets"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of the real assets; the tests that need it are skipped where it is missing."""
+    if not ASSETS.is_dir():
+        pytest.skip(f"no real assets at {ASSETS}; set REWARDPLUG_ASSETS")
+    return ASSETS
+
+
+@pytest.fixture(scope="session")
+def read_rows(assets):
+    """`read_rows("pandalm/test.jsonl", 10)`: the first rows of an asset file."""
+
+    def read(name: str, count: int | None = None) -> list[dict]:
+        with open(assets / name, encoding="utf-8") as lines:
+            return [json.loads(line) for line, _ in zip(lines, range(count or 10**9), strict=False)]
+
+    return read
