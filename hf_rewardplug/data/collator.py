@@ -49,7 +49,7 @@ class PreferenceCollator:
         batch = _padded(sequences, self.pad_token_id, self.pad_to_multiple_of)
         width = batch["input_ids"].shape[1]
         batch["score_positions"] = torch.tensor([i * width + len(s) - 1 for i, s in enumerate(sequences)])
-        with_margin = sum("margin" in row for row in rows)
+        with_margin = sum(row.get("margin") is not None for row in rows)
         if 0 < with_margin < len(rows):
             raise ValueError(f"'margin' is missing in {len(rows) - with_margin} of {len(rows)} rows of a batch.")
         if with_margin:

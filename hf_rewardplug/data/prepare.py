@@ -226,8 +226,6 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
 
 
 def _number_example(example: Row, index: int) -> Row:
-    if "margin" in example and example["margin"] is None:
-        example.pop("margin")
     return {**example, EXAMPLE_ID: index}
 
 

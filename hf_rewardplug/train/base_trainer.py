@@ -101,15 +101,20 @@ class ScoreTrainer:
 
     # ---- loss ----------------------------------------------------------------------------------------------------
 
-    def _get_num_items_in_batch(self, batch_samples: list[Tensors], device: torch.device) -> torch.Tensor | None:
-        """transformers' counts `labels` alone; an item here is a pair or a labelled step (transformers#47688)."""
-        if not batch_samples or not self.model.training:
-            return None
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """transformers counts `labels` alone; an item here is a pair or a labelled step (transformers#47688)."""
+        batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batch_samples:
+            return batch_samples, None
         count = sum(self.item_count(batch) for batch in batch_samples)
         count = torch.as_tensor(count, device=device, dtype=torch.long)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum() // self.get_tp_size()
-        return count
+        return batch_samples, count
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Counted in `get_batch_samples`; an evaluation batch needs no count."""
+        return None
 
     def compute_loss(self, model, inputs: Tensors, return_outputs: bool = False, num_items_in_batch=None):
         """TRL's averages each micro-batch and each rank by itself, and reads metrics off the device at every step."""
@@ -177,10 +182,14 @@ class ScoreTrainer:
     # ---- set-up --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _set_up_tokenizer(
+    def _set_up_inputs(
         tokenizer: PreTrainedTokenizerBase | None, args: DataOptions, model
     ) -> PreTrainedTokenizerBase:
         """The tokenizer with EOS, named chat template and a pad token that ends no sequence; `model` or its name."""
+        # accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks
+        if args.accelerator_config.dispatch_batches:
+            logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
+        args.accelerator_config.dispatch_batches = False
         hub = {"trust_remote_code": args.trust_remote_code}
         if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
             hub["revision"] = revision

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Features, IterableDataset, List, Value
+from datasets import Features, List, Value
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
@@ -31,7 +31,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     Beyond it: `model` may be a name, `args` None, `eval_dataset` a dict, the data streaming, conversational or
     tokenized already; labels may be bool, 0/1 or floats in [0, 1]; the model may have one label or two; trees of
-    alternative steps are read. `compute_metrics` gets predictions (N, steps, labels) and labels (N, steps), -100 where there is none.
+    alternative steps are read. `compute_metrics` gets predictions (N, steps, labels) and labels (N, steps), -100 where
+    there is none.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`): a token classifier, or a name to load one from.
@@ -94,7 +95,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
                 f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
                 "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
             )
-        processing_class = self._set_up_tokenizer(processing_class, args, first)
+        processing_class = self._set_up_inputs(processing_class, args, first)
         if args.chat_template_path is not None:
             model, processing_class = _with_template_of(model, processing_class, args.chat_template_path)
         if model is not None:
@@ -107,8 +108,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
                 lambda *trial: self._ready(raw_init(*trial), args, processing_class, None),
             )
         train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
-        if isinstance(train_dataset, IterableDataset):
-            args.accelerator_config.dispatch_batches = False  # batches of different lengths cannot be cut and sent
         if isinstance(eval_dataset, dict):
             eval_dataset = {
                 key: self._prepare_dataset(one, processing_class, args, f"eval ({key})")

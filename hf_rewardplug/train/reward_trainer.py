@@ -62,7 +62,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
-        processing_class = self._set_up_tokenizer(processing_class, args, model)
+        processing_class = self._set_up_inputs(processing_class, args, model)
         if data_collator is None:
             data_collator = PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of)
         super().__init__(

@@ -1,0 +1,89 @@
+"""Trains two optimizer steps of eight rows and evaluates seven, on this process or as one of several ranks.
+
+    python split_run.py {orm,prm} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json [--streaming]
+
+Writes the logs, the evaluation figures and a fingerprint of the final weights. `test_splits.py` compares them.
+"""
+
+import json
+import os
+import random
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets
+import torch
+
+import hf_rewardplug as rp
+
+WORDS = "once upon a time there was a little girl named Lily who liked to play with her red ball in the park".split()
+
+
+def text(generator: random.Random, length: int) -> str:
+    return " ".join(generator.choice(WORDS) for _ in range(length))
+
+
+def pairs(count: int, seed: int) -> list[dict]:
+    g = random.Random(seed)
+    return [
+        {"prompt": text(g, 4) + "\n", "chosen": text(g, g.randint(1, 12)), "rejected": text(g, g.randint(1, 12))}
+        for _ in range(count)
+    ]
+
+
+def solutions(count: int, seed: int) -> list[dict]:
+    g = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        steps = g.randint(1, 6)
+        completions = [text(g, g.randint(1, 6)) for _ in range(steps)]
+        rows.append({"prompt": text(g, 3), "completions": completions, "labels": [g.random() < 0.5 for _ in completions]})
+    return rows
+
+
+def main() -> None:
+    kind, batch_size, accumulation, model, out = sys.argv[1:6]
+    trainer_class, config_class, rows = {
+        "orm": (rp.RewardTrainer, rp.RewardConfig, pairs),
+        "prm": (rp.PRMTrainer, rp.PRMConfig, solutions),
+    }[kind]
+    train, held_out = (datasets.Dataset.from_list(rows(count, seed)) for count, seed in ((16, 0), (7, 1)))
+    if "--streaming" in sys.argv:
+        held_out = held_out.to_iterable_dataset()
+    args = config_class(
+        output_dir=os.path.dirname(out),
+        per_device_train_batch_size=int(batch_size),
+        per_device_eval_batch_size=int(batch_size),
+        gradient_accumulation_steps=int(accumulation),
+        max_steps=2,
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=1e9,
+        logging_steps=1,
+        train_sampling_strategy="sequential",
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = trainer_class(model, args, train_dataset=train, eval_dataset=held_out)
+    trainer.train()
+    figures = trainer.evaluate()
+    result = {
+        "ranks": trainer.accelerator.num_processes,
+        "logs": [log for log in trainer.state.log_history if "loss" in log],
+        "eval": {key: value for key, value in figures.items() if "per_second" not in key and "runtime" not in key},
+        "weights": [parameter.double().abs().sum().item() for parameter in trainer.model.parameters()],
+    }
+    if trainer.is_world_process_zero():
+        with open(out, "w") as file:
+            json.dump(result, file)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
