@@ -6,6 +6,7 @@ pad token that is never the end of a sequence, a head that LoRA trains and saves
 
 import copy
 import logging
+import re
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -14,6 +15,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from .head import HEAD_NAME
 
 logger = logging.getLogger(__name__)
+
+_PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
+_RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
 
 def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
@@ -41,9 +45,8 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str
     if tokenizer.pad_token not in {tokenizer.eos_token, None}:
         return tokenizer.pad_token
     vocabulary = {token: index for token, index in tokenizer.get_vocab().items() if index < vocab_size}
-    named = [token for token in vocabulary if "pad" in token.lower() and _is_marker(token) and "pad>" in token.lower()]
-    named += [token for token in vocabulary if "pad_id" in token.lower() and _is_marker(token)]
-    reserved = [token for token in vocabulary if _is_marker(token) and ("reserved" in token or "<unused" in token)]
+    named = [token for token in vocabulary if _PAD_MARKER.fullmatch(token)]
+    reserved = [token for token in vocabulary if _RESERVED_MARKER.fullmatch(token)]
     for candidates in (named, reserved):
         free = sorted((token for token in candidates if token not in taken), key=vocabulary.get)
         if free:
@@ -51,10 +54,6 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str
     if tokenizer.unk_token not in taken:
         return tokenizer.unk_token
     return "<|pad|>"
-
-
-def _is_marker(token: str) -> bool:
-    return token.startswith(("<", "[")) and token.endswith((">", "]"))
 
 
 def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, pad_token: str) -> None:

@@ -182,9 +182,7 @@ class ScoreTrainer:
     # ---- set-up --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _set_up_inputs(
-        tokenizer: PreTrainedTokenizerBase | None, args: DataOptions, model
-    ) -> PreTrainedTokenizerBase:
+    def _set_up_inputs(tokenizer: PreTrainedTokenizerBase | None, args: DataOptions, model) -> PreTrainedTokenizerBase:
         """The tokenizer with EOS, named chat template and a pad token that ends no sequence; `model` or its name."""
         # accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks
         if args.accelerator_config.dispatch_batches:

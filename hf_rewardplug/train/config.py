@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trl
+from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
 
@@ -122,6 +123,11 @@ class PRMConfig(DataOptions, _BaseConfig):
         _check_choices(self)
         if self.num_labels not in (1, 2):
             raise ValueError(f"num_labels={self.num_labels}: a process reward model has 1 or 2 labels.")
+
+
+def default_args(config_class: type, output_dir: str):
+    """The config of a trainer without `args`: all defaults, in fp32 where nothing computes in bf16."""
+    return config_class(output_dir, bf16=None if is_torch_bf16_gpu_available() else False)
 
 
 def _check_choices(config: DataOptions) -> None:

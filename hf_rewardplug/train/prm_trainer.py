@@ -3,6 +3,7 @@
 In: step rows of any format that an adapter reads. Out: a token classifier with two labels (right = 1) or one.
 """
 
+import functools
 import os
 import textwrap
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..data.encoding import Encoder, step_token_ids
 from ..model.head import install_reward_head
 from ..model.loading import add_adapter, set_pad_token
 from .base_trainer import ScoreTrainer, Tensors
-from .config import PRMConfig
+from .config import PRMConfig, default_args
 from .losses import step_loss, step_probabilities
 from .metrics import step_figures
 
@@ -103,10 +104,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         elif peft_config is not None:
             raise ValueError("`peft_config` needs a `model`; let `model_init` return the PEFT model instead.")
         else:
-            raw_init, model_init = (
-                model_init,
-                lambda *trial: self._ready(raw_init(*trial), args, processing_class, None),
-            )
+            model_init = self._ready_init(model_init, args, processing_class)
         train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {
@@ -148,7 +146,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             raise ValueError("`train_dataset` is required")
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id((model or model_init()).config)
-            args = PRMConfig(f"{name.split('/')[-1]}-PRM")
+            args = default_args(PRMConfig, f"{name.split('/')[-1]}-PRM")
         if not isinstance(args, PRMConfig):
             raise TypeError(
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.PRMConfig, which "
@@ -166,6 +164,13 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             kwargs["device_map"] = None
         return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
+
+    def _ready_init(self, model_init, args: PRMConfig, processing_class):
+        @functools.wraps(model_init)  # the Trainer asks how many arguments it takes
+        def ready_init(*trial):
+            return self._ready(model_init(*trial), args, processing_class, None)
+
+        return ready_init
 
     @staticmethod
     def _ready(model, args: PRMConfig, processing_class, peft_config):

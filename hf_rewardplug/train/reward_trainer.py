@@ -17,7 +17,7 @@ from ..data.encoding import Encoder
 from ..model.head import install_reward_head
 from ..model.loading import reward_peft_config, set_pad_token
 from .base_trainer import ScoreTrainer, Tensors
-from .config import RewardConfig
+from .config import RewardConfig, default_args
 from .losses import bradley_terry_loss
 from .metrics import pair_figures
 
@@ -56,7 +56,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
     ):
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         if args is None:
-            args = RewardConfig(f"{name.split('/')[-1]}-Reward")
+            args = default_args(RewardConfig, f"{name.split('/')[-1]}-Reward")
         if not isinstance(args, RewardConfig):
             raise TypeError(
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "

@@ -38,7 +38,9 @@ def solutions(count: int, seed: int) -> list[dict]:
     for _ in range(count):
         steps = g.randint(1, 6)
         completions = [text(g, g.randint(1, 6)) for _ in range(steps)]
-        rows.append({"prompt": text(g, 3), "completions": completions, "labels": [g.random() < 0.5 for _ in completions]})
+        rows.append(
+            {"prompt": text(g, 3), "completions": completions, "labels": [g.random() < 0.5 for _ in completions]}
+        )
     return rows
 
 

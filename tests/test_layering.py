@@ -1,0 +1,55 @@
+"""The arrows of the house: data -> model -> train; score uses data and model; nobody but train knows TRL."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "hf_rewardplug"
+
+FORBIDDEN = {  # room -> what no module of it may import
+    "data": {"trl", "peft", "accelerate", "hf_rewardplug.model", "hf_rewardplug.train", "hf_rewardplug.score"},
+    "data/adapters": {"torch", "transformers", "datasets"},
+    "model": {"trl", "datasets", "hf_rewardplug.data", "hf_rewardplug.train", "hf_rewardplug.score"},
+    "train": {"hf_rewardplug.score"},
+    "score": {"trl", "hf_rewardplug.train"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of all modules that `path` imports, inside functions too."""
+    package = ["hf_rewardplug", *path.relative_to(PACKAGE).parts[:-1]]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def breaches(room: str) -> list[str]:
+    return [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for name in sorted(imported(path))
+        for barred in FORBIDDEN[room]
+        if name == barred or name.startswith(f"{barred}.")
+    ]
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_no_arrow_points_back(room):
+    assert breaches(room) == []
+
+
+def test_torch_enters_the_data_room_at_the_collator():
+    users = {path.name for path in (PACKAGE / "data").rglob("*.py") if {"torch"} & imported(path)}
+    assert users == {"collator.py"}
+
+
+def test_the_test_sees_relative_imports():
+    names = imported(PACKAGE / "train" / "reward_trainer.py")
+    assert {"hf_rewardplug.data.canonical", "hf_rewardplug.model.head", "trl"} <= names

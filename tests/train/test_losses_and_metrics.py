@@ -1,0 +1,91 @@
+"""Losses against autograd of their definitions and hand-derived literals; metrics against counting by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers.trainer_utils import EvalPrediction
+
+from hf_rewardplug.train.losses import bradley_terry_loss, step_loss, step_probabilities
+from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen, pair_figures, step_figures
+
+
+def test_bradley_terry_by_hand():
+    chosen, rejected = torch.tensor([0.0, 3.0]), torch.tensor([0.0, 1.0])
+    expected = [math.log(2), math.log1p(math.exp(-2))]
+    assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx(expected)
+    with_margin = bradley_terry_loss(chosen, rejected, margin_N=torch.tensor([1.0, 2.0])).tolist()
+    assert with_margin == pytest.approx([math.log1p(math.e), math.log(2)])
+    centred = bradley_terry_loss(chosen, rejected, center_rewards_coefficient=0.01).tolist()
+    assert centred == pytest.approx([expected[0], expected[1] + 0.16])
+
+
+def test_bradley_terry_is_finite_where_the_definition_overflows():
+    rewards = torch.tensor([1e4, -1e4], requires_grad=True)
+    loss = bradley_terry_loss(rewards, -rewards).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4) and torch.isfinite(rewards.grad).all()
+
+
+@pytest.mark.parametrize("labels", [[1.0, 0.0, 1.0], [0.9, 0.25, 0.5]])
+def test_step_loss_is_the_cross_entropy_of_the_definition(labels):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 2, dtype=torch.float64, requires_grad=True), torch.tensor(labels).double()
+    ours = step_loss(logits, labels)
+    targets = torch.stack([1 - labels, labels], dim=1)
+    truth = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(ours, truth)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), logits)[0] for x in (ours, truth)))
+    one_label = logits.detach()[:, 1:] - logits.detach()[:, :1]  # softmax over two logits is a sigmoid of the margin
+    torch.testing.assert_close(step_loss(one_label, labels), truth.detach())
+    torch.testing.assert_close(step_probabilities(one_label), step_probabilities(logits.detach()))
+
+
+def test_running_figures_do_not_depend_on_the_batches():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    for parts in ([4], [1, 3], [2, 0, 2]):
+        running = Running()
+        for part in values.split(parts):
+            extremes = {"minima": {"least": part.min()}} if len(part) else {}
+            running.add(sums={"mean": part.sum()}, count=len(part), **extremes)
+        assert running.read(gather=lambda vector: vector[None]) == {"mean": 3.0, "least": 1.0}
+        assert running.read(gather=lambda vector: vector[None]) == {}
+
+
+def test_running_figures_over_two_ranks():
+    running = Running()
+    running.add(sums={"mean": torch.tensor(4.0)}, count=1, maxima={"most": torch.tensor(4.0)})
+    other_rank = torch.tensor([3.0, 2.0, 1.0])  # count, sum, maximum
+    assert running.read(gather=lambda vector: torch.stack([vector, other_rank])) == {"mean": 1.5, "most": 4.0}
+
+
+def test_repeated_examples_count_once():
+    assert first_seen(np.array([4, 0, 4, 1, 0])).tolist() == [True, True, False, True, False]
+
+
+def test_pair_figures_by_hand():
+    figures = pair_figures(np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 3.0]))
+    assert figures["loss"] == 2.0
+    assert figures["accuracy"] == pytest.approx(1 / 3)  # one won, one tied, one lost
+    assert figures["ties"] == pytest.approx(1 / 3)
+    assert figures["margin"] == pytest.approx(-1 / 3)
+    assert (figures["min_reward"], figures["max_reward"]) == (0.0, 3.0)
+    assert figures["std_reward"] == pytest.approx(np.std([2, 0, 1, 1, 0, 3]))
+
+
+def test_step_figures_by_hand():
+    # found wrong: 2nd, 3rd; are wrong: 2nd, 4th, 5th -> precision 1/2, recall 1/3
+    figures = step_figures(np.zeros(5), np.array([0.9, 0.1, 0.4, 0.6, 0.7]), np.array([1.0, 0.0, 0.9, 0.2, 0.0]))
+    assert figures["accuracy"] == pytest.approx(2 / 5)
+    assert figures["f1_wrong"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+    assert step_figures(np.zeros(1), np.array([0.9]), np.array([1.0]))["f1_wrong"] == 0.0
+
+
+def test_compute_accuracy_ignores_padding_and_ties(caplog):
+    steps = np.array([[[0.1, 0.9], [0.8, 0.2]], [[0.3, 0.7], [0.6, 0.4]]])
+    assert compute_accuracy(EvalPrediction(steps, np.array([[0, 0], [1, -100]]))) == {"accuracy": pytest.approx(2 / 3)}
+    assert compute_accuracy((np.array([[[0.3], [-0.2]]]), np.array([[1, 1]]))) == {"accuracy": 0.5}
+    pairs = np.array([[0.4, 0.6], [0.3, 0.7], [0.2, 0.8], [0.5, 0.5]])
+    assert compute_accuracy(EvalPrediction(pairs, np.array([0, 1, 1, 0]))) == {"accuracy": pytest.approx(2 / 3)}
+    assert "There are 1 out of 4 instances where the predictions for both options are equal" in caplog.text

@@ -1,0 +1,50 @@
+"""One optimizer step has one loss, and one eval set one figure, whatever the micro-batches, ranks and streaming.
+
+PITFALLS 1, 2, 14, 15 and 18: gradients times accumulation steps or processes, metrics that change with the split.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("split_run.py")
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
+
+
+def run(kind: str, batch_size: int, accumulation: int, model: Path, folder: Path, *flags: str, ranks: int = 1) -> dict:
+    out = folder / f"{kind}-{batch_size}-{accumulation}-{ranks}{''.join(flags)}.json"
+    launcher = [sys.executable] if ranks == 1 else ACCELERATE
+    command = [*launcher, str(SCRIPT), kind, str(batch_size), str(accumulation), str(model), str(out), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result["ranks"] == ranks
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["orm", "prm"])
+def test_a_step_is_the_same_on_every_split(kind, assets, tmp_path):
+    model = assets / "stories260K"
+    whole = run(kind, 8, 1, model, tmp_path)
+    others = {
+        "4x2": run(kind, 4, 2, model, tmp_path),
+        "2x4": run(kind, 2, 4, model, tmp_path),
+        "1x8": run(kind, 1, 8, model, tmp_path, "--streaming"),
+        "2 ranks of 2x2": run(kind, 2, 2, model, tmp_path, ranks=2),
+        "2 ranks of 4x1, streaming": run(kind, 4, 1, model, tmp_path, "--streaming", ranks=2),
+    }
+    for split, other in others.items():
+        for log, expected in zip(other["logs"], whole["logs"], strict=True):
+            for key in ("loss", "grad_norm", "accuracy", "num_tokens"):
+                assert log[key] == pytest.approx(expected[key], rel=1e-5), (split, key)
+        assert other["eval"] == pytest.approx(whole["eval"], rel=1e-5), split
+        assert other["weights"] == pytest.approx(whole["weights"], rel=1e-6), split
