@@ -12,7 +12,6 @@ Result    recipes/README.md; every TRL and transformers argument and `--config f
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
-from hf_rewardplug.demo import DEMO_ARGUMENTS
 from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
 
 DEFAULTS = {
@@ -40,10 +39,10 @@ def main() -> None:
     script, args, model_args = parse_recipe(
         RewardConfig,
         DEFAULTS,
-        demo=DEMO_ARGUMENTS["gemma"],
+        demo="gemma",
         deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
     )
-    train, held_out = load_splits(script, args, model_args, style="gemma")
+    train, held_out = load_splits(script, args, model_args, demo="gemma")
     run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
 
 

@@ -12,7 +12,6 @@ Result    recipes/README.md; every TRL and transformers argument and `--config f
 from pathlib import Path
 
 from hf_rewardplug import PRMConfig, PRMTrainer
-from hf_rewardplug.demo import DEMO_ARGUMENTS
 from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
 
 DEFAULTS = {
@@ -38,10 +37,10 @@ def main() -> None:
     script, args, model_args = parse_recipe(
         PRMConfig,
         DEFAULTS,
-        demo=DEMO_ARGUMENTS["qwen"],
+        demo="qwen",
         deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
     )
-    train, held_out = load_splits(script, args, model_args, style="qwen")
+    train, held_out = load_splits(script, args, model_args, demo="qwen")
     run(PRMTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
 
 

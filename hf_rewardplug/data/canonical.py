@@ -64,8 +64,9 @@ def to_pairs(row: Row) -> list[Row]:
     completions, scores = _list(row, "completions"), _list(row, "scores")
     if len(completions) != len(scores):
         raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
-    for score in scores:
-        _finite(score, "scores")
+    for completion, score in zip(completions, scores, strict=True):
+        _text_or_messages({"completions": completion}, "completions")
+        finite(score, "scores")
     rest = {key: row[key] for key in ("prompt", "tools", "chat_template_kwargs") if row.get(key) is not None}
     pairs = []
     for a, b in combinations(range(len(scores)), 2):
@@ -126,7 +127,7 @@ def checked_pair(row: Row) -> Row:
         found = ", ".join(f"{key}: {type(value).__name__}" for key, value in checked.items())
         raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
     if row.get("margin") is not None:
-        checked["margin"] = _finite(row["margin"], "margin")
+        checked["margin"] = finite(row["margin"], "margin")
     elif "margin" in row:
         raise RowError("is None; every row needs a margin where the column exists", column="margin")
     return {**checked, **_template_arguments(row)}
@@ -142,11 +143,12 @@ def checked_steps(row: Row, column: str = "completions") -> Row:
         if not isinstance(step, str) or not step.strip():
             raise RowError(f"step {index} is {step!r}; expected text", column=column)
         _encodable(step, column)
-    labels = [_label(label, index) for index, label in enumerate(labels)]
+    label_column = "labels" if column == "completions" else column
+    labels = [_label(label, index, label_column) for index, label in enumerate(labels)]
     return {"prompt": prompt, "completions": steps, "labels": labels, **_template_arguments(row)}
 
 
-def _label(label: Any, index: int) -> int | float:
+def _label(label: Any, index: int, column: str) -> int | float:
     if isinstance(label, bool):
         return int(label)
     if isinstance(label, int) and label in (0, 1, UNLABELLED):
@@ -156,7 +158,7 @@ def _label(label: Any, index: int) -> int | float:
     raise RowError(
         f"label {index} is {label!r}; expected a bool, 0, 1, a float in [0, 1], or -100 for an unlabelled step. "
         "Map other ratings (such as -1/0/1) in an adapter",
-        column="labels",
+        column=column,
     )
 
 
@@ -167,7 +169,8 @@ def _list(row: Row, key: str, column: str | None = None) -> list:
     return value
 
 
-def _finite(value: Any, column: str) -> float:
+def finite(value: Any, column: str) -> float:
+    """The number as a float, or a `RowError`: a NaN would make the whole step's loss one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RowError(f"expected a finite number, found {value!r}", column=column)
     return float(value)
@@ -190,9 +193,19 @@ def _message(message: Any, index: int, column: str) -> dict:
     message = {key: value for key, value in message.items() if value is not None}
     if "content" not in message and "tool_calls" not in message:
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
+    if isinstance(message.get("content"), list):
+        message["content"] = _joined(message["content"], index, column)
     if isinstance(message.get("content"), str):
         _encodable(message["content"], column)
     return message
+
+
+def _joined(parts: list, index: int, column: str) -> str:
+    """Text parts as one text: a template that knows no parts would write the Python list itself into the prompt."""
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    if not parts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+        raise RowError(f"message {index} has content {_shown(parts)}; expected text, or text parts only", column=column)
+    return "".join(texts)
 
 
 def _encodable(text: str, column: str) -> str:
@@ -215,8 +228,10 @@ def _template_arguments(row: Row) -> Row:
             raise RowError(f"is not JSON: {error}", column="tools") from None
     if tools:
         arguments["tools"] = tools
-    if row.get("chat_template_kwargs"):
-        arguments["chat_template_kwargs"] = row["chat_template_kwargs"]
+    if kwargs := row.get("chat_template_kwargs"):
+        if not isinstance(kwargs, dict):
+            raise RowError(f"expected a dict, found {_shown(kwargs)}", column="chat_template_kwargs")
+        arguments["chat_template_kwargs"] = kwargs
     return arguments
 
 

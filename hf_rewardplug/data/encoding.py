@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from .canonical import UNLABELLED, Row, RowError
+from .canonical import UNLABELLED, Row, RowError, finite
 
 OVERLONG = ("drop", "truncate", "error")
 
@@ -82,14 +82,16 @@ class Encoder:
             if not ids:
                 raise ValueError(f"step_separator={self.step_separator!r} gives no token with this tokenizer.")
             return ids
-        vocabulary = self.tokenizer.get_vocab()
-        if self.step_token not in vocabulary:
+        index = self.tokenizer.get_vocab().get(self.step_token)
+        joint_ids = self.tokenizer.encode(f".{self.step_token}\n{self.step_token}", add_special_tokens=False)
+        if index is None or joint_ids.count(index) != 2:
+            why = "is not a single token of this tokenizer" if index is None else "merges with the text around it"
             raise ValueError(
-                f"step_token={self.step_token!r} is not a single token of this tokenizer. Take a reserved one of its "
-                f"vocabulary ({', '.join(reserved_tokens(self.tokenizer)[:3]) or 'it has none'}), or add it to the "
-                "tokenizer and resize the model's embeddings."
+                f"step_token={self.step_token!r} {why}. Take a reserved one of its vocabulary "
+                f"({', '.join(reserved_tokens(self.tokenizer)[:3]) or 'it has none'}), or add one to the tokenizer and "
+                "resize the model's embeddings."
             )
-        return [vocabulary[self.step_token]]
+        return [index]
 
     @cached_property
     def _folds_system(self) -> bool:
@@ -119,7 +121,7 @@ class Encoder:
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
         encoded = self.fitted_pair(*(_token_ids(row, key) for key in ("chosen_ids", "rejected_ids")))
-        return encoded if row.get("margin") is None else {**encoded, "margin": float(row["margin"])}
+        return encoded if row.get("margin") is None else {**encoded, "margin": finite(row["margin"], "margin")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
         """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut."""
@@ -210,11 +212,11 @@ class Encoder:
 
     def tokenized_steps(self, row: Row) -> Row:
         """`steps` for a row that holds `input_ids` and a label a token already; taken as it is, never cut."""
-        input_ids, labels = _token_ids(row, "input_ids"), row["labels"]
+        input_ids, labels = _token_ids(row, "input_ids"), row["labels"] or []
         if len(labels) != len(input_ids):
             raise RowError(f"{len(labels)} labels for {len(input_ids)} tokens", column="labels")
         for index, label in enumerate(labels):
-            if label != UNLABELLED and not 0 <= label <= 1:
+            if label is None or (label != UNLABELLED and not 0 <= label <= 1):
                 raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")

@@ -6,9 +6,11 @@ columns and an `example_id` (one number an encoded example, which tells evaluati
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
 
 from datasets import Dataset, Features, IterableDataset, Value
 
@@ -100,9 +102,10 @@ class RowPipeline:
             return [self._example(row, number) for row in canonical] or [
                 self._left_out("the adapter gives none (a tie)", number)
             ]
-        except RowError as error:
+        except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
-            raise ValueError(f"{self.name} data set, {source}, row {number}: {error}.") from error
+            found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self.name} data set, {source}, row {number}: {found}.") from error
 
     def _example(self, row: Row, number: int) -> Row:
         try:
@@ -144,13 +147,16 @@ def prepare_dataset(
     """Run `pipeline` over `dataset`.
 
     A `Dataset` is encoded now and its report is complete; an `IterableDataset` is encoded while it is read: a bad row
-    raises there, and rows left out are counted in warnings (the 1st, the 10th, the 100th, ...).
+    raises there, and rows left out or cut are counted in warnings (the 1st, the 10th, the 100th, ...).
 
     Raises:
         ValueError: a row that cannot be used, no rows, or no rows left.
     """
+    dataset = dataset.with_format(None)  # tensors are no lists, and their NaN is no None
     if isinstance(dataset, IterableDataset):
         return _prepare_stream(dataset, pipeline, keep_columns), PreparationReport(pipeline.name)
+    if not len(dataset):
+        raise ValueError(f"The {pipeline.name} data set has no rows.")
     pipeline = _keeping(pipeline, dataset.column_names, keep_columns)
     kinds = {name: dataset.features[name] for name in pipeline.kept}
     encoded = dataset.map(
@@ -221,28 +227,42 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
         remove_columns=[name for name in raw_columns if name not in pipeline.kept],
     )
     dataset = dataset.filter(_StreamFilter(pipeline.name))
-    dataset = dataset.map(_number_example, with_indices=True, remove_columns=list(_BOOKKEEPING))
-    return dataset
+    number = partial(_number_example, columns=tuple(pipeline.columns))
+    return dataset.map(number, with_indices=True, remove_columns=list(_BOOKKEEPING))
 
 
-def _number_example(example: Row, index: int) -> Row:
-    return {**example, EXAMPLE_ID: index}
+def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:
+    """63 bits of the place and the tokens: each shard and each worker counts places from 0."""
+    content = repr((index, [example[column] for column in columns])).encode()
+    return {EXAMPLE_ID: int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 1}
 
 
 class _StreamFilter:
-    """Keeps encoded rows and counts the others aloud."""
+    """Keeps encoded rows; counts those left out or cut aloud, and sees to it that all have a margin or none."""
 
     def __init__(self, name: str):
-        self.name, self.read, self.dropped = name, 0, 0
+        self.name, self.read, self.counts, self.has_margin = name, 0, Counter(), None
 
     def __call__(self, example: Row) -> bool:
         self.read += 1
-        if example["dropped"] is None:
-            return True
-        self.dropped += 1
-        if str(self.dropped).strip("0") == "1":
-            logger.warning(
-                "%s stream: %d of %d examples left out so far; the last one is row %d: %s.",
-                *(self.name, self.dropped, self.read, example["row"], example["dropped"]),
+        if example["dropped"] is not None:
+            self._count("left out", example["row"], example["dropped"])
+            return False
+        if example["cut"]:
+            self._count("cut to fit", example["row"], f"{example['cut']} tokens lost")
+        has_margin = example.get("margin") is not None
+        if self.has_margin not in (None, has_margin):
+            raise ValueError(
+                f"{self.name} data set: 'margin' is {'there' if has_margin else 'missing'} in row {example['row']}, "
+                "unlike in the rows before. Give every row one, or none."
             )
-        return False
+        self.has_margin = has_margin
+        return True
+
+    def _count(self, what: str, row: int, why: str) -> None:
+        self.counts[what] += 1
+        if str(self.counts[what]).strip("0") == "1":
+            logger.warning(
+                "%s stream: %d of %d examples %s so far; the last one is row %d: %s.",
+                *(self.name, self.counts[what], self.read, what, row, why),
+            )

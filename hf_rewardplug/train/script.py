@@ -15,8 +15,10 @@ from typing import Any
 import datasets
 import torch
 import trl
+from accelerate import PartialState
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
 from .summary import print_summary
 
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -46,20 +48,22 @@ class RecipeArguments(trl.ScriptArguments):
     demo: bool = field(default=False, metadata={"help": "A tiny model on generated problems; no network."})
 
 
-def parse_recipe(config_class: type, defaults: dict[str, Any], demo: dict[str, Any], deepspeed: Path):
+def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, deepspeed: Path):
     """Command line -> (`RecipeArguments`, config, `ModelConfig`).
 
     Args:
         defaults: the recipe's own defaults; `--config` and the command line go before them.
-        demo: defaults that `--demo` puts in their place.
+        demo: style of the demo ("gemma" or "qwen"), whose arguments `--demo` puts before the recipe's own.
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
     parser = TrlParser((RecipeArguments, config_class, ModelConfig))
     defaults = {"bf16": torch.cuda.is_available() or torch.accelerator.is_available(), **defaults}
     if "--demo" in sys.argv:
-        defaults |= demo
+        defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
+        if not torch.cuda.is_available() and not torch.accelerator.is_available():
+            defaults["accelerator_config"] = _deepspeed_on_cpu()
     parser.set_defaults_with_config(**defaults)
     return parser.parse_args_and_config()
 
@@ -67,6 +71,13 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], demo: dict[str, A
 def under_deepspeed_launcher() -> bool:
     """Whether `deepspeed script.py` started this process; its launcher alone sets CROSS_SIZE."""
     return "CROSS_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def _deepspeed_on_cpu() -> dict[str, bool]:
+    """accelerate knows no CPU backend under DeepSpeed, and would give every rank all rows; here it is told gloo."""
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    PartialState(backend="gloo")
+    return {"use_configured_state": True}
 
 
 def load_split(name: str, split: str, *, config: str | None = None, streaming: bool = False):
@@ -86,8 +97,18 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
     return datasets.load_dataset(formats.pop(), data_files=found, split="train", streaming=streaming)
 
 
-def load_splits(arguments: RecipeArguments, seed: int):
-    """Train and held-out rows of a recipe, as `RecipeArguments` says."""
+def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, *, demo: str):
+    """Train and held-out rows of a recipe, as `RecipeArguments` says.
+
+    With `--demo` the rows are generated, and `model_args` names a tiny model of style `demo`, saved in `output_dir`.
+    """
+    if arguments.demo:
+        folder = Path(args.output_dir) / "demo_model"
+        with args.main_process_first(desc="making the demo model"):
+            if args.process_index == 0:
+                save_demo_model(folder, style=demo, seed=args.seed)
+        model_args.model_name_or_path = str(folder)
+        return tuple(datasets.Dataset.from_list(rows) for rows in demo_rows(demo, seed=args.seed))
     options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming}
     train = load_split(arguments.dataset_name, arguments.dataset_train_split, **options)
     if arguments.eval_dataset_name is not None:
@@ -97,7 +118,7 @@ def load_splits(arguments: RecipeArguments, seed: int):
     elif arguments.dataset_streaming:
         held_out, train = train.take(arguments.max_eval_rows or 1000), train.skip(arguments.max_eval_rows or 1000)
     else:
-        train, held_out = hold_out(train, arguments.test_size, seed)
+        train, held_out = hold_out(train, arguments.test_size, args.seed)
     return _at_most(train, arguments.max_train_rows), _at_most(held_out, arguments.max_eval_rows)
 
 
@@ -135,8 +156,6 @@ def model_settings(model_args: ModelConfig, args: Any) -> dict[str, Any]:
     args.model_init_kwargs = {key: value for key, value in kwargs.items() if value is not None} | (
         args.model_init_kwargs or {}
     )
-    if model_args.trust_remote_code:
-        args.trust_remote_code = True
     return {
         "model": model_args.model_name_or_path,
         "peft_config": get_peft_config(model_args),
