@@ -14,10 +14,10 @@ from pathlib import Path
 from hf_rewardplug import RewardConfig, RewardTrainer
 from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
 
+BASE = "google/gemma-2-2b"
 DEFAULTS = {
-    "model_name_or_path": "google/gemma-2-2b",
+    "model_name_or_path": BASE,
     "dataset_name": "argilla/distilabel-intel-orca-dpo-pairs",
-    "chat_template": "gemma",
     "output_dir": "runs/orm_gemma",
     "max_length": 2048,
     "learning_rate": 1e-5,
@@ -42,6 +42,8 @@ def main() -> None:
         demo="gemma",
         deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
     )
+    if args.chat_template is None and (script.demo or model_args.model_name_or_path == BASE):
+        args.chat_template = "gemma"  # the base model carries none
     train, held_out = load_splits(script, args, model_args, demo="gemma")
     run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
 

@@ -9,6 +9,7 @@ import logging
 import datasets
 import numpy as np
 import torch
+import transformers
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
@@ -38,14 +39,15 @@ class ScoreTrainer:
       `keep_columns`: how its rows are encoded
     """
 
-    loss_is_scaled_for_ga = True  # transformers < 5.19 asks `model_accepts_loss_kwargs` instead, set below
+    loss_is_scaled_for_ga = True
 
     targets = ("labels", "margin", "step_labels", "step_rows", EXAMPLE_ID)
     """keys of a batch that the model's forward does not take"""
 
     def _set_up_scores(self) -> None:
         """Counters and flags; to be called behind TRL's constructor."""
-        self.model_accepts_loss_kwargs = True
+        if not hasattr(transformers.Trainer, "loss_is_scaled_for_ga"):  # < 5.19 asks whether there is this function
+            self.compute_loss_func = self.item_losses
         self.can_return_loss, self.label_names = True, []
         self._running = Running()
         self._tokens_here: torch.Tensor | int = 0
@@ -57,7 +59,7 @@ class ScoreTrainer:
         """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
         if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
             raise TypeError(
-                f"The {dataset_name} data set must be a `datasets.Dataset` or `IterableDataset`, got "
+                f"The {dataset_name} data set must be a `Dataset` or `IterableDataset`, got "
                 f"`{type(dataset).__name__}`. `Dataset.from_list(rows)` makes one."
             )
         first = next(iter(dataset), None)

@@ -81,16 +81,16 @@ def test_bos_and_eos_stand_once_where_the_text_has_them_already(tokenizers, fami
     assert Encoder(tokenizer=tokenizer).pair(row)["chosen_ids"] == TEXT_IDS[family]
 
 
-@pytest.mark.parametrize(("folder", "ids"), [("gemma2", [235324, 1]), ("llama3_1", [22, 128009])])
-def test_eos_stands_once_where_the_tokenizer_appends_it(assets, folder, ids):
-    tokenizer = AutoTokenizer.from_pretrained(assets / "tokenizers" / folder, add_eos_token=True)
-    assert tokenizer("7")["input_ids"][-1] == ids[-1]
-    assert Encoder(tokenizer=tokenizer).completion({"completion": "7"})[-2:] == ids
+def test_eos_stands_once_where_the_tokenizer_appends_it(assets):
+    tokenizer = AutoTokenizer.from_pretrained(assets / "tokenizers" / "llama3_1", add_eos_token=True)
+    assert tokenizer("7")["input_ids"][-1] == 128009
+    assert Encoder(tokenizer=tokenizer).completion({"completion": "7"})[-2:] == [22, 128009]
 
 
-def test_no_eos_where_the_tokenizer_has_none(tokenizers, monkeypatch):
-    monkeypatch.setattr(tokenizers["llama3_1"], "eos_token", None)
-    assert Encoder(tokenizer=tokenizers["llama3_1"]).pair(TEXT)["chosen_ids"] == TEXT_IDS["llama3_1"][:-1]
+def test_no_eos_where_the_tokenizer_has_none(assets):
+    tokenizer = AutoTokenizer.from_pretrained(assets / "tokenizers" / "llama3_1")
+    tokenizer.eos_token = None
+    assert Encoder(tokenizer=tokenizer).pair(TEXT)["chosen_ids"] == TEXT_IDS["llama3_1"][:-1]
 
 
 def test_prompt_and_answer_are_tokenized_jointly(tokenizers):
@@ -115,14 +115,17 @@ def test_the_margin_stays(tokenizers):
 
 # ---- conversational pairs ------------------------------------------------------------------------------------------
 
-TALK_IDS = {  # exactly what the template renders; test_chat_templates.py spells it out
+QWENS_OWN_SYSTEM_TURN = [  # You are Qwen, created by Alibaba Cloud. You are a helpful assistant.
+    *[151644, 8948, 198, 2610, 525, 1207, 16948, 11, 3465, 553, 54364, 14817, 13],
+    *[1446, 525, 264, 10950, 17847, 13, 151645, 198],
+]
+BE_BRIEF = [151644, 8948, 198, 3430, 9814, 13, 151645, 198]  # Qwen's system turn: Be brief.
+PRIME_SEVEN = {  # test_chat_templates.py spells the tokens out
     "gemma2": [2, 106, 1645, 108, 1232, 476, 9280, 235265, 107, 108, 106, 2516, 108, 235324, 107, 108],
-    "qwen2_5": [151644, 8948, 198, 2610, 525, 1207, 16948, 11, 3465, 553, 54364, 14817, 13, 1446, 525, 264, 10950]
-    + [17847, 13, 151645, 198]  # Qwen's own system turn: You are Qwen, created by Alibaba Cloud. ...
-    + [151644, 872, 198, 675, 264, 10250, 13, 151645, 198, 151644, 77091, 198, 22, 151645, 198],
-    "llama3_1": [128000, 128006, 882, 128007, 271, 678, 264, 10461, 13, 128009]
-    + [128006, 78191, 128007, 271, 22, 128009],
+    "qwen2_5": [151644, 872, 198, 675, 264, 10250, 13, 151645, 198, 151644, 77091, 198, 22, 151645, 198],
+    "llama3_1": [128000, 128006, 882, 128007, 271, 678, 264, 10461, 13, 128009, 128006, 78191, 128007, 271, 22, 128009],
 }
+TALK_IDS = {**PRIME_SEVEN, "qwen2_5": [*QWENS_OWN_SYSTEM_TURN, *PRIME_SEVEN["qwen2_5"]]}
 
 
 @family
@@ -139,10 +142,10 @@ def test_a_system_turn_is_folded_into_the_first_user_turn_where_the_template_ref
     row = {**TALK, "prompt": [SYSTEM, USER]}
     gemma = Encoder(tokenizer=tokenizers["gemma2"]).pair(row)["chosen_ids"]
     # <bos> <start_of_turn> user \n Be _brief . \n\n Name _a _prime . <end_of_turn> ...
-    assert gemma == [2, 106, 1645, 108, 2448, 9091, 235265, 109, *TALK_IDS["gemma2"][4:]]
+    assert gemma == [2, 106, 1645, 108, 2448, 9091, 235265, 109, *PRIME_SEVEN["gemma2"][4:]]
     assert tokenizers["gemma2"].chat_template  # what is saved still refuses the turn
     qwen = Encoder(tokenizer=tokenizers["qwen2_5"]).pair(row)["chosen_ids"]
-    assert qwen == [151644, 8948, 198, 3430, 9814, 13, 151645, 198, *TALK_IDS["qwen2_5"][21:]]
+    assert qwen == [*BE_BRIEF, *PRIME_SEVEN["qwen2_5"]]
 
 
 def test_fold_system_turn():
@@ -181,7 +184,8 @@ def test_tools_and_template_arguments_reach_the_template(tokenizers, monkeypatch
 
 def trl_pairs(tokenizer, rows, max_length=None):
     args = SimpleNamespace(max_length=max_length, dataset_num_proc=None)
-    encoded = trl.RewardTrainer._prepare_dataset(None, Dataset.from_list(rows), tokenizer, args, "train")
+    stream = Dataset.from_list(rows).to_iterable_dataset()  # a `Dataset` would take seconds to hash the tokenizer
+    encoded = trl.RewardTrainer._prepare_dataset(None, stream, tokenizer, args, "train")
     return [(row["chosen_ids"], row["rejected_ids"]) for row in encoded]
 
 
@@ -218,9 +222,8 @@ def test_text_pairs_are_trls(tokenizers, read_rows, family, change):
 @pytest.mark.parametrize("change", [lambda row: row, joined], ids=["prompt", "no prompt"])
 def test_conversational_pairs_are_trls(tokenizers, read_rows, family, change):
     rows = [change(row) for row in read_rows("hh_harmless/train.jsonl", 40)]
-    same = [a == b for a, b in zip(our_pairs(tokenizers[family], rows), trl_pairs(tokenizers[family], rows))]  # noqa: B905
-    assert len(same) == 40
-    assert all(same)
+    same = our_pairs(tokenizers[family], rows) == trl_pairs(tokenizers[family], rows)
+    assert same  # no text of this data set in the output of a failure
 
 
 def test_gemmas_conversational_pairs_are_trls(tokenizers, read_rows):
@@ -270,7 +273,7 @@ def test_a_pair_that_is_too_long_without_its_prompt_is_dropped():
 def test_drop_and_error_name_the_limit():
     ids = ([1, 5, 6], [1, 7])
     tokenizer = SimpleNamespace(bos_token_id=1)
-    with pytest.raises(DropRow, match="^longer than max_length=2$"):
+    with pytest.raises(DropRow, match=r"^longer than max_length=2$"):
         Encoder(tokenizer=tokenizer, max_length=2).fitted_pair(*ids)
     with pytest.raises(RowError, match=r"3 tokens are more than max_length=2\. Raise max_length, or set overlong"):
         Encoder(tokenizer=tokenizer, max_length=2, overlong="error").fitted_pair(*ids)
@@ -293,8 +296,7 @@ def test_real_pairs_keep_their_ends_under_truncation(tokenizers, read_rows):
         lost = {len(full[key]) - len(short[key]) for key in ("chosen_ids", "rejected_ids")}
         assert lost == {max(0, max(len(full["chosen_ids"]), len(full["rejected_ids"])) - limit)}
         for key in ("chosen_ids", "rejected_ids"):
-            same = short[key] == full[key][:1] + full[key][1 + max(lost) :]
-            assert same  # no text of this data set in the output of a failure
+            assert short[key] == full[key][:1] + full[key][1 + max(lost) :]
         assert short["cut"] == 2 * max(lost)
         cut += bool(short["cut"])
     assert cut > 10
@@ -367,13 +369,10 @@ def test_a_pre_rendered_prompt_gets_no_second_bos(tokenizers):
 def test_a_conversational_prompt_is_rendered_with_the_generation_prompt(tokenizers):
     row = {"prompt": [SYSTEM, USER], "completions": ["7", "8"], "labels": [1, 0]}
     qwen = Encoder(tokenizer=tokenizers["qwen2_5"]).steps(row)
-    assert qwen["input_ids"] == [151644, 8948, 198, 3430, 9814, 13, 151645, 198] + [
-        *[151644, 872, 198, 675, 264, 10250, 13, 151645, 198, 151644, 77091, 198],
-        *[22, 198, 23, 198],
-    ]
+    assert qwen["input_ids"] == [*BE_BRIEF, *PRIME_SEVEN["qwen2_5"][:12], 22, 198, 23, 198]
     assert qwen["labels"] == [-100.0] * 21 + [1.0, -100.0, 0.0]
     gemma = Encoder(tokenizer=tokenizers["gemma2"]).steps({**row, "prompt": [USER]})
-    assert gemma["input_ids"] == [*TALK_IDS["gemma2"][:13], 235324, 108, 235321, 108]
+    assert gemma["input_ids"] == [*PRIME_SEVEN["gemma2"][:13], 235324, 108, 235321, 108]
 
 
 def test_separators_stay_tokens_of_their_own(tokenizers):
@@ -442,7 +441,7 @@ def test_last_step_only(tokenizers):
     assert last["input_ids"] == every["input_ids"]
     assert [label for label in last["labels"] if label != -100] == [0.0]
     assert last["labels"][-1] == 0.0
-    with pytest.raises(DropRow, match="^no labelled step$"):
+    with pytest.raises(DropRow, match=r"^no labelled step$"):
         encoder.last_step({**PENS, "labels": [1, -100]})
 
 

@@ -1,0 +1,110 @@
+"""The recipes as a user starts them: plain, under both launchers on two CPU processes, on real files, as a demo."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+LAUNCHERS = {
+    "accelerate": [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ],
+    "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", "29511"],
+}
+AUTO_CLASS = {"orm_gemma": AutoModelForSequenceClassification, "prm_qwen": AutoModelForTokenClassification}
+
+
+def start(recipe: str, folder: Path, *arguments: str, launcher: str | None = None) -> tuple[dict, str]:
+    """Run a recipe to its end; its eval_results.json and everything that it printed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "HF_HOME": str(folder / "cache"),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1" if launcher else "2",
+    }
+    command = [*LAUNCHERS.get(launcher, [sys.executable]), str(ROOT / "recipes" / f"{recipe}.py")]
+    command += [*arguments, "--output_dir", str(folder / "out"), "--disable_tqdm", "true"]
+    if launcher == "accelerate":
+        command += ["--use_cpu", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-4000:]
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "training.png", "trainer_state.json"):
+        assert (folder / "out" / name).stat().st_size > 100, name
+    AUTO_CLASS[recipe].from_pretrained(folder / "out")
+    AutoTokenizer.from_pretrained(folder / "out")
+    return json.loads((folder / "out" / "eval_results.json").read_text()), done.stdout + done.stderr
+
+
+def baselines(printed: str) -> list[float]:
+    lines = [line for line in printed.splitlines() if "the longer one wins" in line or "the majority label" in line]
+    return [float(re.search(r"([\d.]+)\s*$", line)[1]) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", AUTO_CLASS)
+def test_the_demo_learns(recipe, tmp_path):
+    figures, printed = start(recipe, tmp_path, "--demo")
+    assert figures["eval_accuracy"] >= 0.95
+    if recipe == "prm_qwen":
+        assert figures["eval_f1_wrong"] >= 0.95
+    (baseline,) = baselines(printed)
+    assert 0.4 <= baseline <= 0.6
+    assert "Three held-out examples" in printed and "before" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("recipe", AUTO_CLASS)
+def test_a_demo_cut_short_under_a_launcher_saves_what_one_process_saves(recipe, launcher, tmp_path):
+    arguments = ["--demo", "--max_steps", "2", "--logging_steps", "1", "--eval_strategy", "no", "--eval_on_start", "no"]
+    runs = {}
+    for name, batch, options in (("two", "4", {"launcher": launcher}), ("one", "8", {})):
+        (tmp_path / name).mkdir()
+        start(recipe, tmp_path / name, *arguments, "--per_device_train_batch_size", batch, **options)
+        state = json.loads((tmp_path / name / "out" / "trainer_state.json").read_text())
+        runs[name] = [log for log in state["log_history"] if "loss" in log]
+    for two, one in zip(runs["two"], runs["one"], strict=True):
+        for key in ("loss", "grad_norm", "num_tokens", "accuracy"):
+            assert two[key] == pytest.approx(one[key], rel=2e-4), key
+
+
+@pytest.mark.slow
+def test_an_orm_on_real_preferences(assets, tmp_path):
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    (tmp_path / "config.yaml").write_text(
+        f"chat_template_path: {template}\nmax_steps: 6\nmax_length: 512\nlearning_rate: 1.0e-3\n"
+    )
+    figures, printed = start(
+        "orm_gemma",
+        tmp_path,
+        *("--config", str(tmp_path / "config.yaml"), "--model_name_or_path", str(assets / "stories260K")),
+        *("--dataset_name", str(assets / "pandalm" / "test.jsonl"), "--max_eval_rows", "16"),
+        *("--max_train_rows", "60", "--gradient_accumulation_steps", "1"),
+    )
+    assert 0 <= figures["eval_accuracy"] <= 1 and figures["eval_std_reward"] > 0
+    assert "longer than max_length=512" in printed
+
+
+@pytest.mark.slow
+def test_a_prm_on_real_steps(assets, tmp_path):
+    figures, printed = start(
+        "prm_qwen",
+        tmp_path,
+        *("--model_name_or_path", str(assets / "stories260K")),
+        *("--dataset_name", str(assets / "prm800k_val" / "val.jsonl"), "--max_train_rows", "60"),
+        *("--eval_dataset_name", str(assets / "processbench" / "gsm8k.jsonl"), "--max_eval_rows", "16"),
+        *("--max_steps", "6", "--max_length", "512", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3"),
+    )
+    assert 0 < figures["eval_loss"] < 3 and {"eval_accuracy", "eval_f1_wrong"} <= set(figures)
+    assert "solutions" in printed
