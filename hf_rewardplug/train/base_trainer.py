@@ -66,9 +66,9 @@ class ScoreTrainer:
         if first is None:
             raise ValueError(f"The {dataset_name} data set has no rows.")
         names = set(dataset.column_names or first)
-        if EXAMPLE_ID in names:
-            return dataset
         tokenized = set(self.tokenized_columns) <= names
+        if tokenized and EXAMPLE_ID in names:
+            return dataset
         pipeline = RowPipeline(
             name=dataset_name,
             columns=self.columns,
@@ -107,6 +107,11 @@ class ScoreTrainer:
         """transformers counts `labels` alone; an item here is a pair or a labelled step (transformers#47688)."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batch_samples:
+            if self.state.global_step == 0:
+                raise ValueError(
+                    "The train stream gave no example: every row was left out. `max_length` may be too short for them; "
+                    "the warnings above name the reasons."
+                )
             return batch_samples, None
         count = sum(self.item_count(batch) for batch in batch_samples)
         count = torch.as_tensor(count, device=device, dtype=torch.long)

@@ -268,6 +268,8 @@ def test_a_pair_that_is_too_long_without_its_prompt_is_dropped():
         encoder.fitted_pair(*ids)
     encoder = Encoder(tokenizer=SimpleNamespace(bos_token_id=None), max_length=3, overlong="truncate")
     assert encoder.fitted_pair(*ids)["chosen_ids"] == [6, 7, 8]  # no BOS to keep
+    with pytest.raises(DropRow, match="even without the prompt"):
+        encoder.fitted_pair([5], [5, 6, 7, 8])  # one token to share, and nothing would be left of the first
 
 
 def test_drop_and_error_name_the_limit():
