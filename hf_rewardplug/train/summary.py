@@ -121,10 +121,9 @@ def save_plot(trainer, output, path: Path) -> Path | None:
     history = trainer.state.log_history
     for key, style, name in (("loss", "-", "training"), ("eval_loss", "o--", "held out")):
         points = [(log["step"], log[key]) for log in history if key in log]
+        points += [(trainer.state.global_step, output.metrics[key])] if key in output.metrics else []
         if points:
             loss_axis.plot(*zip(*points, strict=True), style, label=name)
-    if "eval_loss" in output.metrics:
-        loss_axis.plot(trainer.state.global_step, output.metrics["eval_loss"], "s", label="held out, at the end")
     loss_axis.set(xlabel="optimizer step", ylabel="loss", title="Loss", ylim=(0, None))
     loss_axis.legend()
     edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=30)

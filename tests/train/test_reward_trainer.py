@@ -230,3 +230,17 @@ def test_rows_left_out_are_reported_with_their_numbers(model_path, tmp_path, cap
     report = trainer.preparation_reports["train"]
     assert report.dropped == {"chosen and rejected are identical": [2], "longer than max_length=100": [4]}
     assert len(trainer.train_dataset) == report.examples == 4 and "row 2" in caplog.text
+
+
+def test_a_stream_with_nothing_left_names_max_length(model_path, tmp_path):
+    stream = Dataset.from_list(text_pairs(6)).to_iterable_dataset()
+    trainer = RewardTrainer(model_path, RewardConfig(**quick(tmp_path, max_length=2)), train_dataset=stream)
+    with pytest.raises(ValueError, match="`max_length`"):
+        trainer.train()
+
+
+def test_a_raw_column_called_example_id_is_no_sign_of_preparation(model_path, tmp_path):
+    rows = Dataset.from_list([{**row, "example_id": 7} for row in text_pairs(4)])
+    trainer = RewardTrainer(model_path, RewardConfig(**quick(tmp_path)), train_dataset=rows, eval_dataset=rows)
+    assert trainer.train_dataset["example_id"][:] == [0, 1, 2, 3]
+    assert len(trainer.predict(rows).predictions) == 4
