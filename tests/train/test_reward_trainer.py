@@ -244,3 +244,26 @@ def test_a_raw_column_called_example_id_is_no_sign_of_preparation(model_path, tm
     trainer = RewardTrainer(model_path, RewardConfig(**quick(tmp_path)), train_dataset=rows, eval_dataset=rows)
     assert trainer.train_dataset["example_id"][:] == [0, 1, 2, 3]
     assert len(trainer.predict(rows).predictions) == 4
+
+
+def test_columns_of_trl_before_1_0_are_read_with_a_warning(model_path, tmp_path):
+    columns = {"chosen_input_ids": [[4, 5, 6], [8]], "rejected_input_ids": [[4, 7], [9]]}
+    with pytest.warns(FutureWarning, match="chosen_input_ids"):
+        trainer = RewardTrainer(model_path, RewardConfig(**quick(tmp_path)), train_dataset=Dataset.from_dict(columns))
+    assert trainer.train_dataset["chosen_ids"][:] == [[4, 5, 6], [8]]
+
+
+def test_template_arguments_and_tools_of_a_row_reach_the_template(model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    tokenizer.chat_template = "{{ mood }}{% if tools %}{{ tools[0].function.name }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    tool = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {}}}
+    extra = {"chat_template_kwargs": {"mood": "happy"}, "tools": json.dumps([tool])}
+    trainer = RewardTrainer(
+        model_path,
+        RewardConfig(**quick(tmp_path)),
+        train_dataset=Dataset.from_list([{**row, **extra} for row in conversations(3)]),
+        processing_class=tokenizer,
+    )
+    assert all(tokenizer.decode(ids).startswith("happylook") for ids in trainer.train_dataset["chosen_ids"])
+    trainer.save_model()
+    assert (tmp_path / "chat_template.jinja").read_text() == tokenizer.chat_template
