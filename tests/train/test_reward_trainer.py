@@ -255,7 +255,8 @@ def test_columns_of_trl_before_1_0_are_read_with_a_warning(model_path, tmp_path)
 
 def test_template_arguments_and_tools_of_a_row_reach_the_template(model_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    tokenizer.chat_template = "{{ mood }}{% if tools %}{{ tools[0].function.name }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    turns = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.chat_template = "{{ mood }}{% if tools %}{{ tools[0].function.name }}{% endif %}" + turns
     tool = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {}}}
     extra = {"chat_template_kwargs": {"mood": "happy"}, "tools": json.dumps([tool])}
     trainer = RewardTrainer(
