@@ -15,8 +15,8 @@ Row = dict[str, Any]
 UNLABELLED = -100
 """label of a step (and of every other token) that no loss and no metric sees"""
 
-EXAMPLE_ID = "example_id"
-"""column that numbers the encoded examples of a data set"""
+EXAMPLE_ID = "rewardplug_id"
+"""column that tells the encoded examples of a data set apart"""
 
 
 class RowError(ValueError):
@@ -29,6 +29,10 @@ class RowError(ValueError):
 
     def __init__(self, message: str, column: str | None = None):
         super().__init__(message if column is None else f"column '{column}': {message}")
+
+
+class EmptyRow(RowError):
+    """The row holds nothing to learn from (no step, or an empty one): it is left out and reported, not refused."""
 
 
 def row_type(row: Row) -> str:
@@ -136,12 +140,16 @@ def checked_pair(row: Row) -> Row:
 def checked_steps(row: Row, column: str = "completions") -> Row:
     """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled)."""
     prompt = _text_or_messages(row, "prompt", may_be_empty=True)
+    if row.get("completions") == []:
+        raise EmptyRow("there are no steps", column=column)
     steps, labels = _list(row, "completions", column), _list(row, "labels")
     if len(steps) != len(labels):
         raise RowError(f"{len(labels)} labels for {len(steps)} steps", column="labels")
     for index, step in enumerate(steps):
-        if not isinstance(step, str) or not step.strip():
+        if not isinstance(step, str):
             raise RowError(f"step {index} is {step!r}; expected text", column=column)
+        if not step.strip():
+            raise EmptyRow("a step is empty", column=column)
         _encodable(step, column)
     label_column = "labels" if column == "completions" else column
     labels = [_label(label, index, label_column) for index, label in enumerate(labels)]

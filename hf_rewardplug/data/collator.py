@@ -31,7 +31,7 @@ def _padded(sequences: list[list[int]], pad_token_id: int, multiple: int | None)
 class PreferenceCollator:
     """Pairs -> a batch of 2N sequences, the chosen ones first, scored at their last tokens.
 
-    Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin` and `example_id`.
+    Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin` and `rewardplug_id`.
 
     >>> rows = [{"chosen_ids": [1, 2, 3], "rejected_ids": [1, 4]}, {"chosen_ids": [5], "rejected_ids": [6, 7]}]
     >>> batch = PreferenceCollator(pad_token_id=0)(rows)
@@ -61,7 +61,7 @@ class PreferenceCollator:
 class StepCollator:
     """Step rows -> a batch of N sequences, scored at each labelled step.
 
-    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `example_id`. Beside the tokens:
+    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Beside the tokens:
     `step_labels_S` (float, in [0, 1]) and `step_rows_S`, the row of the batch that a label belongs to.
 
     >>> rows = [{"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, {"input_ids": [4, 5], "labels": [-100, 0.5]}]

@@ -1,7 +1,7 @@
 """Raw data sets to encoded ones, with a report of every row that was left out or cut.
 
 In: a `datasets.Dataset` or `IterableDataset` of raw rows and an `Encoder`'s method. Out: the data set with its token
-columns and an `example_id` (one number an encoded example, which tells evaluation what it has seen already), and a
+columns and an `rewardplug_id` (one number an encoded example, which tells evaluation what it has seen already), and a
 `PreparationReport`. A bad row is a `ValueError` with the adapter, the row number and the column.
 """
 
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from datasets import Dataset, Features, IterableDataset, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
-from .canonical import EXAMPLE_ID, Row, RowError
+from .canonical import EXAMPLE_ID, EmptyRow, Row, RowError
 from .encoding import DropRow
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ class RowPipeline:
             return [self._example(row, number) for row in canonical] or [
                 self._left_out("the adapter gives none (a tie)", number)
             ]
+        except EmptyRow as error:
+            return [self._left_out(str(error), number)]
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
             found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
@@ -217,7 +219,10 @@ def _with_or_without_margin(encoded: Dataset, name: str) -> Dataset:
 
 
 def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_columns: bool) -> IterableDataset:
-    raw_columns = dataset.column_names or list(next(iter(dataset)))
+    first = next(iter(dataset))
+    raw_columns = dataset.column_names or list(first)
+    sample = pipeline.examples(first, 0)[0]
+    no_margin = "margin" in pipeline.columns and sample["dropped"] is None and sample.get("margin") is None
     pipeline = _keeping(pipeline, raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,
@@ -228,7 +233,7 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
     )
     dataset = dataset.filter(_StreamFilter(pipeline.name))
     number = partial(_number_example, columns=tuple(pipeline.columns))
-    return dataset.map(number, with_indices=True, remove_columns=list(_BOOKKEEPING))
+    return dataset.map(number, with_indices=True, remove_columns=[*_BOOKKEEPING, *(["margin"] if no_margin else [])])
 
 
 def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:

@@ -8,12 +8,15 @@ The scored forward is the model's own `forward`, so that the hooks of DDP, DeepS
 """
 
 import functools
+import logging
 import types
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+logger = logging.getLogger(__name__)
 
 HEAD_NAME = "score"
 """attribute of the head in transformers' decoder classifiers; PEFT calls it so too"""
@@ -55,8 +58,26 @@ def install_reward_head(model: nn.Module) -> bool:
     if not hasattr(base, "_plain_forward"):
         base._plain_forward = base.forward
         scored = _scored_forward if picks else _picked_forward
-        base.forward = types.MethodType(functools.wraps(type(base).forward)(scored), base)
+
+        @functools.wraps(type(base).forward)
+        def forward(self, *args, **kwargs):
+            return scored(self, *args, **kwargs)
+
+        base.forward = types.MethodType(forward, base)
+    heads = [module for module in head.modules() if isinstance(module, RewardHead)] if picks else []
+    if heads and not any(parameter.requires_grad for module in heads for parameter in module.parameters()):
+        logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
     return picks
+
+
+def behind_virtual_tokens(
+    model: nn.Module, score_positions: torch.Tensor, input_ids: torch.Tensor, **_
+) -> torch.Tensor:
+    """Score positions (S,) behind the virtual tokens that PEFT's prompt tuning and P-tuning put before each row."""
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
+        return score_positions
+    return score_positions + config.num_virtual_tokens * (score_positions // input_ids.shape[1] + 1)
 
 
 def _to_fp32(head: nn.Module) -> None:
@@ -71,11 +92,12 @@ def _scored_forward(self, *args, score_positions: torch.Tensor | None = None, **
     kwargs = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
     body = getattr(self, self.base_model_prefix)
     hidden_BLD = body(*args, **kwargs, return_dict=True).last_hidden_state
-    hidden_SD = hidden_BLD.flatten(0, 1)[score_positions]
+    hidden_SD = hidden_BLD.flatten(0, 1)[score_positions.to(hidden_BLD.device)]
     dropout = getattr(self, "dropout", None)  # transformers' token classifiers have one before the head
     if isinstance(dropout, nn.Module):
         hidden_SD = dropout(hidden_SD)
-    return SequenceClassifierOutput(logits=getattr(self, HEAD_NAME)(hidden_SD))
+    logits_SC = getattr(self, HEAD_NAME)(hidden_SD)  # on the last device where the model is spread over several
+    return SequenceClassifierOutput(logits=logits_SC.to(score_positions.device))
 
 
 def _picked_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):

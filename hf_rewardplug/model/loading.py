@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .head import HEAD_NAME
 
@@ -18,11 +18,6 @@ logger = logging.getLogger(__name__)
 
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
-
-
-def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
-    """`AutoTokenizer.from_pretrained`; `kwargs` such as `revision` are passed on."""
-    return AutoTokenizer.from_pretrained(name, **kwargs)
 
 
 def vocabulary_size(model: str | PreTrainedModel, **kwargs) -> int:
@@ -57,11 +52,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str
 
 
 def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, pad_token: str) -> None:
-    """Set `pad_token` on the tokenizer and the config; the embedding grows only where no unused row is left.
-
-    Raises:
-        ValueError: the token is the end-of-sequence token and another could be had.
-    """
+    """Set `pad_token` on the tokenizer and the config; the embedding grows only where no unused row is left."""
     before = tokenizer.pad_token
     if pad_token not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"pad_token": pad_token})
@@ -72,7 +63,7 @@ def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerB
         logger.warning("Padding with '%s' (id %d): %s.", pad_token, tokenizer.pad_token_id, why)
     if model is None:
         return
-    if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+    if tokenizer.pad_token_id >= vocabulary_size(model):
         logger.warning("The embedding grows by a row for the new pad token: the vocabulary has no unused id.")
         model.resize_token_embeddings(tokenizer.pad_token_id + 1)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -114,6 +105,6 @@ def reward_peft_config(peft_config: Any, task_type: str) -> Any:
     fixed.task_type = task_type
     if hasattr(fixed, "modules_to_save"):
         fixed.modules_to_save = sorted({*(fixed.modules_to_save or ()), HEAD_NAME})
-    if getattr(fixed, "target_modules", None) == "all-linear" and not fixed.exclude_modules:
+    if getattr(fixed, "target_modules", None) == "all-linear" and not getattr(fixed, "exclude_modules", True):
         fixed.exclude_modules = [HEAD_NAME]  # PEFT keeps a sequence classifier's head out by itself, no other
     return fixed

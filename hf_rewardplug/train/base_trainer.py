@@ -9,16 +9,16 @@ import logging
 import datasets
 import numpy as np
 import torch
-import transformers
-from accelerate.utils import gather_object
-from transformers import PreTrainedTokenizerBase
+from accelerate.utils import gather_object, is_peft_model
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import EXAMPLE_ID
 from ..data.chat_templates import set_chat_template
 from ..data.prepare import RowPipeline, choose_adapter, prepare_dataset
-from ..model.loading import choose_pad_token, load_tokenizer, set_pad_token, vocabulary_size
+from ..model.head import behind_virtual_tokens
+from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from .config import DataOptions
 from .metrics import Running, concatenated, first_seen
 
@@ -39,15 +39,17 @@ class ScoreTrainer:
       `keep_columns`: how its rows are encoded
     """
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga = (
+        False  # as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps
+    )
 
     targets = ("labels", "margin", "step_labels", "step_rows", EXAMPLE_ID)
     """keys of a batch that the model's forward does not take"""
 
     def _set_up_scores(self) -> None:
         """Counters and flags; to be called behind TRL's constructor."""
-        if not hasattr(transformers.Trainer, "loss_is_scaled_for_ga"):  # < 5.19 asks whether there is this function
-            self.compute_loss_func = self.item_losses
+        self.model_accepts_loss_kwargs = False  # what transformers < 5.19 asks instead of `loss_is_scaled_for_ga`
+        self.current_gradient_accumulation_steps = 1  # of a `training_step` before `train`, which sets it
         self.can_return_loss, self.label_names = True, []
         self._running = Running()
         self._tokens_here: torch.Tensor | int = 0
@@ -77,6 +79,8 @@ class ScoreTrainer:
             adapter=None if tokenized else choose_adapter(first, args.adapter, args.column_mapping),
             column_mapping=args.column_mapping,
         )
+        if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
+            dataset = _one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
             dataset, report = prepare_dataset(
                 dataset, pipeline, keep_columns=self.keep_columns, num_proc=args.dataset_num_proc
@@ -114,7 +118,8 @@ class ScoreTrainer:
                 )
             return batch_samples, None
         count = sum(self.item_count(batch) for batch in batch_samples)
-        count = torch.as_tensor(count, device=device, dtype=torch.long)
+        if not torch.is_tensor(count):
+            count = torch.full((), count, device=device, dtype=torch.long)  # filled on the device, nothing to wait for
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum() // self.get_tp_size()
         return batch_samples, count
@@ -125,13 +130,17 @@ class ScoreTrainer:
 
     def compute_loss(self, model, inputs: Tensors, return_outputs: bool = False, num_items_in_batch=None):
         """TRL's averages each micro-batch and each rank by itself, and reads metrics off the device at every step."""
-        outputs = model(**{key: value for key, value in inputs.items() if key not in self.targets}, use_cache=False)
+        arguments = {key: value for key, value in inputs.items() if key not in self.targets}
+        if "score_positions" in arguments:
+            arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
+        outputs = model(**arguments, use_cache=False)
         losses, items = self.item_losses(outputs.logits, inputs)
         if num_items_in_batch is None:
             loss = losses.sum() / max(len(losses), 1)
         else:
             ranks = self.accelerator.num_processes // self.get_tp_size()  # DDP and ZeRO average over them
             loss = losses.sum() * ranks / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)
+            loss = loss * self.current_gradient_accumulation_steps  # `training_step` divides by it
         items = {key: value.detach() for key, value in {"loss": losses, **items}.items()}
         if self.model.training:
             mask = inputs.get("attention_mask")
@@ -146,7 +155,7 @@ class ScoreTrainer:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's averages the averages of the batches."""
-        if self.model.training:
+        if self.model.training and "loss" in logs:  # the call that every rank makes
             figures = self._running.read(self._gather_row)
             logs.update({**figures, "num_tokens": self._num_tokens()} if figures else {})
         super().log(logs, start_time)
@@ -189,34 +198,64 @@ class ScoreTrainer:
     # ---- set-up --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _set_up_inputs(tokenizer: PreTrainedTokenizerBase | None, args: DataOptions, model) -> PreTrainedTokenizerBase:
+    def _set_up_inputs(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:
         """The tokenizer with EOS, named chat template and a pad token that ends no sequence; `model` or its name."""
         # accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks
         if args.accelerator_config.dispatch_batches:
             logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
         args.accelerator_config.dispatch_batches = False
+        if args.use_liger_kernel:
+            _keep_classifier_forward(args)
         hub = {"trust_remote_code": args.trust_remote_code}
-        if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
+        if revision := (args.model_init_kwargs or {}).get("revision"):
             hub["revision"] = revision
         if tokenizer is None:
-            tokenizer = load_tokenizer(model if isinstance(model, str) else get_config_model_id(model.config), **hub)
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
         if args.eos_token is not None and args.eos_token in tokenizer.get_vocab():  # TRL names it where it is not
             tokenizer.eos_token = args.eos_token
         if args.chat_template is not None:
             if args.chat_template_path is not None:
                 raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
             set_chat_template(tokenizer, args.chat_template)
-        if getattr(args, "pad_token", None) is None:
-            vocab_size = vocabulary_size(model, **(hub if isinstance(model, str) else {}))
-            set_pad_token(None, tokenizer, choose_pad_token(tokenizer, vocab_size))
+        pad_token = getattr(args, "pad_token", None)
+        if pad_token is None:
+            pad_token = choose_pad_token(tokenizer, vocabulary_size(model, **(hub if isinstance(model, str) else {})))
+            set_pad_token(None, tokenizer, pad_token)
+        elif pad_token in tokenizer.get_vocab():  # TRL names it where it is not
+            tokenizer.pad_token = pad_token
         return tokenizer
 
-    def _describe_checkpoint(self, **description) -> None:
-        """What a scorer must know, in the config that is saved with the model."""
-        config = self.model.config
-        config.rewardplug = description
-        if config.num_labels == 1:
-            config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """An adapter's folder has no config, and with it no pad token, separator and score position (TRL, PEFT)."""
+        super()._save(output_dir, state_dict)
+        if is_peft_model(self.model):
+            self.model.config.save_pretrained(output_dir or self.args.output_dir)
+
+
+def describe_checkpoint(model, **description) -> None:
+    """What a scorer must know, into the config that is saved with the model."""
+    model.config.rewardplug = description
+    if model.config.num_labels == 1:
+        model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
+
+
+def _keep_classifier_forward(args) -> None:
+    """Liger puts a causal LM's forward on every model, which fails with `no attribute 'lm_head'` on a classifier."""
+    if not torch.cuda.is_available():
+        logger.warning("`use_liger_kernel=True` needs a CUDA device; training goes on without it.")
+        args.use_liger_kernel = False
+        return
+    args.liger_kernel_config = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+
+
+def _one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream that accelerate deals out row by row: shards of uneven length leave ranks waiting for each other."""
+    return datasets.IterableDataset.from_generator(_rows_of, gen_kwargs={"stream": stream}, features=stream.features)
+
+
+def _rows_of(stream: datasets.IterableDataset):
+    yield from stream
 
 
 def unique_items(batches: list[Tensors]) -> dict[str, np.ndarray]:

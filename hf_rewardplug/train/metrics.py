@@ -128,7 +128,7 @@ def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:
     if predictions.ndim == 3:
         labelled = labels != -100
         right = predictions[..., 0] > 0 if predictions.shape[-1] == 1 else predictions.argmax(-1)
-        return {"accuracy": float((right == labels)[labelled].mean())}
+        return {"accuracy": float((right == (labels >= 0.5))[labelled].mean())}
     ties = predictions[:, 0] == predictions[:, 1]
     if ties.any():
         from accelerate import PartialState

@@ -4,6 +4,7 @@ In: step rows of any format that an adapter reads. Out: a token classifier with 
 """
 
 import functools
+import inspect
 import os
 import textwrap
 from pathlib import Path
@@ -16,12 +17,12 @@ from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
 
-from ..data.canonical import UNLABELLED, to_steps
+from ..data.canonical import EXAMPLE_ID, UNLABELLED, to_steps
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, step_token_ids
 from ..model.head import install_reward_head
 from ..model.loading import add_adapter, set_pad_token
-from .base_trainer import ScoreTrainer, Tensors
+from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
 from .config import PRMConfig, default_args
 from .losses import step_loss, step_probabilities
 from .metrics import step_figures
@@ -90,7 +91,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
             model = self._load(model, args, quantization_config)
-        first = model if model is not None else model_init()
+        first = model if model is not None else _called(model_init)
         if first.config.num_labels not in (1, 2):
             raise ValueError(
                 f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
@@ -98,6 +99,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             )
         processing_class = self._set_up_inputs(processing_class, args, first)
         if args.chat_template_path is not None:
+            if model is None and not os.path.isfile(args.chat_template_path):
+                raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
             model, processing_class = _with_template_of(model, processing_class, args.chat_template_path)
         if model is not None:
             model = self._ready(model, args, processing_class, peft_config)
@@ -127,13 +130,12 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                "PRMTrainer does not support `nn.DataParallel`, which `Trainer` uses when one process sees several "
+                "GPUs. Launch with `accelerate launch` or `torchrun`, or set `CUDA_VISIBLE_DEVICES` to one GPU."
+            )
         self._set_up_scores()
-        self._describe_checkpoint(
-            kind="prm",
-            score_position="last_separator_token",
-            step_separator=None if args.step_token else args.step_separator,
-            step_token=args.step_token,
-        )
         self.model.add_model_tags(self._tag_names)
 
     # ---- set-up --------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:
-            name = model if isinstance(model, str) else get_config_model_id((model or model_init()).config)
+            name = model if isinstance(model, str) else get_config_model_id((model or _called(model_init)).config)
             args = default_args(PRMConfig, f"{name.split('/')[-1]}-PRM")
         if not isinstance(args, PRMConfig):
             raise TypeError(
@@ -182,9 +184,19 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             model = add_adapter(model, peft_config, task_type="TOKEN_CLS", args=args)
         if is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
+            if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
+                args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {}
+                args.gradient_checkpointing_kwargs["use_reentrant"] = True
         if args.disable_dropout:
             disable_dropout_in_model(model)
         install_reward_head(model)
+        describe_checkpoint(
+            model,
+            kind="prm",
+            score_position="last_separator_token",
+            step_separator=None if args.step_token else args.step_separator,
+            step_token=args.step_token,
+        )
         return model
 
     # ---- data ----------------------------------------------------------------------------------------------------
@@ -244,7 +256,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "attention_mask", "labels", "example_id"]
+            self._signature_columns = ["input_ids", "attention_mask", "labels", EXAMPLE_ID]
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------
 
@@ -277,17 +289,22 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, steps, labels) and labels (N, steps), both -100 where a row has fewer steps."""
-        counts = torch.bincount(items["rows"], minlength=int(items.get("example_id", items["rows"][-1:] + 1).numel()))
+        rows = items.get(EXAMPLE_ID, items["rows"].unique())
+        counts = torch.bincount(items["rows"], minlength=len(rows))
         logits = torch.nn.utils.rnn.pad_sequence(items["logits"].split(counts.tolist()), True, UNLABELLED)
         labels = torch.nn.utils.rnn.pad_sequence(items["labels"].split(counts.tolist()), True, UNLABELLED)
-        hard = bool((labels == labels.round()).all())
-        return logits, labels.long() if hard else labels
+        return logits, labels
 
     def _save_checkpoint(self, model, trial):
         """With the model card beside the checkpoint, as TRL's trainers save it."""
         name = self.args.hub_model_id or Path(self.args.output_dir).name
         self.create_model_card(model_name=name.split("/")[-1])
         super()._save_checkpoint(model, trial)
+
+
+def _called(model_init):
+    """A model of `model_init`, which may take a hyperparameter search's trial."""
+    return model_init(None) if inspect.signature(model_init).parameters else model_init()
 
 
 def _with_template_of(model, tokenizer, path: str):

@@ -11,12 +11,12 @@ from datasets import Features, List, Value
 from peft import PeftConfig
 from trl.trainer.utils import get_config_model_id
 
-from ..data.canonical import to_pairs
+from ..data.canonical import EXAMPLE_ID, to_pairs
 from ..data.collator import PreferenceCollator
 from ..data.encoding import Encoder
 from ..model.head import install_reward_head
 from ..model.loading import reward_peft_config, set_pad_token
-from .base_trainer import ScoreTrainer, Tensors
+from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
 from .config import RewardConfig, default_args
 from .losses import bradley_terry_loss
 from .metrics import pair_figures
@@ -85,15 +85,15 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
         install_reward_head(self.model)  # behind TRL's QLoRA cast, which takes the head along
         self._set_up_scores()
-        self._describe_checkpoint(kind="orm", score_position="last_token")
+        describe_checkpoint(self.model, kind="orm", score_position="last_token")
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        """TRL's own, from before 1.0, are still accepted."""
+        """The column names of TRL before 1.0 are read too."""
         names = getattr(dataset, "column_names", None) or ()
         if {"chosen_input_ids", "rejected_input_ids"} <= set(names) and "chosen_ids" not in names:
             warnings.warn(
-                "The columns `chosen_input_ids` and `rejected_input_ids` are now called `chosen_ids` and "
-                "`rejected_ids`; the old names will not be read in a later version.",
+                "Detected legacy dataset columns `chosen_input_ids`/`rejected_input_ids`; they are deprecated and "
+                "will not be supported in v1. Please migrate to `chosen_ids`/`rejected_ids`.",
                 FutureWarning,
                 stacklevel=2,
             )
@@ -112,7 +112,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", "example_id"]
+            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", EXAMPLE_ID]
 
     def item_count(self, inputs: Tensors) -> int:
         """Pairs of a batch."""

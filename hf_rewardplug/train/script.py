@@ -7,7 +7,6 @@ file.yaml` too). Out: a trained model in `output_dir` itself, `eval_results.json
 import json
 import os
 import random
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import datasets
 import torch
 import trl
 from accelerate import PartialState
+from transformers import HfArgumentParser
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
@@ -31,7 +32,7 @@ class RecipeArguments(trl.ScriptArguments):
 
     Args:
         eval_dataset_name (`str`, *optional*): held-out rows, hub id or file. When None: the data set's test split if it
-            has one, else `test_size` of the rows, no prompt on both sides.
+            has one, else `test_size` of the rows, no prompt on both sides (a stream: its first rows).
         test_size (`float`): share of the rows to hold out.
         max_train_rows, max_eval_rows (`int`, *optional*): use so many rows at most.
         demo (`bool`): a tiny model on generated problems instead of a real model and data; needs no network.
@@ -57,12 +58,15 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
     parser = TrlParser((RecipeArguments, config_class, ModelConfig))
-    defaults = {"bf16": torch.cuda.is_available() or torch.accelerator.is_available(), **defaults}
-    if "--demo" in sys.argv:
+    flags, _ = HfArgumentParser((RecipeArguments, ModelConfig)).parse_known_args()
+    defaults = {"bf16": is_torch_bf16_gpu_available(), **defaults}
+    if flags.use_peft:
+        defaults["learning_rate"] = 1e-4  # adapters take ten times a full model's
+    if flags.demo:
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
-        if not torch.cuda.is_available() and not torch.accelerator.is_available():
+        if not torch.accelerator.is_available():
             defaults["accelerator_config"] = _deepspeed_on_cpu()
     parser.set_defaults_with_config(**defaults)
     return parser.parse_args_and_config()
@@ -70,7 +74,8 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
 
 def under_deepspeed_launcher() -> bool:
     """Whether `deepspeed script.py` started this process; its launcher alone sets CROSS_SIZE."""
-    return "CROSS_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    others = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_DEEPSPEED")
+    return "CROSS_SIZE" in os.environ and not any(name in os.environ for name in others)
 
 
 def _deepspeed_on_cpu() -> dict[str, bool]:

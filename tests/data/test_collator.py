@@ -81,12 +81,14 @@ def test_a_batch_without_a_labelled_step_has_empty_tensors():
 @pytest.mark.parametrize(("collator", "rows"), [(PreferenceCollator, PAIRS), (StepCollator, STEPS)])
 def test_example_ids_pass_through_one_a_row(collator, rows):
     ids = [2**63 - 1, 4]  # a stream's have 63 bits
-    batch = collator(pad_token_id=0)([{**row, "example_id": number} for row, number in zip(rows, ids, strict=True)])
-    assert batch["example_id"].tolist() == ids
-    assert "example_id" not in collator(pad_token_id=0)(rows)
+    batch = collator(pad_token_id=0)([{**row, "rewardplug_id": number} for row, number in zip(rows, ids, strict=True)])
+    assert batch["rewardplug_id"].tolist() == ids
+    assert "rewardplug_id" not in collator(pad_token_id=0)(rows)
 
 
 def test_rows_are_not_changed():
-    rows = [{"chosen_ids": [1], "rejected_ids": [2, 3], "margin": 1.0, "example_id": 0, "source": "kept out"}]
+    rows = [{"chosen_ids": [1], "rejected_ids": [2, 3], "margin": 1.0, "rewardplug_id": 0, "source": "kept out"}]
     assert "source" not in PreferenceCollator(pad_token_id=0, pad_to_multiple_of=4)(rows)
-    assert rows == [{"chosen_ids": [1], "rejected_ids": [2, 3], "margin": 1.0, "example_id": 0, "source": "kept out"}]
+    assert rows == [
+        {"chosen_ids": [1], "rejected_ids": [2, 3], "margin": 1.0, "rewardplug_id": 0, "source": "kept out"}
+    ]

@@ -87,10 +87,10 @@ def chosen(dataset):
 
 def test_rows_keep_their_order_and_get_numbers(pairs):
     encoded, report = prepare_dataset(Dataset.from_list([say(3), say(1), say(2)]), pairs())
-    assert encoded.column_names == ["prompt", "chosen", "rejected", "chosen_ids", "rejected_ids", "example_id"]
+    assert encoded.column_names == ["prompt", "chosen", "rejected", "chosen_ids", "rejected_ids", "rewardplug_id"]
     assert [letters(encoded[key][1]) for key in ("chosen_ids", "rejected_ids")] == ["^Say 1. 1$", "^Say 1. x$"]
     assert chosen(encoded) == [" 3", " 1", " 2"]
-    assert encoded["example_id"][:] == [0, 1, 2]
+    assert encoded["rewardplug_id"][:] == [0, 1, 2]
     assert report == PreparationReport("train", rows=3, examples=3)
     assert not report
     assert str(report) == "train: 3 rows gave 3 examples."
@@ -99,10 +99,10 @@ def test_rows_keep_their_order_and_get_numbers(pairs):
 def test_columns_are_kept_or_not(pairs):
     rows = Dataset.from_list([say(1, source="me", row=5, example_id=9)])
     kept, _ = prepare_dataset(rows, pairs())
-    assert set(kept.column_names) == {*say(1), "source", "chosen_ids", "rejected_ids", "example_id"}
-    assert kept[0]["example_id"] == 0
+    assert set(kept.column_names) == {*say(1), "source", "example_id", "chosen_ids", "rejected_ids", "rewardplug_id"}
+    assert kept[0]["rewardplug_id"] == 0
     bare, _ = prepare_dataset(rows, pairs(), keep_columns=False)
-    assert set(bare.column_names) == {"chosen_ids", "rejected_ids", "example_id"}
+    assert set(bare.column_names) == {"chosen_ids", "rejected_ids", "rewardplug_id"}
 
 
 def test_the_report_counts_what_was_left_out(pairs):
@@ -110,7 +110,7 @@ def test_the_report_counts_what_was_left_out(pairs):
     rows = [say(0), say(1, rejected=" 1"), long, say(3, rejected=" 3"), say(5)]
     encoded, report = prepare_dataset(Dataset.from_list(rows), pairs(max_length=10))
     assert chosen(encoded) == [" 0", " 5"]
-    assert encoded["example_id"][:] == [0, 1]
+    assert encoded["rewardplug_id"][:] == [0, 1]
     identical, overlong = "chosen and rejected are identical", "longer than max_length=10"
     assert report == PreparationReport("train", rows=5, examples=2, dropped={identical: [1, 3], overlong: [2]})
     assert str(report).splitlines()[1:] == [
@@ -177,7 +177,7 @@ def test_ranked_rows_give_all_their_pairs(pairs):
         ("^S a$", "^S c$"),
         ("^S a$", "^S c$"),
     ]
-    assert encoded["example_id"][:] == [0, 1, 2, 3, 4]
+    assert encoded["rewardplug_id"][:] == [0, 1, 2, 3, 4]
     assert encoded["scores"][3] == [3, 2, 1]
     assert (report.rows, report.examples) == (3, 5)
     assert report.dropped == {"the adapter gives none (a tie)": [1], "chosen and rejected are identical": [2]}
@@ -219,7 +219,6 @@ BAD_PAIRS = [
     (say(1, rejected=""), "rejected"),
 ]
 BAD_STEPS = [
-    ({"completions": ["a", ""], "labels": [1, 0]}, "completions"),
     ({"completions": ["a", None], "labels": [1, 0]}, "completions"),
     ({"completions": None, "labels": [1, 0]}, "completions"),
     ({"completions": ["a", "b"], "labels": [1]}, "labels"),
@@ -249,6 +248,22 @@ def test_a_bad_step_row_is_named_by_row_and_column(steps, row, column, as_stream
     good = {"prompt": "p", "completions": ["a", "b"], "labels": [1, 0]}
     with pytest.raises(ValueError, match=f"train data set, adapter 'stepwise_supervised', row 1: column '{column}': "):
         read(Dataset.from_list([good, {"prompt": "p", **row}]), steps(), as_stream)
+
+
+@either
+@pytest.mark.parametrize(
+    ("steps_of_row", "reason"),
+    [([], "column 'completions': there are no steps"), (["a", " "], "column 'completions': a step is empty")],
+)
+def test_a_row_with_nothing_in_a_step_is_left_out_and_reported(steps, steps_of_row, reason, as_stream, caplog):
+    good = {"prompt": "p", "completions": ["a", "b"], "labels": [1, 0]}
+    rows = Dataset.from_list([good, {"prompt": "p", "completions": steps_of_row, "labels": [1] * len(steps_of_row)}])
+    encoded, report = prepare_dataset(rows.to_iterable_dataset() if as_stream else rows, steps())
+    assert len(list(encoded)) == 1
+    if as_stream:
+        assert f"row 1: {reason}" in caplog.text
+    else:
+        assert report.dropped == {reason: [1]}
 
 
 def test_a_stream_raises_when_it_is_read_not_before(pairs):
@@ -345,7 +360,7 @@ def test_choose_adapter():
 
 
 def without_ids(rows):
-    return [{key: value for key, value in row.items() if key not in ("example_id", "margin")} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("rewardplug_id", "margin")} for row in rows]
 
 
 def test_a_stream_gives_the_rows_of_the_data_set(pairs):
@@ -371,7 +386,7 @@ def test_a_stream_keeps_no_columns_for_the_prm(steps):
     rows = [{"prompt": "p", "completions": ["a"], "labels": [True]}]
     stream, _ = prepare_dataset(stream_of(rows), steps(), keep_columns=False)
     (row,) = stream
-    assert row.pop("example_id") >= 0
+    assert row.pop("rewardplug_id") >= 0
     assert row == {"input_ids": [ord(letter) for letter in "^pa\n"], "labels": [-100.0, -100.0, -100.0, 1.0]}
 
 
@@ -379,14 +394,14 @@ def test_example_ids_of_a_stream_are_its_own_and_stay_the_same(pairs):
     """Evaluation counts each id once; shards that numbered from 0 each would hide one another's rows."""
     rows = [say(i) for i in range(24)]
     stream, _ = prepare_dataset(stream_of(rows, shards=4), pairs())
-    ids = [row["example_id"] for row in stream]
+    ids = [row["rewardplug_id"] for row in stream]
     assert len(set(ids)) == 24
-    assert ids == [row["example_id"] for row in stream]
+    assert ids == [row["rewardplug_id"] for row in stream]
     assert all(0 <= number < 2**63 for number in ids)
-    ranks = [row["example_id"] for rank in (0, 1) for row in split_dataset_by_node(stream, rank, 2)]
+    ranks = [row["rewardplug_id"] for rank in (0, 1) for row in split_dataset_by_node(stream, rank, 2)]
     assert len(set(ranks)) == 24
     repeated, _ = prepare_dataset(stream_of([say(1)] * 5), pairs())
-    assert len({row["example_id"] for row in repeated}) == 5  # rows that repeat in the data do count
+    assert len({row["rewardplug_id"] for row in repeated}) == 5  # rows that repeat in the data do count
 
 
 def test_a_stream_tells_of_rows_left_out_and_cut(pairs, caplog):

@@ -52,7 +52,7 @@ def main() -> None:
     }[kind]
     train, held_out = (datasets.Dataset.from_list(rows(count, seed)) for count, seed in ((16, 0), (7, 1)))
     if "--streaming" in sys.argv:
-        held_out = held_out.to_iterable_dataset()
+        held_out = held_out.to_iterable_dataset(num_shards=2)
     args = config_class(
         output_dir=os.path.dirname(out),
         per_device_train_batch_size=int(batch_size),

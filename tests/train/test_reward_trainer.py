@@ -6,9 +6,10 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from rows import conversations, quick, solutions, text_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from hf_rewardplug import RewardConfig, RewardTrainer
 
@@ -240,9 +241,9 @@ def test_a_stream_with_nothing_left_names_max_length(model_path, tmp_path):
 
 
 def test_a_raw_column_called_example_id_is_no_sign_of_preparation(model_path, tmp_path):
-    rows = Dataset.from_list([{**row, "example_id": 7} for row in text_pairs(4)])
+    rows = Dataset.from_list([{**row, "rewardplug_id": 7} for row in text_pairs(4)])
     trainer = RewardTrainer(model_path, RewardConfig(**quick(tmp_path)), train_dataset=rows, eval_dataset=rows)
-    assert trainer.train_dataset["example_id"][:] == [0, 1, 2, 3]
+    assert trainer.train_dataset["rewardplug_id"][:] == [0, 1, 2, 3]
     assert len(trainer.predict(rows).predictions) == 4
 
 
@@ -268,3 +269,76 @@ def test_template_arguments_and_tools_of_a_row_reach_the_template(model_path, tm
     assert all(tokenizer.decode(ids).startswith("happylook") for ids in trainer.train_dataset["chosen_ids"])
     trainer.save_model()
     assert (tmp_path / "chat_template.jinja").read_text() == tokenizer.chat_template
+
+
+def test_a_loss_of_the_user_s_own_accumulates_as_in_trl(model_path, tmp_path):
+    def by_hand(base):
+        class Hinge(base):
+            def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+                plain = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+                chosen, rejected = model(**plain).logits.squeeze(-1).chunk(2)
+                loss = torch.relu(1 - chosen + rejected).mean()
+                return (loss, {"loss": loss}) if return_outputs else loss
+
+        return Hinge
+
+    losses = []
+    for trainer_class, config_class in ((trl.RewardTrainer, trl.RewardConfig), (RewardTrainer, RewardConfig)):
+        args = config_class(**quick(tmp_path, gradient_accumulation_steps=2))
+        rows, held_out = Dataset.from_list(text_pairs(12)), Dataset.from_list(text_pairs(4, 1))
+        trainer = by_hand(trainer_class)(model_path, args, train_dataset=rows, eval_dataset=held_out)
+        trainer.train()
+        losses.append([(log["loss"], log["grad_norm"]) for log in trainer.state.log_history if "loss" in log])
+        assert trainer.evaluate()["eval_loss"] > 0
+    assert losses[1] == [pytest.approx(step, rel=1e-4) for step in losses[0]]
+
+
+@pytest.mark.parametrize("config_class", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+def test_virtual_tokens_do_not_move_the_scored_token(config_class, model_path, tmp_path):
+    trainer = RewardTrainer(
+        model_path,
+        RewardConfig(**quick(tmp_path, gradient_checkpointing=False)),
+        train_dataset=Dataset.from_list(text_pairs(4)),
+        peft_config=config_class(task_type="SEQ_CLS", num_virtual_tokens=4),
+    )
+    rows = trainer.train_dataset
+    predictions = torch.from_numpy(trainer.predict(rows).predictions)
+    with torch.no_grad():
+        for row, scores in zip(rows, predictions, strict=True):
+            ids = [torch.tensor([row[key]]) for key in ("chosen_ids", "rejected_ids")]
+            plain = [trainer.model(input_ids=x, attention_mask=torch.ones_like(x)).logits.view(()) for x in ids]
+            torch.testing.assert_close(scores, torch.stack(plain), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", [{"trainable_token_indices": [5, 6]}, {"target_modules": ["q_proj", "embed_tokens"]}])
+def test_adapters_on_the_embedding(extra, model_path, tmp_path):
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], **extra})
+    args = RewardConfig(**quick(tmp_path))
+    RewardTrainer(model_path, args, train_dataset=Dataset.from_list(text_pairs(4)), peft_config=config).train()
+
+
+def test_an_adapter_s_folder_has_the_config_and_trl_s_collator_takes_our_streams(model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    trainer = RewardTrainer(
+        model_path,
+        RewardConfig(**quick(tmp_path)),
+        data_collator=DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(text_pairs(6)).to_iterable_dataset(),
+        peft_config=LoraConfig(target_modules=["q_proj"], r=2),
+    )
+    trainer.train()
+    trainer.save_model()
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["rewardplug"]["kind"] == "orm" and saved["problem_type"] == "regression"
+
+
+def test_the_pad_token_argument_and_liger_without_a_gpu(model_path, tmp_path, caplog):
+    with pytest.warns(FutureWarning, match="pad_token"):
+        args = RewardConfig(**quick(tmp_path, use_liger_kernel=True, pad_token="<unk>"))
+    trainer = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(text_pairs(4)))
+    assert (
+        trainer.data_collator.pad_token_id == trainer.model.config.pad_token_id == trainer.processing_class.pad_token_id
+    )
+    if not torch.cuda.is_available():
+        assert "needs a CUDA device" in caplog.text
+        trainer.train()
