@@ -1,6 +1,6 @@
 """One training step of this package against TRL's, same model, same rows, interleaved in one process.
 
-    python benchmarks/step_overhead.py [--model FOLDER] [--data FILE] [--pairs 8] [--repeats 15] [--json OUT]
+    python benchmarks/step_overhead.py --model FOLDER [--data FILE] [--pairs 8] [--repeats 15] [--json OUT]
 
 Both pad; what differs is the head (fp32, at the scored positions alone here, at every position in TRL) and the metrics
 (sums on the device here, read at every step in TRL). The ratio of the medians should be 1.0 or less.
@@ -49,7 +49,7 @@ def step(trainer, batch: dict) -> float:
 def main() -> None:
     assets = Path(os.environ.get("REWARDPLUG_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(assets / "stories260K"), help="folder of a decoder with a chat template")
+    parser.add_argument("--model", required=True, help="folder of a decoder with a chat template")
     parser.add_argument("--data", default=str(assets / "pandalm" / "test.jsonl"))
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15)
