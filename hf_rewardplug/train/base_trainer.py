@@ -39,9 +39,8 @@ class ScoreTrainer:
       `keep_columns`: how its rows are encoded
     """
 
-    loss_is_scaled_for_ga = (
-        False  # as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps
-    )
+    loss_is_scaled_for_ga = False
+    """as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps"""
 
     targets = ("labels", "margin", "step_labels", "step_rows", EXAMPLE_ID)
     """keys of a batch that the model's forward does not take"""

@@ -49,9 +49,9 @@ def step_loss(logits_SC: torch.Tensor, labels_S: torch.Tensor) -> torch.Tensor:
 
 
 def step_probabilities(logits_SC: torch.Tensor) -> torch.Tensor:
-    """Probability that each step is right, shape (S,).
+    """Probability that each step is right: the shape of the logits without its last dimension.
 
     >>> step_probabilities(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     tensor([0.5000, 0.2689])
     """
-    return logits_SC.squeeze(-1).sigmoid() if logits_SC.shape[-1] == 1 else logits_SC.softmax(-1)[:, 1]
+    return logits_SC.squeeze(-1).sigmoid() if logits_SC.shape[-1] == 1 else logits_SC.softmax(-1)[..., 1]

@@ -7,9 +7,11 @@ In: a trainer that has trained, and the output of its `predict` on the held-out 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..data.canonical import UNLABELLED
 from ..data.encoding import common_prefix_length
+from .losses import step_probabilities
 
 
 def print_summary(trainer, output) -> None:
@@ -26,12 +28,6 @@ def print_summary(trainer, output) -> None:
     plot = save_plot(trainer, output, folder / "training.png")
     print(f"\nModel, tokenizer and eval_results.json: {folder}")
     print(f"Plot: {plot}" if plot else "Plot: not drawn, matplotlib is missing (pip install 'hf_rewardplug[plots]')")
-
-
-def step_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Probability of "right", (N, steps), from logits (N, steps, 1 or 2)."""
-    margin = logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
-    return 1 / (1 + np.exp(-margin.clip(-60, 60)))
 
 
 def _row(name: str, before: dict, after: dict, key: str) -> tuple[str, str, str]:
@@ -84,7 +80,7 @@ def _pair_examples(trainer, output) -> list[str]:
 
 def _step_examples(trainer, output) -> list[str]:
     tokenizer, lines = trainer.processing_class, []
-    probabilities = step_probabilities(output.predictions)
+    probabilities = step_probabilities(torch.from_numpy(output.predictions)).numpy()
     for index, row in enumerate(_first_rows(trainer)):
         ends = [i for i, label in enumerate(row["labels"]) if label != UNLABELLED]
         starts = [None, *(end + 1 for end in ends)]
@@ -107,7 +103,7 @@ def save_plot(trainer, output, path: Path) -> Path | None:
     except ImportError:
         return None
     if output.predictions.ndim == 3:
-        probabilities, labels = step_probabilities(output.predictions), output.label_ids
+        probabilities, labels = step_probabilities(torch.from_numpy(output.predictions)).numpy(), output.label_ids
         groups = {
             "right steps": probabilities[labels >= 0.5],
             "wrong steps": probabilities[(labels >= 0) & (labels < 0.5)],
