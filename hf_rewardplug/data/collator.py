@@ -1,30 +1,82 @@
 """Encoded rows to one batch of tensors with score positions.
 
-    B sequences, L tokens of the longest, S scored positions
-    input_ids_BL, attention_mask_BL   right-padded
-    score_positions_S                 indices into the flattened B * L tokens
+    B sequences, L tokens of the longest, T unique tokens, S scored positions
 
-The losses see only what the head says at `score_positions`, so how the tokens are laid out is the collator's business.
+    padded    input_ids_BL, attention_mask_BL, right-padded       score_positions_S in the flattened B * L tokens
+    packed    input_ids_1T, position_ids_1T, prefix_tree          score_positions_S in the T tokens
+
+`prefix_tree` holds no tensors: `spans` (see `prefix_tree.py`), `longest` (tokens of the longest sequence), `num_tokens`
+(of all sequences) and `num_unique_tokens`.
+
+The losses see only what the head says at `score_positions`, so how the tokens are laid out is the collator's business:
+with `prefix_sharing=True` a batch is one packed prefix tree (`prefix_tree.py`), else it is padded and every sequence,
+every path of a tree of steps, stands there whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from .canonical import EXAMPLE_ID, UNLABELLED
+from .prefix_tree import PrefixTree
+
+Piece = tuple[list[int], int]
+"""tokens, and the index of the piece of the same row that they follow (-1: none)"""
+
+Ends = list[list[int]]
+"""a row's pieces -> the index of each one's last token in the flattened batch"""
 
 
-def _padded(sequences: list[list[int]], pad_token_id: int, multiple: int | None) -> dict[str, torch.Tensor]:
-    length = max(map(len, sequences))
-    if multiple:
-        length = -(-length // multiple) * multiple
-    input_ids = torch.full((len(sequences), length), pad_token_id, dtype=torch.long)
+def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None) -> tuple[dict[str, Any], Ends]:
+    """A sequence a row of the batch, for each leaf of each row; a piece ends in the first sequence that holds it."""
+    sequences, ends = [], [[(0, 0)] * len(pieces) for pieces in rows]
+    for pieces, of_row in zip(rows, ends, strict=True):
+        seen = set()
+        for path in _paths(pieces):
+            sequence = []
+            for index in path:
+                sequence += pieces[index][0]
+                if index not in seen:
+                    of_row[index] = (len(sequences), len(sequence) - 1)
+            seen.update(path)
+            sequences.append(sequence)
+    width = _rounded_up(max(map(len, sequences)), multiple)
+    input_ids = torch.full((len(sequences), width), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
     for index, sequence in enumerate(sequences):
         input_ids[index, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         attention_mask[index, : len(sequence)] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return batch, [[sequence * width + offset for sequence, offset in of_row] for of_row in ends]
+
+
+def _packed(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None) -> tuple[dict[str, Any], Ends]:
+    """One row of all unique tokens."""
+    tree = PrefixTree()
+    places = tree.add_all(rows)
+    packed = tree.pack()
+    spans, length = packed.spans, len(packed.input_ids)
+    padding = _rounded_up(length, multiple) - length
+    if padding:  # a branch of its own, which nothing else sees
+        spans = [*spans, (length, length + padding, length, length + padding)]
+    batch = {
+        "input_ids": torch.tensor([packed.input_ids + [pad_token_id] * padding]),
+        "position_ids": torch.tensor([[*packed.position_ids, *range(padding)]]),
+        "prefix_tree": {
+            "spans": spans,
+            "longest": max(max(packed.position_ids) + 1, padding),
+            "num_tokens": sum(len(pieces[index][0]) for pieces in rows for path in _paths(pieces) for index in path),
+            "num_unique_tokens": tree.size,
+        },
+    }
+    return batch, [[-1 if place is None else tree.position(place) for place in of_row] for of_row in places]
+
+
+def _rounded_up(length: int, multiple: int | None) -> int:
+    return length if not multiple else -(-length // multiple) * multiple
 
 
 @dataclass
@@ -39,16 +91,22 @@ class PreferenceCollator:
     [[1, 2, 3], [5, 0, 0], [1, 4, 0], [6, 7, 0]]
     >>> batch["score_positions"].tolist()  # rows of 3: the tokens 3, 5, 4 and 7
     [2, 3, 7, 10]
+    >>> batch = PreferenceCollator(pad_token_id=0, prefix_sharing=True)(rows)
+    >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
+    ([[1, 2, 3, 4, 6, 7, 5]], [[0, 1, 2, 1, 0, 1, 0]])
+    >>> batch["score_positions"].tolist()  # the tokens 3, 5, 4 and 7
+    [2, 6, 3, 5]
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    prefix_sharing: bool = False
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        sequences = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
-        batch = _padded(sequences, self.pad_token_id, self.pad_to_multiple_of)
-        width = batch["input_ids"].shape[1]
-        batch["score_positions"] = torch.tensor([i * width + len(s) - 1 for i, s in enumerate(sequences)])
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        sequences = [[(row[key], -1)] for key in ("chosen_ids", "rejected_ids") for row in rows]
+        layout = _packed if self.prefix_sharing else _padded
+        batch, ends = layout(sequences, self.pad_token_id, self.pad_to_multiple_of)
+        batch["score_positions"] = torch.tensor([end for (end,) in ends])
         with_margin = sum(row.get("margin") is not None for row in rows)
         if 0 < with_margin < len(rows):
             raise ValueError(f"'margin' is missing in {len(rows) - with_margin} of {len(rows)} rows of a batch.")
@@ -59,27 +117,44 @@ class PreferenceCollator:
 
 @dataclass
 class StepCollator:
-    """Step rows -> a batch of N sequences, scored at each labelled step.
+    """Step rows -> a batch scored at each labelled step; a tree of steps is one row, and each label counts once.
 
-    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Beside the tokens:
-    `step_labels_S` (float, in [0, 1]) and `step_rows_S`, the row of the batch that a label belongs to.
+    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`; of a tree of steps
+    they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where they belong (node 0 is
+    the prompt, its parent -1). Beside the tokens: `step_labels_S` (float, in [0, 1]) and `step_rows_S`, the row of the
+    batch that a label belongs to.
 
     >>> rows = [{"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, {"input_ids": [4, 5], "labels": [-100, 0.5]}]
     >>> batch = StepCollator(pad_token_id=0)(rows)
     >>> batch["score_positions"].tolist(), batch["step_labels"].tolist(), batch["step_rows"].tolist()
     ([1, 2, 4], [1.0, 0.0, 0.5], [0, 0, 1])
+
+    A prompt 1 2 with the alternative steps 3 4 and 5:
+
+    >>> tree = {
+    ...     "input_ids": [1, 2, 3, 4, 5],
+    ...     "labels": [-100, -100, -100, 1, 0],
+    ...     "node_lengths": [2, 2, 1],
+    ...     "node_parents": [-1, 0, 0],
+    ... }
+    >>> StepCollator(pad_token_id=0)([tree])["input_ids"].tolist()
+    [[1, 2, 3, 4], [1, 2, 5, 0]]
+    >>> StepCollator(pad_token_id=0, prefix_sharing=True)([tree])["input_ids"].tolist()
+    [[1, 2, 3, 4, 5]]
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    prefix_sharing: bool = False
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = _padded([row["input_ids"] for row in rows], self.pad_token_id, self.pad_to_multiple_of)
-        width = batch["input_ids"].shape[1]
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        pieces, labels = zip(*map(_pieces, rows), strict=True)
+        layout = _packed if self.prefix_sharing else _padded
+        batch, ends = layout(pieces, self.pad_token_id, self.pad_to_multiple_of)
         scored = [
-            (index * width + position, label, index)
-            for index, row in enumerate(rows)
-            for position, label in enumerate(row["labels"])
+            (end, label, row)
+            for row, of_row in enumerate(zip(ends, labels, strict=True))
+            for end, label in zip(*of_row, strict=True)
             if label != UNLABELLED
         ]
         positions, labels, owners = zip(*scored, strict=True) if scored else ((), (), ())
@@ -89,7 +164,32 @@ class StepCollator:
         return _with_ids(batch, rows)
 
 
-def _with_ids(batch: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def _pieces(row: dict[str, Any]) -> tuple[list[Piece], list[float]]:
+    """A step row in pieces that end at their labels, and the label of each."""
+    tokens, labels = row["input_ids"], row["labels"]
+    if row.get("node_lengths"):
+        stops, parents = list(accumulate(row["node_lengths"])), row["node_parents"]
+    else:
+        stops = [index + 1 for index, label in enumerate(labels) if label != UNLABELLED]
+        stops += [len(tokens)] if not stops or stops[-1] < len(tokens) else []
+        parents = range(-1, len(stops) - 1)
+    starts = [0, *stops]
+    pieces = [(tokens[start:stop], parent) for start, stop, parent in zip(starts, stops, parents, strict=False)]
+    return pieces, [labels[stop - 1] if tokens else UNLABELLED for (tokens, _), stop in zip(pieces, stops, strict=True)]
+
+
+def _paths(pieces: list[Piece]) -> list[list[int]]:
+    """The pieces from the first to each leaf."""
+    inner, paths = {parent for _, parent in pieces}, []
+    for leaf in (index for index in range(len(pieces)) if index not in inner):
+        path = [leaf]
+        while pieces[path[-1]][1] >= 0:
+            path.append(pieces[path[-1]][1])
+        paths.append(path[::-1])
+    return paths
+
+
+def _with_ids(batch: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     if EXAMPLE_ID in rows[0]:
         batch[EXAMPLE_ID] = torch.tensor([row[EXAMPLE_ID] for row in rows])
     return batch

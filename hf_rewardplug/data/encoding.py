@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, finite
+from .prefix_tree import common_prefix_length
 
 OVERLONG = ("drop", "truncate", "error")
 
@@ -274,20 +275,6 @@ def _whole_steps(lengths: list[int], limit: int | None) -> int:
         if total > limit:
             return kept
     return len(lengths)
-
-
-def common_prefix_length(a: list[int], b: list[int]) -> int:
-    """Number of leading tokens that both lists share.
-
-    >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length
 
 
 def reserved_tokens(tokenizer: Any) -> list[str]:

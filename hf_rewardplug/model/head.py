@@ -1,8 +1,9 @@
 """The fp32 reward head, and the forward that evaluates it only where a score is needed.
 
     B sequences, L tokens, D hidden size, S scored positions, C labels of the head
-    model(input_ids_BL, ..., score_positions_S) -> output.logits_SC
-    model(input_ids_BL, ...)                    -> what transformers returns, as before
+    model(input_ids_BL, ..., score_positions_S)                            -> output.logits_SC
+    model(input_ids_1T, position_ids_1T, prefix_tree, score_positions_S)   -> the same from one packed row
+    model(input_ids_BL, ...)                                               -> what transformers returns, as before
 
 The scored forward is the model's own `forward`, so that the hooks of DDP, DeepSpeed, FSDP and PEFT fire.
 """
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+from .attention import tree_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +89,14 @@ def _to_fp32(head: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def _scored_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+def _scored_forward(
+    self, *args, score_positions: torch.Tensor | None = None, prefix_tree: dict | None = None, **kwargs
+):
     if score_positions is None:
         return self._plain_forward(*args, **kwargs)
     kwargs = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
+    if prefix_tree is not None:
+        kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
     body = getattr(self, self.base_model_prefix)
     hidden_BLD = body(*args, **kwargs, return_dict=True).last_hidden_state
     hidden_SD = hidden_BLD.flatten(0, 1)[score_positions.to(hidden_BLD.device)]

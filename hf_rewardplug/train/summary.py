@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data.canonical import UNLABELLED
-from ..data.encoding import common_prefix_length
+from ..data.prefix_tree import common_prefix_length
 from .losses import step_probabilities
 
 

@@ -1,0 +1,249 @@
+"""Prefix-tree attention against its definition, and packed batches against padded ones, outputs and gradients."""
+
+import copy
+import random
+
+import pytest
+import torch
+from families import CONFIGS, HEADS, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
+from hf_rewardplug.data.prefix_tree import PrefixTree
+from hf_rewardplug.model.attention import (
+    FAMILIES,
+    TreeLayout,
+    _SpanAttention,
+    branches,
+    reference_attention,
+    share_prefixes,
+    why_not,
+)
+from hf_rewardplug.model.head import install_reward_head
+from hf_rewardplug.model.loading import reward_peft_config
+
+
+def random_rows(kind: str, count: int = 5, seed: int = 0) -> list[dict]:
+    """Rows whose prompts partly agree; the longest is longer than every window."""
+    g = random.Random(seed)
+
+    def tokens(least, most):
+        return [g.randrange(2, 64) for _ in range(g.randint(least, most))]
+
+    prompts = [tokens(3, 9) for _ in range(2)]
+    rows = []
+    for _ in range(count):
+        prompt = g.choice(prompts)
+        if kind == "orm":
+            rows.append({"chosen_ids": prompt + tokens(1, 8), "rejected_ids": prompt + tokens(1, 8)})
+        else:
+            steps = [tokens(1, 4) for _ in range(g.randint(1, 4))]
+            labels = [-100.0] * len(prompt)
+            for step in steps:
+                labels += [-100.0] * (len(step) - 1) + [float(g.random() < 0.5)]
+            rows.append({"input_ids": prompt + sum(steps, []), "labels": labels})
+    return rows
+
+
+def batches(kind: str, rows: list[dict], **options):
+    collator = PreferenceCollator if kind == "orm" else StepCollator
+    return [collator(0, prefix_sharing=sharing, **options)(rows) for sharing in (False, True)]
+
+
+def scored(model, batch: dict) -> torch.Tensor:
+    keys = ("input_ids", "attention_mask", "position_ids", "prefix_tree", "score_positions")
+    return model(**{key: batch[key] for key in keys if key in batch}).logits
+
+
+def assert_packed_is_padded(kind: str, family: str, rows: list[dict], prepare=lambda model: model, **options):
+    """Logits within 1e-5, gradients within 1e-4 relative, of transformers' own attention on the padded batch."""
+    plain, shared = (prepare(build(family, kind)) for _ in range(2))
+    for model in (plain, shared):
+        install_reward_head(model)
+    assert share_prefixes(shared) is None
+    padded, packed = batches(kind, rows, **options)
+    assert packed["input_ids"].numel() < padded["attention_mask"].sum() or options
+    expected, found = scored(plain, padded), scored(shared, packed)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    for logits in (expected, found):
+        (logits * weights).sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), shared.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            assert (a.grad - b.grad).norm() <= 1e-4 * a.grad.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_packed_is_padded(family, kind):
+    assert_packed_is_padded(kind, family, random_rows(kind))
+
+
+def test_every_family_is_under_test():
+    assert {config.model_type for config in CONFIGS.values()} == FAMILIES
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("options", [{"pad_to_multiple_of": 64}, {"pad_to_multiple_of": 7}])
+def test_a_padded_length_changes_nothing(family, options):
+    assert_packed_is_padded("orm", family, random_rows("orm"), **options)
+    packed = batches("orm", random_rows("orm"), **options)[1]
+    assert packed["input_ids"].shape[1] % options["pad_to_multiple_of"] == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_gradient_checkpointing(family, reentrant):
+    def prepare(model):
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model.train()
+
+    assert_packed_is_padded("prm", family, random_rows("prm"), prepare)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_lora(kind):
+    def prepare(model):
+        torch.manual_seed(1)
+        task = {"orm": "SEQ_CLS", "prm": "TOKEN_CLS"}[kind]
+        return get_peft_model(
+            model, reward_peft_config(LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear"), task)
+        )
+
+    assert_packed_is_padded(kind, "qwen2", random_rows(kind), prepare)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+def test_plain_calls_are_as_before(family, dtype):
+    plain, shared = (build(family, "orm", dtype=dtype) for _ in range(2))
+    assert share_prefixes(shared) is None
+    padded = batches("orm", random_rows("orm"))[0]
+    arguments = {key: padded[key] for key in ("input_ids", "attention_mask")}
+    assert torch.equal(plain(**arguments).logits, shared(**arguments).logits)
+
+
+def test_bf16_scores_are_those_of_the_padded_batch_within_bf16():
+    plain, shared = (build("llama", "orm", dtype=torch.bfloat16) for _ in range(2))
+    for model in (plain, shared):
+        install_reward_head(model)
+    share_prefixes(shared)
+    padded, packed = batches("orm", random_rows("orm"))
+    exact = build("llama", "orm")
+    install_reward_head(exact)
+    rounding = (scored(plain, padded) - scored(exact, padded)).abs().max()
+    assert (scored(shared, packed) - scored(exact, padded)).abs().max() <= 2 * rounding
+
+
+def layout_of(sequences) -> tuple[TreeLayout, int]:
+    tree = PrefixTree()
+    for sequence in sequences:
+        tree.add(sequence)
+    packed = tree.pack()
+    longest = max(packed.position_ids) + 1
+    return TreeLayout(packed.spans, torch.tensor(packed.position_ids), longest), len(packed.input_ids)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_spans_are_the_definition_on_any_trie(sequences):
+    layout, size = layout_of(sequences)
+    for softcap, window in ((None, None), (3.0, None), (None, 2), (3.0, 3)):
+        generator = torch.Generator().manual_seed(0)
+        inputs = [
+            torch.randn(heads, size, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+            for heads in (4, 2, 2)
+        ]
+        found = _SpanAttention.apply(*inputs, layout, 0.3, softcap, window)
+        expected = reference_attention(*inputs, layout, 0.3, softcap, window)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        weights = torch.randn(found.shape, dtype=torch.float64, generator=generator)
+        grads = [torch.autograd.grad((output * weights).sum(), inputs) for output in (found, expected)]
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_the_mask_and_the_gathered_keys_are_the_paths(sequences):
+    """Each token's keys, by the mask, by the spans and by the gathered index of the CUDA path: its own prefix."""
+    tree = PrefixTree()
+    places = [[tree.add(sequence[: n + 1]) for n in range(len(sequence))] for sequence in sequences]
+    packed = tree.pack()
+    layout = TreeLayout(packed.spans, torch.tensor(packed.position_ids), max(packed.position_ids) + 1)
+    mask_TT = layout.mask_TT(None)
+    key_index, cu_q, cu_k, max_q, max_k = layout.varlen(torch.device("cpu"))
+    for sequence, of_sequence in zip(sequences, places, strict=True):
+        path = [tree.position(place) for place in of_sequence]
+        assert [packed.input_ids[index] for index in path] == sequence
+        assert mask_TT[path[-1]].nonzero().flatten().tolist() == sorted(path)
+        branch = int((cu_q <= path[-1]).sum()) - 1
+        seen = int(cu_k[branch + 1]) - (int(cu_q[branch + 1]) - 1 - path[-1])  # causal from the bottom right
+        assert key_index[int(cu_k[branch]) : seen].tolist() == path
+    assert max_q == max(cu_q.diff()) and max_k == max(cu_k.diff())
+
+
+def test_branches_of_the_drawing():
+    assert branches([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)]) == [(0, 4, []), (4, 6, [(0, 2)])]
+
+
+def test_a_model_that_was_switched_back_is_refused():
+    model = build("llama", "orm")
+    install_reward_head(model)
+    share_prefixes(model)
+    packed = batches("orm", random_rows("orm"))[1]
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError, match="attention is 'sdpa', which would misread it"):
+        scored(model, packed)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"attention_dropout": 0.1}, "attention_dropout=0.1"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+        ({"_attn_implementation": "eager"}, "attn_implementation='eager' was asked for"),
+    ],
+)
+def test_reasons_of_the_config(change, reason):
+    model = build("llama", "orm")
+    before = model.config._attn_implementation
+    for key, value in change.items():
+        setattr(model.config, key, value)
+    assert reason in share_prefixes(model)
+    assert model.config._attn_implementation in (before, "eager")
+
+
+def test_reasons_of_the_model():
+    gpt2 = GPT2ForSequenceClassification(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=64, num_labels=1))
+    assert "'gpt2' is not among the tested families" in why_not(gpt2)
+    for config in (PromptTuningConfig, PrefixTuningConfig):
+        adapted = get_peft_model(build("llama", "orm"), config(task_type="SEQ_CLS", num_virtual_tokens=2))
+        assert "virtual tokens" in why_not(adapted)
+    both_sides = build("gemma3", "orm")
+    both_sides.model.layers[0].self_attn.is_causal = False
+    assert "both sides" in why_not(both_sides)
+
+
+def test_a_saved_model_has_no_trace(tmp_path):
+    model = build("gemma2", "orm")
+    share_prefixes(model)
+    model.save_pretrained(tmp_path)
+    assert "prefix_tree" not in (tmp_path / "config.json").read_text()
+    assert type(model).from_pretrained(tmp_path).config._attn_implementation == "eager"
+
+
+def test_a_copy_of_the_model_still_takes_trees():
+    model = build("llama", "orm")
+    install_reward_head(model)
+    share_prefixes(model)
+    packed = batches("orm", random_rows("orm"))[1]
+    assert torch.equal(scored(copy.deepcopy(model), packed), scored(model, packed))
