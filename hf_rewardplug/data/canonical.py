@@ -7,6 +7,7 @@ adds the row number. Pure Python: no torch, no transformers.
 
 import json
 import math
+from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +18,9 @@ UNLABELLED = -100
 
 EXAMPLE_ID = "rewardplug_id"
 """column that tells the encoded examples of a data set apart"""
+
+PROMPT_KEY = "rewardplug_prompt"
+"""column that is equal where prompts are, for batches by prompt"""
 
 
 class RowError(ValueError):
@@ -81,43 +85,43 @@ def to_pairs(row: Row) -> list[Row]:
 
 
 def to_steps(row: Row) -> list[Row]:
-    """Canonical row -> validated step rows {prompt, completions, labels}; a tree gives one row a leaf.
-
-    A label of a tree counts once: where two leaves share a node, the later row holds -100 there.
+    """Canonical row -> a validated step row {prompt, completions, labels}; of a tree with each step's parent as well.
 
     >>> nodes = [
     ...     {"text": "a", "label": 1, "parent": -1},
     ...     {"text": "b", "label": 0, "parent": 0},
     ...     {"text": "c", "label": 1, "parent": 0},
     ... ]
-    >>> for path in to_steps({"prompt": "p", "nodes": nodes}):
-    ...     print(path["completions"], path["labels"])
-    ['a', 'b'] [1, 0]
-    ['a', 'c'] [-100, 1]
+    >>> to_steps({"prompt": "p", "nodes": nodes})
+    [{'prompt': 'p', 'completions': ['a', 'b', 'c'], 'labels': [1, 0, 1], 'parents': [-1, 0, 0]}]
     """
     kind = row_type(row)
     if kind == "stepwise":
         return [checked_steps(row)]
     if kind != "step_tree":
         raise RowError(f"a {kind} row cannot train a process reward model. Use RewardTrainer, or data with steps")
-    nodes = _list(row, "nodes")
-    parents = [node.get("parent") if isinstance(node, dict) else None for node in nodes]
+    nodes = [node if isinstance(node, dict) else {} for node in _list(row, "nodes")]
+    parents = [node.get("parent") for node in nodes]
     for index, parent in enumerate(parents):
-        if not isinstance(parent, int) or not -1 <= parent < index:
+        if isinstance(parent, bool) or not isinstance(parent, int) or not -1 <= parent < index:
             raise RowError(
                 f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
             )
-    inner, counted, rows = set(parents), set(), []
-    for leaf in (index for index in range(len(nodes)) if index not in inner):
-        path = [leaf]
-        while parents[path[-1]] != -1:
-            path.append(parents[path[-1]])
-        path.reverse()
-        labels = [UNLABELLED if index in counted else nodes[index].get("label") for index in path]
-        counted.update(path)
-        steps = {"completions": [nodes[index].get("text") for index in path], "labels": labels}
-        rows.append(checked_steps({**row, **steps}, column="nodes"))
-    return rows
+    steps = {key: [node.get(name) for node in nodes] for key, name in (("completions", "text"), ("labels", "label"))}
+    return [{**checked_steps({**row, **steps}, column="nodes"), "parents": parents}]
+
+
+def prompt_key(row: Row) -> int:
+    """63 bits of a canonical row's prompt; of what both answers of a pair begin with where there is none."""
+    prompt = row.get("prompt")
+    if not prompt and "chosen" in row:
+        prompt = [a for a, b in zip(row["chosen"], row["rejected"], strict=False) if a == b]
+    return hash63(json.dumps(prompt, sort_keys=True, default=str))
+
+
+def hash63(text: str) -> int:
+    """The same 63 bits of a text in every process."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def checked_pair(row: Row) -> Row:

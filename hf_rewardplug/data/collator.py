@@ -119,10 +119,10 @@ class PreferenceCollator:
 class StepCollator:
     """Step rows -> a batch scored at each labelled step; a tree of steps is one row, and each label counts once.
 
-    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`; of a tree of steps
-    they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where they belong (node 0 is
-    the prompt, its parent -1). Beside the tokens: `step_labels_S` (float, in [0, 1]) and `step_rows_S`, the row of the
-    batch that a label belongs to.
+    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Of a tree of steps
+    they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where those belong (node 0
+    is the prompt, its parent -1). Beside the tokens a batch has `step_labels_S` (float, in [0, 1]) and `step_rows_S`,
+    the row of the batch that a label belongs to.
 
     >>> rows = [{"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, {"input_ids": [4, 5], "labels": [-100, 0.5]}]
     >>> batch = StepCollator(pad_token_id=0)(rows)

@@ -12,9 +12,9 @@ Text pairs are joined before they are tokenized and steps are tokenized one by o
 TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, finite
@@ -183,32 +183,42 @@ class Encoder:
     def steps(self, row: Row, *, last_step_only: bool = False) -> Row:
         """A step row -> `input_ids` and `labels` (floats, -100 everywhere but on each labelled step's last token).
 
+        A tree of steps (a row with `parents`) gives the tokens of the prompt and then of each step, and `node_lengths`
+        and `node_parents`, which say where they belong: node 0 is the prompt, its parent -1.
+
         Raises:
             RowError: the template refuses the prompt, or the row is too long and `overlong="error"`.
             DropRow: no labelled step is left.
         """
         prompt_ids = self._prompt_ids(row)
         steps = step_token_ids(self.tokenizer, row["completions"], self.separator_ids)
-        labels = row["labels"]
+        labels, parents = row["labels"], row.get("parents") or range(-1, len(steps) - 1)
         if last_step_only:
-            labels = [UNLABELLED] * (len(labels) - 1) + labels[-1:]
+            inner = set(parents)
+            labels = [UNLABELLED if index in inner else label for index, label in enumerate(labels)]
         length = len(prompt_ids) + sum(map(len, steps))
-        prompt_ids, kept = self._fitted_steps(prompt_ids, [len(step) for step in steps])
-        if all(label == UNLABELLED for label in labels[:kept]):
-            raise DropRow("no labelled step" if kept == len(steps) else "no labelled step left after the cut")
+        prompt_ids, kept = self._fitted_steps(prompt_ids, [len(step) for step in steps], parents)
+        lost_labels = sum(label != UNLABELLED for label in labels) - sum(labels[i] != UNLABELLED for i in kept)
+        if all(labels[index] == UNLABELLED for index in kept):
+            raise DropRow("no labelled step" if len(kept) == len(steps) else "no labelled step left after the cut")
         token_labels = [UNLABELLED] * len(prompt_ids)
-        for step, label in zip(steps[:kept], labels, strict=False):
-            token_labels += [UNLABELLED] * (len(step) - 1) + [label]
-        input_ids = prompt_ids + list(chain.from_iterable(steps[:kept]))
-        return {
+        for index in kept:
+            token_labels += [UNLABELLED] * (len(steps[index]) - 1) + [labels[index]]
+        input_ids = prompt_ids + [token for index in kept for token in steps[index]]
+        encoded = {
             "input_ids": input_ids,
             "labels": [float(label) for label in token_labels],
             "cut": length - len(input_ids),
-            "cut_labels": sum(label != UNLABELLED for label in labels[kept:]),
+            "cut_labels": lost_labels,
         }
+        if "parents" in row:
+            node_of = {-1: 0, **{index: node for node, index in enumerate(kept, 1)}}
+            encoded["node_lengths"] = [len(prompt_ids), *(len(steps[index]) for index in kept)]
+            encoded["node_parents"] = [-1, *(node_of[parents[index]] for index in kept)]
+        return encoded
 
     def last_step(self, row: Row) -> Row:
-        """`steps` with the label of the last step alone."""
+        """`steps` with the label of the last step alone; of a tree, of each branch's last step."""
         return self.steps(row, last_step_only=True)
 
     def tokenized_steps(self, row: Row) -> Row:
@@ -221,7 +231,18 @@ class Encoder:
                 raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
-        return {"input_ids": input_ids, "labels": [float(x) for x in labels], "cut": 0, "cut_labels": 0}
+        encoded = {"input_ids": input_ids, "labels": [float(x) for x in labels], "cut": 0, "cut_labels": 0}
+        if lengths := row.get("node_lengths"):
+            parents = row.get("node_parents") or []
+            right = len(parents) == len(lengths) and all(-1 <= parent < node for node, parent in enumerate(parents))
+            if sum(lengths) != len(input_ids) or not right:
+                raise RowError(
+                    "the nodes' lengths must add up to the tokens, and `node_parents` must name an earlier node each, "
+                    "or -1",
+                    column="node_lengths",
+                )
+            encoded |= {"node_lengths": lengths, "node_parents": parents}
+        return encoded
 
     def _prompt_ids(self, row: Row) -> list[int]:
         if not isinstance(row["prompt"], str):
@@ -229,23 +250,30 @@ class Encoder:
         ids, bos = self.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
-    def _fitted_steps(self, prompt_ids: list[int], lengths: list[int]) -> tuple[list[int], int]:
-        """The prompt's ids and how many steps stay. The prompt loses its left only where not one step would fit."""
-        total, limit = sum(lengths), self.max_completion_length
-        if limit is not None and total > limit:
-            self._refuse_overlong(total, "max_completion_length")
-        kept = _whole_steps(lengths, limit)
-        if self.max_length is None or len(prompt_ids) + sum(lengths[:kept]) <= self.max_length:
+    def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
+        """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""
+        ends = []  # tokens from the first step to each one
+        for length, parent in zip(lengths, parents, strict=True):
+            ends.append(length + (ends[parent] if parent >= 0 else 0))
+        limit = max(ends) if self.max_completion_length is None else self.max_completion_length
+        if max(ends) > limit:
+            self._refuse_overlong(max(ends), "max_completion_length")
+        kept = [index for index, end in enumerate(ends) if end <= limit]
+        longest = len(prompt_ids) + max((ends[index] for index in kept), default=0)
+        if self.max_length is None or longest <= self.max_length:
             return prompt_ids, kept
-        self._refuse_overlong(len(prompt_ids) + sum(lengths[:kept]), "max_length")
-        kept = min(kept, max(1, _whole_steps(lengths, self.max_length - len(prompt_ids))))
-        excess = len(prompt_ids) + sum(lengths[:kept]) - self.max_length
+        self._refuse_overlong(longest, "max_length")
+        if not kept:
+            return prompt_ids, kept
+        shortest = min(ends[index] for index in kept)  # a first step
+        room = max(self.max_length - len(prompt_ids), shortest)
+        excess = len(prompt_ids) + shortest - self.max_length
         if excess > 0:
             start = int(prompt_ids[:1] == [self.tokenizer.bos_token_id])
             if len(prompt_ids) - start < excess:
                 raise DropRow(f"the first step is longer than max_length={self.max_length} even without the prompt")
             prompt_ids = prompt_ids[:start] + prompt_ids[start + excess :]
-        return prompt_ids, kept
+        return prompt_ids, [index for index in kept if ends[index] <= room]
 
     def _refuse_overlong(self, length: int, limit: str) -> None:
         """Raise for "drop" and "error"; return for "truncate"."""
@@ -263,18 +291,6 @@ def _token_ids(row: Row, column: str) -> list[int]:
     if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
         raise RowError("expected a list of token ids that is not empty", column=column)
     return ids
-
-
-def _whole_steps(lengths: list[int], limit: int | None) -> int:
-    """How many leading steps have at most `limit` tokens together."""
-    if limit is None:
-        return len(lengths)
-    total = 0
-    for kept, length in enumerate(lengths):
-        total += length
-        if total > limit:
-            return kept
-    return len(lengths)
 
 
 def reserved_tokens(tokenizer: Any) -> list[str]:

@@ -10,12 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import blake2b
 
 from datasets import Dataset, Features, IterableDataset, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
-from .canonical import EXAMPLE_ID, EmptyRow, Row, RowError
+from .canonical import EXAMPLE_ID, PROMPT_KEY, EmptyRow, Row, RowError, hash63, prompt_key
 from .encoding import DropRow
 
 logger = logging.getLogger(__name__)
@@ -26,6 +25,8 @@ _BOOKKEEPING = {
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
 }
+
+_TREE_COLUMNS = ("node_lengths", "node_parents")
 
 
 @dataclass
@@ -111,7 +112,10 @@ class RowPipeline:
 
     def _example(self, row: Row, number: int) -> Row:
         try:
-            return {"row": number, "dropped": None, **self.encode(row)}
+            encoded = {"row": number, "dropped": None, **self.encode(row)}
+            if PROMPT_KEY in self.columns:
+                encoded[PROMPT_KEY] = prompt_key(row)
+            return encoded
         except DropRow as drop:
             return self._left_out(drop.reason, number)
 
@@ -180,6 +184,8 @@ def prepare_dataset(
     if report.dropped:
         encoded = encoded.select([index for index, reason in enumerate(encoded["dropped"]) if reason is None])
     encoded = _with_or_without_margin(encoded, pipeline.name)
+    if "node_lengths" in encoded.column_names and not any(encoded["node_lengths"]):
+        encoded = encoded.remove_columns([*_TREE_COLUMNS])
     encoded = encoded.remove_columns(list(_BOOKKEEPING))
     return encoded.add_column(EXAMPLE_ID, list(range(len(encoded)))), report
 
@@ -222,7 +228,9 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
     first = next(iter(dataset))
     raw_columns = dataset.column_names or list(first)
     sample = pipeline.examples(first, 0)[0]
-    no_margin = "margin" in pipeline.columns and sample["dropped"] is None and sample.get("margin") is None
+    absent = []
+    if sample["dropped"] is None:
+        absent = [name for name in ("margin", *_TREE_COLUMNS) if name in pipeline.columns and not _given(sample, name)]
     pipeline = _keeping(pipeline, raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,
@@ -231,22 +239,25 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
         with_indices=True,
         remove_columns=[name for name in raw_columns if name not in pipeline.kept],
     )
-    dataset = dataset.filter(_StreamFilter(pipeline.name))
+    dataset = dataset.filter(_StreamFilter(pipeline.name, trees="node_lengths" not in absent))
     number = partial(_number_example, columns=tuple(pipeline.columns))
-    return dataset.map(number, with_indices=True, remove_columns=[*_BOOKKEEPING, *(["margin"] if no_margin else [])])
+    return dataset.map(number, with_indices=True, remove_columns=[*_BOOKKEEPING, *absent])
+
+
+def _given(example: Row, column: str) -> bool:
+    return example.get(column) not in (None, [])
 
 
 def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:
     """63 bits of the place and the tokens: each shard and each worker counts places from 0."""
-    content = repr((index, [example[column] for column in columns])).encode()
-    return {EXAMPLE_ID: int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 1}
+    return {EXAMPLE_ID: hash63(repr((index, [example[column] for column in columns])))}
 
 
 class _StreamFilter:
     """Keeps encoded rows; counts those left out or cut aloud, and sees to it that all have a margin or none."""
 
-    def __init__(self, name: str):
-        self.name, self.read, self.counts, self.has_margin = name, 0, Counter(), None
+    def __init__(self, name: str, trees: bool):
+        self.name, self.trees, self.read, self.counts, self.has_margin = name, trees, 0, Counter(), None
 
     def __call__(self, example: Row) -> bool:
         self.read += 1
@@ -262,6 +273,11 @@ class _StreamFilter:
                 "unlike in the rows before. Give every row one, or none."
             )
         self.has_margin = has_margin
+        if not self.trees and _given(example, "node_lengths"):
+            raise ValueError(
+                f"{self.name} data set: row {example['row']} is a tree of steps, unlike the first one. "
+                "Put a tree first."
+            )
         return True
 
     def _count(self, what: str, row: int, why: str) -> None:

@@ -21,6 +21,11 @@ class DataOptions:
             carries no template.
         overlong (`str`): what becomes of rows over `max_length`: "drop", "truncate" or "error". The first two are
             counted and reported.
+        prefix_sharing (`bool`): compute what sequences of a batch have in common once, and pad nothing. Same losses and
+            gradients; a model, collator or loss that cannot take it gets padded batches, and the log says why.
+        max_tokens_per_batch (`int`, *optional*): fill each device's batches up to so many unique tokens, instead of
+            with `per_device_train_batch_size` rows. The loss stays the mean of the pairs or steps of an optimizer step.
+        group_by_prefix (`bool`): bring rows with the same prompt into one batch, where it stands once.
     """
 
     adapter: str | None = field(
@@ -41,6 +46,14 @@ class DataOptions:
             "choices": ["drop", "truncate", "error"],
         },
     )
+    prefix_sharing: bool = field(
+        default=True, metadata={"help": "Compute common prefixes of a batch once and pad nothing (exact)."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={"help": "Fill a device's batches up to so many unique tokens, instead of with so many rows."},
+    )
+    group_by_prefix: bool = field(default=False, metadata={"help": "Bring rows with the same prompt into one batch."})
 
 
 @dataclass
@@ -140,7 +153,7 @@ def _check_choices(config: DataOptions) -> None:
             f"column_mapping={config.column_mapping!r} is not a mapping; expected JSON such as "
             """'{"input": "question"}'."""
         )
-    for name in ("max_length", "max_completion_length"):
+    for name in ("max_length", "max_completion_length", "max_tokens_per_batch"):
         value = getattr(config, name, None)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} leaves no token; expected a positive number or None.")

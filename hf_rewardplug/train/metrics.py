@@ -6,6 +6,7 @@ Training keeps `Running` sums on the device and reads them at the logging interv
 (`unique_items`) and computes its figures at the end, from numpy arrays.
 """
 
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -58,6 +59,50 @@ class Running:
                 figures[key] = (column.min() if kind == "min" else column.max()).item()
         self._values, self._kinds = {}, {}
         return figures
+
+
+class TokenCounter:
+    """Tokens trained on by this rank: all of them, as TRL counts, and the unique ones, which are computed.
+
+    >>> counter = TokenCounter()
+    >>> counter.add({"prefix_tree": {"num_tokens": 8, "num_unique_tokens": 6}})
+    >>> figures = counter.read(gather=list)
+    >>> figures["num_tokens"], figures["num_unique_tokens"], round(figures["sharing_ratio"], 2)
+    (8, 6, 1.33)
+    """
+
+    def __init__(self):
+        self.tokens: torch.Tensor | int = 0
+        self.unique: torch.Tensor | int = 0
+        self._last = (0, 0, time.perf_counter())
+
+    def add(self, inputs: dict) -> None:
+        """Count a batch, packed or padded."""
+        if (tree := inputs.get("prefix_tree")) is not None:
+            tokens, unique = tree["num_tokens"], tree["num_unique_tokens"]
+        else:
+            mask = inputs.get("attention_mask")
+            tokens = unique = inputs["input_ids"].numel() if mask is None else mask.sum()
+        self.tokens, self.unique = self.tokens + tokens, self.unique + unique
+
+    def pause(self, seconds: float) -> None:
+        """Leave `seconds` out of the interval's time: an evaluation's."""
+        self._last = (*self._last[:2], self._last[2] + seconds)
+
+    def read(self, gather) -> dict[str, float]:
+        """Both counts over all ranks, and since the last reading their ratio and tokens (all of them) a second.
+
+        `gather`: [counts of this rank] -> [counts of all ranks], called on every rank.
+        """
+        (tokens, unique), now = gather([self.tokens, self.unique]), time.perf_counter()
+        tokens_before, unique_before, then = self._last
+        self._last = (tokens, unique, now)
+        return {
+            "num_tokens": tokens,
+            "num_unique_tokens": unique,
+            "sharing_ratio": (tokens - tokens_before) / max(unique - unique_before, 1),
+            "tokens_per_second": (tokens - tokens_before) / (now - then),
+        }
 
 
 def first_seen(ids: np.ndarray) -> np.ndarray:

@@ -65,7 +65,12 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             }"""),
     }
 
-    columns = Features(input_ids=List(Value("int64")), labels=List(Value("float64")))
+    columns = Features(
+        input_ids=List(Value("int64")),
+        labels=List(Value("float64")),
+        node_lengths=List(Value("int64")),  # of a tree of steps; empty where a row is one solution
+        node_parents=List(Value("int64")),
+    )
     tokenized_columns = ("input_ids", "labels")
     keep_columns = False
     expand = staticmethod(to_steps)
@@ -103,11 +108,11 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
                 raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
             model, processing_class = _with_template_of(model, processing_class, args.chat_template_path)
         if model is not None:
-            model = self._ready(model, args, processing_class, peft_config)
+            model = self._ready(model, args, processing_class, peft_config, data_collator)
         elif peft_config is not None:
             raise ValueError("`peft_config` needs a `model`; let `model_init` return the PEFT model instead.")
         else:
-            model_init = self._ready_init(model_init, args, processing_class)
+            model_init = self._ready_init(model_init, args, processing_class, data_collator)
         train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {
@@ -167,16 +172,15 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             kwargs["device_map"] = None
         return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
 
-    def _ready_init(self, model_init, args: PRMConfig, processing_class):
+    def _ready_init(self, model_init, args: PRMConfig, processing_class, data_collator):
         @functools.wraps(model_init)  # the Trainer asks how many arguments it takes
         def ready_init(*trial):
-            return self._ready(model_init(*trial), args, processing_class, None)
+            return self._ready(model_init(*trial), args, processing_class, None, data_collator)
 
         return ready_init
 
-    @staticmethod
-    def _ready(model, args: PRMConfig, processing_class, peft_config):
-        """The model with its pad token, adapter, dropout and head as they train."""
+    def _ready(self, model, args: PRMConfig, processing_class, peft_config, data_collator):
+        """The model with its pad token, adapter, dropout, head and attention as they train."""
         set_pad_token(model, processing_class, processing_class.pad_token)
         if args.eos_token is not None:
             model.config.get_text_config().eos_token_id = processing_class.eos_token_id
@@ -190,6 +194,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if args.disable_dropout:
             disable_dropout_in_model(model)
         install_reward_head(model)
+        self._share_prefixes(model, args, data_collator)
         describe_checkpoint(
             model,
             kind="prm",
@@ -256,7 +261,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "attention_mask", "labels", EXAMPLE_ID]
+            self._signature_columns = [*self.columns, "attention_mask", EXAMPLE_ID]
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------
 

@@ -63,12 +63,10 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
         processing_class = self._set_up_inputs(processing_class, args, model)
-        if data_collator is None:
-            data_collator = PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of)
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
+            data_collator=data_collator or PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -84,6 +82,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         )
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
         install_reward_head(self.model)  # behind TRL's QLoRA cast, which takes the head along
+        self._share_prefixes(self.model, args, data_collator)
         self._set_up_scores()
         describe_checkpoint(self.model, kind="orm", score_position="last_token")
 

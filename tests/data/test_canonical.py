@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps, row_type, to_pairs, to_steps
+from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps, prompt_key, row_type, to_pairs, to_steps
 
 USER = {"role": "user", "content": "Name a prime."}
 SEVEN = {"role": "assistant", "content": "7"}
@@ -192,20 +192,23 @@ def test_step_rows_keep_only_what_is_trained_on():
     assert to_steps({**STEPS, "prompt": ""})[0]["prompt"] == ""
 
 
-def test_a_tree_gives_its_paths_and_each_label_once():
-    #        a 1
-    #       /   \
-    #     b 0   c 1        f 0 (a second first step)
-    #          /   \
-    #        d 1   e -100
-    nodes = [node("a", 1, -1), node("b", 0, 0), node("c", 1, 0), node("d", 1, 2), node("e", -100, 2), node("f", 0, -1)]
-    paths = [(path["completions"], path["labels"]) for path in to_steps({"prompt": "p", "nodes": nodes})]
-    assert paths == [
-        (["a", "b"], [1, 0]),
-        (["a", "c", "d"], [-100, 1, 1]),
-        (["a", "c", "e"], [-100, -100, -100]),
-        (["f"], [0]),
+def test_a_tree_is_one_row():
+    nodes = [node("a", 1, -1), node("b", 0, 0), node("c", True, 0), node("d", 0.5, 2), node("e", -100, 2)]
+    assert to_steps({"prompt": "p", "nodes": nodes}) == [
+        {
+            "prompt": "p",
+            "completions": ["a", "b", "c", "d", "e"],
+            "labels": [1, 0, 1, 0.5, -100],
+            "parents": [-1, 0, 0, 2, 2],
+        }
     ]
+
+
+def test_prompt_keys_are_equal_where_prompts_are():
+    same = [prompt_key({"prompt": prompt, "chosen": answer, "rejected": "c"}) for prompt, answer in ("pa", "pb", "qa")]
+    assert same[0] == same[1] != same[2] and all(0 <= key < 2**63 for key in same)
+    hh = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Yo"}], [{"role": "assistant"}]
+    assert prompt_key({"chosen": hh[0] + hh[1], "rejected": hh[0] + hh[2]}) == prompt_key({"prompt": hh[0]})
 
 
 @pytest.mark.parametrize(

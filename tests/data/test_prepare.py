@@ -183,13 +183,56 @@ def test_ranked_rows_give_all_their_pairs(pairs):
     assert report.dropped == {"the adapter gives none (a tie)": [1], "chosen and rejected are identical": [2]}
 
 
-def test_trees_give_their_paths_with_each_label_once(steps):
-    nodes = [("a", 1, -1), ("b", 0, 0), ("c", 1, 0), ("d", 0, 2), ("e", 1, 2)]
-    row = {"prompt": "p", "nodes": [dict(zip(("text", "label", "parent"), one, strict=True)) for one in nodes]}
+def tree_row(*nodes):
+    return {"prompt": "p", "nodes": [dict(zip(("text", "label", "parent"), one, strict=True)) for one in nodes]}
+
+
+def test_a_tree_is_one_example(steps):
+    row = tree_row(("a", 1, -1), ("b", 0, 0), ("cc", 1, 0), ("d", 0, 2), ("e", 1, 2))
     encoded, report = prepare_dataset(Dataset.from_list([row]), steps(trees), keep_columns=False)
-    assert [letters(path["input_ids"]) for path in encoded] == ["^pa\nb\n", "^pa\nc\nd\n", "^pa\nc\ne\n"]
-    assert [path["labels"][3::2] for path in encoded] == [[1, 0], [-100, 1, 0], [-100, -100, 1]]
-    assert report.examples == 3
+    (tree,) = encoded
+    assert letters(tree["input_ids"]) == "^pa\nb\ncc\nd\ne\n"
+    assert [label for label in tree["labels"] if label != -100] == [1, 0, 1, 0, 1]
+    assert tree["node_lengths"] == [2, 2, 2, 3, 2, 2] and tree["node_parents"] == [-1, 0, 1, 1, 3, 3]
+    assert report.examples == 1
+    flat, _ = prepare_dataset(Dataset.from_list([{"prompt": "p", "completions": ["a"], "labels": [1]}]), steps())
+    assert "node_lengths" not in flat.column_names
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "lost"),
+    [
+        ({"max_length": 7}, "^pa\nb\ncc\n", 2),  # d and e end at 9
+        ({"max_length": 6}, "^pa\nb\n", 3),
+        ({"max_length": 3}, "^a\n", 4),  # not one step fits: the prompt gives way
+        ({"max_completion_length": 5}, "^pa\nb\ncc\n", 2),
+    ],
+)
+def test_a_tree_is_cut_where_its_paths_are_too_long(steps, options, kept, lost):
+    row = tree_row(("a", 1, -1), ("b", 0, 0), ("cc", 1, 0), ("d", 0, 2), ("e", 1, 2))
+    pipeline = steps(trees, overlong="truncate", **options)
+    encoded, report = prepare_dataset(Dataset.from_list([row]), pipeline, keep_columns=False)
+    assert letters(encoded[0]["input_ids"]) == kept
+    assert report.cut_labels == lost
+    with pytest.raises(ValueError, match="No example is left"):
+        prepare_dataset(Dataset.from_list([row]), steps(trees, overlong="drop", **options))
+
+
+def test_the_last_steps_of_a_tree_are_its_leaves(steps):
+    row = tree_row(("a", 1, -1), ("b", 0, 0), ("c", 1, 0), ("d", 0, 2))
+    encoded, _ = prepare_dataset(Dataset.from_list([row]), steps(trees, last=True), keep_columns=False)
+    assert [label for label in encoded[0]["labels"] if label != -100] == [0, 0]
+
+
+def test_streams_keep_trees_if_the_first_row_is_one(steps):
+    tree = tree_row(("a", 1, -1), ("b", 0, -1))
+    (example,) = prepare_dataset(stream_of([tree]), steps(trees), keep_columns=False)[0]
+    assert example["node_lengths"] == [2, 2, 2]
+    plain = {"prompt": "p", "completions": ["a"], "labels": [1]}
+    first_flat = Adapter("mixed", lambda row: plain if row["n"] == 0 else tree)
+    stream, _ = prepare_dataset(stream_of([{"n": 0}, {"n": 1}]), steps(first_flat), keep_columns=False)
+    with pytest.raises(ValueError, match="row 1 is a tree of steps, unlike the first one"):
+        list(stream)
 
 
 def test_last_step_only_reports_rows_without_a_last_label(steps):

@@ -1,4 +1,4 @@
-"""Tiny models of each family that takes prefix trees, with the traits that could go wrong (soft-caps, short windows)."""
+"""Tiny models of each family that takes prefix trees, with the traits that could go wrong: soft-caps, short windows."""
 
 import copy
 

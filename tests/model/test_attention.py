@@ -13,16 +13,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
-from hf_rewardplug.model.attention import (
-    FAMILIES,
-    TreeLayout,
-    _SpanAttention,
-    branches,
-    reference_attention,
-    share_prefixes,
-    why_not,
-)
+from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
+from hf_rewardplug.model.kernels import SpanAttention, reference_attention
+from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
 
 
@@ -44,7 +38,7 @@ def random_rows(kind: str, count: int = 5, seed: int = 0) -> list[dict]:
             labels = [-100.0] * len(prompt)
             for step in steps:
                 labels += [-100.0] * (len(step) - 1) + [float(g.random() < 0.5)]
-            rows.append({"input_ids": prompt + sum(steps, []), "labels": labels})
+            rows.append({"input_ids": prompt + [token for step in steps for token in step], "labels": labels})
     return rows
 
 
@@ -162,7 +156,7 @@ def test_spans_are_the_definition_on_any_trie(sequences):
             torch.randn(heads, size, 8, dtype=torch.float64, generator=generator, requires_grad=True)
             for heads in (4, 2, 2)
         ]
-        found = _SpanAttention.apply(*inputs, layout, 0.3, softcap, window)
+        found = SpanAttention.apply(*inputs, layout, 0.3, softcap, window)
         expected = reference_attention(*inputs, layout, 0.3, softcap, window)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         weights = torch.randn(found.shape, dtype=torch.float64, generator=generator)

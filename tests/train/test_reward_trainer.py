@@ -23,10 +23,12 @@ def logged(trainer, key: str) -> list[float]:
     return [log[key] for log in trainer.state.log_history if "loss" in log]
 
 
-def both(model_path, folder, rows, held_out, **options):
+def both(model_path, folder, rows, held_out, own=None, **options):
     """TRL's trainer and ours after the same run."""
     trainers = []
     for trainer_class, config_class in ((trl.RewardTrainer, trl.RewardConfig), (RewardTrainer, RewardConfig)):
+        if trainer_class is RewardTrainer:
+            options |= own or {}
         args = config_class(**quick(folder, max_steps=10, per_device_train_batch_size=4, **options))
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         if "role" in str(rows[0]):
@@ -43,19 +45,23 @@ def both(model_path, folder, rows, held_out, **options):
     return trainers
 
 
+@pytest.mark.parametrize("prefix_sharing", [True, False])
 @pytest.mark.parametrize("kind", ["text", "conversational", "margin"])
-def test_ten_steps_follow_trl(kind, model_path, tmp_path):
+def test_ten_steps_follow_trl(kind, prefix_sharing, model_path, tmp_path):
     make = conversations if kind == "conversational" else text_pairs
     rows, held_out = make(40, 0), make(6, 1)
     options = {"center_rewards_coefficient": 0.01}
     if kind == "margin":
         rows, held_out = ([{**row, "margin": 0.5} for row in some] for some in (rows, held_out))
         options = {"gradient_checkpointing": False}
-    theirs, ours = both(model_path, tmp_path, rows, held_out, **options)
+    theirs, ours = both(model_path, tmp_path, rows, held_out, {"prefix_sharing": prefix_sharing}, **options)
     for key in ("loss", "grad_norm", "learning_rate", "accuracy", "margin", "mean_reward", "num_tokens"):
         assert logged(ours, key) == pytest.approx(logged(theirs, key), abs=2e-4), key
     for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        # Adam makes steps of a size out of a gradient's rounding, so single weights near 0 may part; the norm may not
+        assert (a - b).norm() <= 1e-4 * a.norm()
+        if not prefix_sharing:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     expected, figures = (
         theirs.evaluate(),
         ours.evaluate(),

@@ -1,0 +1,143 @@
+"""Which examples share a batch: up to a budget of tokens or rows, ranks balanced, equal prompts together.
+
+In: a cost an example (unique tokens, or 1 where rows are counted), the ranks, optionally a group an example. Out: lists
+of example indices, as a PyTorch batch sampler gives them; of each R consecutive batches the R ranks take one each, and
+those R weigh about the same. Composed once from the seed; each epoch shuffles the order. Pure Python.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+from .prefix_tree import common_prefix_length
+
+Unit = tuple[int, list[int]]
+"""cost, and the examples that stay together"""
+
+
+class BatchPlan:
+    """A batch sampler whose batches cost up to a budget.
+
+    Args:
+        costs: cost of each example by itself.
+        budget: greatest cost of a batch; an example that costs more is a batch by itself.
+        ranks: every epoch has a multiple of so many batches. Where the examples do not fill the last ones, the cheapest
+            examples of the data set stand in, as accelerate repeats rows.
+        seed: of the composition and of the order in each epoch.
+        groups: key of each example; those with the same key share batches where they fit.
+        savings: what each example costs less beside others of its group.
+        shuffle: keep the data set's order if False.
+
+    >>> plan = BatchPlan([5, 4, 3, 2], budget=7, shuffle=False)
+    >>> list(plan), len(plan)
+    ([[0], [1, 2], [3]], 3)
+    """
+
+    drop_last = False
+    batch_size = None  # accelerate: the batches have no common one
+
+    def __init__(
+        self,
+        costs: Sequence[int],
+        *,
+        budget: int,
+        ranks: int = 1,
+        seed: int = 0,
+        groups: Sequence[int] | None = None,
+        savings: Sequence[int] | None = None,
+        shuffle: bool = True,
+    ):
+        self.seed, self.shuffle, self.epoch = seed, shuffle, 0
+        keys = range(len(costs)) if groups is None else groups
+        order = list(dict.fromkeys(keys))
+        if shuffle:
+            random.Random(seed).shuffle(order)
+        members: dict[int, list[int]] = {key: [] for key in order}
+        for index, key in enumerate(keys):
+            members[key].append(index)
+        savings = savings or [0] * len(costs)
+        units = [unit for key in order for unit in _units(members[key], costs, savings, budget)]
+        self.windows = list(_windows(units, budget, ranks))
+        spare = sorted(range(len(costs)), key=lambda index: costs[index])
+        for window in self.windows:  # the last one, if any
+            for batch in window:
+                if not batch:
+                    batch.append(spare.pop(0) if spare else window[0][0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.windows)
+        if self.shuffle:
+            random.Random(f"{self.seed} {self.epoch}").shuffle(order)
+        for window in order:
+            yield from window
+
+    def __len__(self) -> int:
+        return sum(map(len, self.windows))
+
+
+def _units(members: list[int], costs: Sequence[int], savings: Sequence[int], budget: int) -> Iterator[Unit]:
+    """A group's examples in runs that fit a batch."""
+    cost, unit = 0, []
+    for index in members:
+        added = costs[index] - (savings[index] if unit else 0)
+        if unit and cost + added > budget:
+            yield cost, unit
+            cost, unit, added = 0, [], costs[index]
+        cost += added
+        unit.append(index)
+    yield cost, unit
+
+
+def _windows(units: Iterable[Unit], budget: int, ranks: int) -> Iterator[list[list[int]]]:
+    """One batch a rank at a time: the dearest unit first, to the rank that has least, as long as it fits."""
+    waiting: list[Unit] = []
+    total = 0
+    for unit in units:
+        if waiting and total + unit[0] > budget * ranks:
+            window, waiting = _dealt(waiting, budget, ranks)
+            yield window
+            total = sum(cost for cost, _ in waiting)
+        waiting.append(unit)
+        total += unit[0]
+    while waiting:
+        window, waiting = _dealt(waiting, budget, ranks)
+        yield window
+
+
+def _dealt(units: list[Unit], budget: int, ranks: int) -> tuple[list[list[int]], list[Unit]]:
+    batches, loads, left = [[] for _ in range(ranks)], [0] * ranks, []
+    if len(units) < ranks:  # the last ones: groups give way, so that every rank has something
+        units = [(cost // len(unit), [index]) for cost, unit in units for index in unit]
+    for cost, unit in sorted(units, key=lambda unit: -unit[0]):
+        rank = loads.index(min(loads))
+        if batches[rank] and loads[rank] + cost > budget:
+            left.append((cost, unit))
+        else:
+            batches[rank] += unit
+            loads[rank] += cost
+    return batches, left
+
+
+def unique_tokens(row: dict, *, sharing: bool) -> int:
+    """Tokens that an encoded row costs by itself: a pair's common beginning once if `sharing`, else twice.
+
+    >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, sharing=True)
+    5
+    """
+    if "chosen_ids" not in row:
+        return len(row["input_ids"])
+    chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
+    return len(chosen_ids) + len(rejected_ids) - (common_prefix_length(chosen_ids, rejected_ids) if sharing else 0)
+
+
+def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:
+    """Tokens that each encoded row shares with the first one of its group."""
+    first: dict[int, list[int]] = {}
+    shared = []
+    for row, key in zip(rows, groups, strict=True):
+        tokens = row["chosen_ids"] if "chosen_ids" in row else row["input_ids"]
+        shared.append(common_prefix_length(tokens, first.setdefault(key, tokens)))
+    return shared

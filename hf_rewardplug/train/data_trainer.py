@@ -1,0 +1,174 @@
+"""The trainers' data side: any format in, batches by rows, tokens or prompts out, and a tokenizer that fits.
+
+In: raw data sets of any format that an adapter reads, a tokenizer or none, the config. Out: encoded data sets with a
+report each (`preparation_reports`), data loaders, the tokenizer with its pad token and template.
+"""
+
+import logging
+
+import datasets
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl.trainer.utils import get_config_model_id
+
+from ..data.batching import BatchPlan, shared_with_group, unique_tokens
+from ..data.canonical import EXAMPLE_ID, PROMPT_KEY
+from ..data.chat_templates import set_chat_template
+from ..data.prepare import RowPipeline, choose_adapter, prepare_dataset
+from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
+from .callbacks import PlanEpoch
+from .config import DataOptions
+
+logger = logging.getLogger(__name__)
+
+
+class DataTrainer:
+    """Mixin in front of a transformers trainer. A subclass says how its rows are encoded:
+
+    - `encoder(tokenizer, args)`, `encode(encoder, tokenized, args, name)`: canonical row -> example
+    - `expand`: canonical row -> the canonical rows that `encode` takes
+    - `columns` and their types, `tokenized_columns` (those that mark encoded data), `keep_columns` (raw ones, beside)
+    """
+
+    def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
+        """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
+        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+            raise TypeError(
+                f"The {dataset_name} data set must be a `Dataset` or `IterableDataset`, got "
+                f"`{type(dataset).__name__}`. `Dataset.from_list(rows)` makes one."
+            )
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError(f"The {dataset_name} data set has no rows.")
+        names = set(dataset.column_names or first)
+        tokenized = set(self.tokenized_columns) <= names
+        if tokenized and EXAMPLE_ID in names:
+            return dataset
+        grouped = args.group_by_prefix and dataset_name == "train"
+        pipeline = RowPipeline(
+            name=dataset_name,
+            columns=datasets.Features({**self.columns, **({PROMPT_KEY: datasets.Value("int64")} if grouped else {})}),
+            encode=self.encode(self.encoder(processing_class, args), tokenized, args, dataset_name),
+            expand=self.expand,
+            adapter=None if tokenized else choose_adapter(first, args.adapter, args.column_mapping),
+            column_mapping=args.column_mapping,
+        )
+        if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
+            dataset = _one_shard(dataset)
+        with args.main_process_first(desc=f"encoding {dataset_name}"):
+            dataset, report = prepare_dataset(
+                dataset, pipeline, keep_columns=self.keep_columns, num_proc=args.dataset_num_proc
+            )
+        self.__dict__.setdefault("preparation_reports", {})[dataset_name] = report
+        if report and args.process_index == 0:
+            logger.warning("%s", report)
+        return dataset
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """`Trainer.evaluate`, which takes raw rows too."""
+        return super().evaluate(self._prepared(eval_dataset), ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """`Trainer.predict`, which takes raw rows too. Predictions and labels have the shapes of `compute_metrics`."""
+        return super().predict(self._prepared(test_dataset, "test"), ignore_keys, metric_key_prefix)
+
+    def _prepared(self, dataset, name: str = "eval"):
+        if dataset is None or isinstance(dataset, str):
+            return dataset
+        if isinstance(dataset, dict):
+            return {key: self._prepared(one, f"{name} ({key})") for key, one in dataset.items()}
+        return self._prepare_dataset(dataset, self.processing_class, self.args, name)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common."""
+        args = self.args
+        if args.max_tokens_per_batch is None and not args.group_by_prefix:
+            return super().get_train_dataloader()
+        plan = self._batch_plan()
+        self.pop_callback(PlanEpoch)
+        self.add_callback(PlanEpoch(plan))
+        loader = DataLoader(
+            self._remove_unused_columns(self.train_dataset, description="Training"),
+            batch_sampler=plan,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False  # the plan sees to it
+        try:
+            return self.accelerator.prepare(loader)
+        finally:
+            self.accelerator.even_batches = even_batches
+
+    def _batch_plan(self) -> BatchPlan:
+        args, dataset = self.args, self.train_dataset
+        asked = "group_by_prefix" if args.max_tokens_per_batch is None else "max_tokens_per_batch"
+        if not isinstance(dataset, datasets.Dataset):
+            raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
+        sharing = getattr(self.data_collator, "prefix_sharing", False)
+        rows = dataset.select_columns([name for name in self.tokenized_columns if name in dataset.column_names])
+        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix and PROMPT_KEY in dataset.column_names else None
+        if args.max_tokens_per_batch is None:
+            costs, savings = [1] * len(dataset), None
+        else:
+            costs = [unique_tokens(row, sharing=sharing) for row in rows]
+            savings = shared_with_group(rows, groups) if groups is not None and sharing else None
+        return BatchPlan(
+            costs,
+            budget=args.max_tokens_per_batch or self._train_batch_size,
+            ranks=self.accelerator.num_processes // self.get_tp_size(),
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            groups=groups,
+            savings=savings,
+            shuffle=args.train_sampling_strategy != "sequential",
+        )
+
+    @staticmethod
+    def _set_up_inputs(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:
+        """The tokenizer with EOS, named chat template and a pad token that ends no sequence; `model` or its name."""
+        # accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks
+        if args.accelerator_config.dispatch_batches:
+            logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
+        args.accelerator_config.dispatch_batches = False
+        if args.use_liger_kernel:
+            _keep_classifier_forward(args)
+        hub = {"trust_remote_code": args.trust_remote_code}
+        if revision := (args.model_init_kwargs or {}).get("revision"):
+            hub["revision"] = revision
+        if tokenizer is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        if args.eos_token is not None and args.eos_token in tokenizer.get_vocab():  # TRL names it where it is not
+            tokenizer.eos_token = args.eos_token
+        if args.chat_template is not None:
+            if args.chat_template_path is not None:
+                raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
+            set_chat_template(tokenizer, args.chat_template)
+        pad_token = getattr(args, "pad_token", None)
+        if pad_token is None:
+            pad_token = choose_pad_token(tokenizer, vocabulary_size(model, **(hub if isinstance(model, str) else {})))
+            set_pad_token(None, tokenizer, pad_token)
+        elif pad_token in tokenizer.get_vocab():  # TRL names it where it is not
+            tokenizer.pad_token = pad_token
+        return tokenizer
+
+
+def _keep_classifier_forward(args) -> None:
+    """Liger puts a causal LM's forward on every model, which fails with `no attribute 'lm_head'` on a classifier."""
+    if not torch.cuda.is_available():
+        logger.warning("`use_liger_kernel=True` needs a CUDA device; training goes on without it.")
+        args.use_liger_kernel = False
+        return
+    args.liger_kernel_config = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+
+
+def _one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream that accelerate deals out row by row: shards of uneven length leave ranks waiting for each other."""
+    return datasets.IterableDataset.from_generator(_rows_of, gen_kwargs={"stream": stream}, features=stream.features)
+
+
+def _rows_of(stream: datasets.IterableDataset):
+    yield from stream
