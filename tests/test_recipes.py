@@ -19,6 +19,11 @@ LAUNCHERS = {
     ],
     "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", "29511"],
 }
+LAUNCHES = {
+    "ddp": ("accelerate", []),
+    "zero2": ("deepspeed", []),  # the launcher's default
+    "zero3": ("deepspeed", ["--deepspeed", str(ROOT / "recipes" / "deepspeed" / "zero3.json")]),
+}
 AUTO_CLASS = {"orm_gemma": AutoModelForSequenceClassification, "prm_qwen": AutoModelForTokenClassification}
 
 
@@ -63,14 +68,18 @@ def test_the_demo_learns(recipe, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launch", LAUNCHES)
 @pytest.mark.parametrize("recipe", AUTO_CLASS)
-def test_a_demo_cut_short_under_a_launcher_saves_what_one_process_saves(recipe, launcher, tmp_path):
+def test_two_packed_ranks_train_as_one_padded_process(recipe, launch, tmp_path):
+    launcher, ranks_only = LAUNCHES[launch]
     arguments = ["--demo", "--max_steps", "2", "--logging_steps", "1", "--eval_strategy", "no", "--eval_on_start", "no"]
     runs = {}
-    for name, batch, options in (("two", "4", {"launcher": launcher}), ("one", "8", {})):
+    for name, batch, more, options in (
+        ("two", "4", ranks_only, {"launcher": launcher}),
+        ("one", "8", ["--prefix_sharing", "false"], {}),
+    ):
         (tmp_path / name).mkdir()
-        start(recipe, tmp_path / name, *arguments, "--per_device_train_batch_size", batch, **options)
+        start(recipe, tmp_path / name, *arguments, "--per_device_train_batch_size", batch, *more, **options)
         state = json.loads((tmp_path / name / "out" / "trainer_state.json").read_text())
         runs[name] = [log for log in state["log_history"] if "loss" in log]
     for two, one in zip(runs["two"], runs["one"], strict=True):

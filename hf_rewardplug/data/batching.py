@@ -24,7 +24,7 @@ class BatchPlan:
             examples of the data set stand in, as accelerate repeats rows.
         seed: of the composition and of the order in each epoch.
         groups: key of each example; those with the same key share batches where they fit.
-        savings: what each example costs less beside others of its group.
+        savings: what each example shares with the first of its group; any two share at least the smaller of theirs.
         shuffle: keep the data set's order if False.
 
     >>> plan = BatchPlan([5, 4, 3, 2], budget=7, shuffle=False)
@@ -54,9 +54,9 @@ class BatchPlan:
         members: dict[int, list[int]] = {key: [] for key in order}
         for index, key in enumerate(keys):
             members[key].append(index)
-        savings = savings or [0] * len(costs)
-        units = [unit for key in order for unit in _units(members[key], costs, savings, budget)]
-        self.windows = list(_windows(units, budget, ranks))
+        cost_of = _CostOf(costs, savings or [0] * len(costs))
+        units = [unit for key in order for unit in _units(members[key], cost_of, budget)]
+        self.windows = list(_windows(units, cost_of, budget, ranks))
         spare = sorted(range(len(costs)), key=lambda index: costs[index])
         for window in self.windows:  # the last one, if any
             for batch in window:
@@ -78,39 +78,55 @@ class BatchPlan:
         return sum(map(len, self.windows))
 
 
-def _units(members: list[int], costs: Sequence[int], savings: Sequence[int], budget: int) -> Iterator[Unit]:
+class _CostOf:
+    """What examples of a group cost together: what is their own, and the most that one of them shares, once."""
+
+    def __init__(self, costs: Sequence[int], savings: Sequence[int]):
+        self.own = [cost - saving for cost, saving in zip(costs, savings, strict=True)]
+        self.shared = savings
+
+    def __call__(self, members: list[int]) -> int:
+        return sum(self.own[index] for index in members) + max(self.shared[index] for index in members)
+
+
+def _units(members: list[int], cost_of: _CostOf, budget: int) -> Iterator[Unit]:
     """A group's examples in runs that fit a batch."""
-    cost, unit = 0, []
+    unit, own, shared = [], 0, 0
     for index in members:
-        added = costs[index] - (savings[index] if unit else 0)
-        if unit and cost + added > budget:
-            yield cost, unit
-            cost, unit, added = 0, [], costs[index]
-        cost += added
+        together = own + cost_of.own[index] + max(shared, cost_of.shared[index])
+        if unit and together > budget:
+            yield own + shared, unit
+            unit, own, shared = [], 0, 0
+        own, shared = own + cost_of.own[index], max(shared, cost_of.shared[index])
         unit.append(index)
-    yield cost, unit
+    yield own + shared, unit
 
 
-def _windows(units: Iterable[Unit], budget: int, ranks: int) -> Iterator[list[list[int]]]:
+def _windows(units: Iterable[Unit], cost_of: _CostOf, budget: int, ranks: int) -> Iterator[list[list[int]]]:
     """One batch a rank at a time: the dearest unit first, to the rank that has least, as long as it fits."""
     waiting: list[Unit] = []
-    total = 0
+    total = 0  # of which a unit over the budget takes one rank's share
     for unit in units:
-        if waiting and total + unit[0] > budget * ranks:
-            window, waiting = _dealt(waiting, budget, ranks)
+        if waiting and total + min(unit[0], budget) > budget * ranks:
+            window, waiting = _dealt(waiting, cost_of, budget, ranks)
             yield window
-            total = sum(cost for cost, _ in waiting)
+            total = sum(min(cost, budget) for cost, _ in waiting)
         waiting.append(unit)
-        total += unit[0]
+        total += min(unit[0], budget)
     while waiting:
-        window, waiting = _dealt(waiting, budget, ranks)
+        window, waiting = _dealt(waiting, cost_of, budget, ranks)
         yield window
 
 
-def _dealt(units: list[Unit], budget: int, ranks: int) -> tuple[list[list[int]], list[Unit]]:
+def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tuple[list[list[int]], list[Unit]]:
     batches, loads, left = [[] for _ in range(ranks)], [0] * ranks, []
-    if len(units) < ranks:  # the last ones: groups give way, so that every rank has something
-        units = [(cost // len(unit), [index]) for cost, unit in units for index in unit]
+    while len(units) < ranks:  # the last ones: groups give way, so that every rank has something
+        dearest = max((unit for unit in units if len(unit[1]) > 1), default=None)
+        if dearest is None:
+            break
+        members, half = dearest[1], len(dearest[1]) // 2
+        units = [unit for unit in units if unit is not dearest]
+        units += [(cost_of(part), part) for part in (members[:half], members[half:])]
     for cost, unit in sorted(units, key=lambda unit: -unit[0]):
         rank = loads.index(min(loads))
         if batches[rank] and loads[rank] + cost > budget:
@@ -118,26 +134,46 @@ def _dealt(units: list[Unit], budget: int, ranks: int) -> tuple[list[list[int]],
         else:
             batches[rank] += unit
             loads[rank] += cost
-    return batches, left
+    return [sorted(batch) for batch in batches], left
 
 
 def unique_tokens(row: dict, *, sharing: bool) -> int:
-    """Tokens that an encoded row costs by itself: a pair's common beginning once if `sharing`, else twice.
+    """Tokens that an encoded row costs by itself: what its sequences have in common once if `sharing`, else each time.
 
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, sharing=True)
     5
     """
-    if "chosen_ids" not in row:
+    if "chosen_ids" in row:
+        chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
+        return len(chosen_ids) + len(rejected_ids) - (common_prefix_length(chosen_ids, rejected_ids) if sharing else 0)
+    if sharing or not row.get("node_lengths"):
         return len(row["input_ids"])
-    chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
-    return len(chosen_ids) + len(rejected_ids) - (common_prefix_length(chosen_ids, rejected_ids) if sharing else 0)
+    ends, parents = [], row["node_parents"]
+    for length, parent in zip(row["node_lengths"], parents, strict=True):
+        ends.append(length + (ends[parent] if parent >= 0 else 0))
+    inner = set(parents)
+    return sum(end for node, end in enumerate(ends) if node not in inner)
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:
-    """Tokens that each encoded row shares with the first one of its group."""
+    """Tokens that the first sequence of each encoded row shares with that of the first row of its group."""
     first: dict[int, list[int]] = {}
     shared = []
     for row, key in zip(rows, groups, strict=True):
-        tokens = row["chosen_ids"] if "chosen_ids" in row else row["input_ids"]
+        tokens = _first_sequence(row)
         shared.append(common_prefix_length(tokens, first.setdefault(key, tokens)))
     return shared
+
+
+def _first_sequence(row: dict) -> list[int]:
+    """The chosen one, or the steps; of a tree of steps, its nodes as far as each follows the one before it."""
+    if "chosen_ids" in row:
+        return row["chosen_ids"]
+    if not row.get("node_lengths"):
+        return row["input_ids"]
+    length = 0
+    for node, (tokens, parent) in enumerate(zip(row["node_lengths"], row["node_parents"], strict=True)):
+        if parent != node - 1:
+            break
+        length += tokens
+    return row["input_ids"][:length]

@@ -107,10 +107,14 @@ def prefix_tree_attention(
         return forward(module, query, key, value, attention_mask, **options)
     if unknown := [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]:
         raise NotImplementedError(f"Prefix-tree attention does not know {unknown}; set `prefix_sharing=False`.")
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # as it casts SDPA's: rotary embeddings leave fp32 beside a bf16 value
+        query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < prefix_tree.longest else None
     attend = choose_kernel(query.device, query.dtype, softcap)
-    output_HTD = attend(query[0], key[0], value[0], prefix_tree, scale, softcap, window)
+    with torch.autocast(device, enabled=False):  # the kernels choose their own precision
+        output_HTD = attend(query[0], key[0], value[0], prefix_tree, scale, softcap, window)
     return output_HTD.transpose(0, 1)[None].contiguous(), None
 
 

@@ -68,6 +68,11 @@ class SpanAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_HTD):
+        with torch.autocast(grad_HTD.device.type, enabled=False):
+            return SpanAttention._gradients(ctx, grad_HTD)
+
+    @staticmethod
+    def _gradients(ctx, grad_HTD):
         query_HTD, key_KTD, value_KTD, output_KGTD, lse_KGT = ctx.saved_tensors
         blocks = _Blocks(query_HTD, key_KTD, value_KTD, *ctx.options)
         grad_KGTD = grad_HTD.unflatten(0, output_KGTD.shape[:2])
@@ -182,19 +187,22 @@ def _varlen_is_right(device: torch.device) -> bool:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    value = torch.zeros(2, 1, 16, device=device, dtype=torch.bfloat16)
-    value[1] = 1.0
-    query = torch.zeros(1, 1, 16, device=device, dtype=torch.bfloat16)
-    ends = [torch.tensor([0, n], device=device, dtype=torch.int32) for n in (1, 2)]
+    query = torch.zeros(2, 2, 16, device=device, dtype=torch.bfloat16)  # of two heads, each sees the mean of its values
+    value = torch.tensor([0.0, 1.0, 1.0], device=device, dtype=torch.bfloat16)[:, None, None].repeat(1, 1, 16)
+    ends = [torch.tensor([0, n], device=device, dtype=torch.int32) for n in (2, 3)]
+    # 1/2 and 2/3 from the bottom right; from the top left 0 and 1/2, without a mask 2/3 twice
+    expected = {(-1, 0): (1 / 2, 2 / 3), (1, 0): (1 / 2, 1.0)}
     try:
-        output = varlen_attn(query, torch.zeros_like(value), value, *ends, 1, 2, window_size=(-1, 0))
-        right = (
-            abs(output.mean().item() - 0.5) < 0.01
-        )  # the one query sees both keys; from the top left, only the first
+        for window, means in expected.items():
+            options = {"scale": 1.0, "window_size": window, "enable_gqa": True}
+            output_THD = varlen_attn(query, torch.zeros_like(value), value, *ends, 2, 3, **options)
+            found = output_THD.float().mean((1, 2)).tolist()
+            if any(abs(a - b) > 0.01 for a, b in zip(found, means, strict=True)):
+                raise RuntimeError(f"with window_size={window} it gives {found}, not {list(means)}")
     except (RuntimeError, TypeError, ValueError) as error:
-        right = False
         logger.warning("`varlen_attn` does not work here (%s); FlexAttention takes its place.", error)
-    return right
+        return False
+    return True
 
 
 def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap, window):
@@ -212,9 +220,13 @@ def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, sof
 
 @functools.lru_cache(maxsize=1)
 def _compiled_flex():
+    """Dynamic in the lengths; scale and soft-cap are constants, since Inductor cannot lower a score that takes in a
+    dynamic float. A graph for each mask, grad mode and soft-cap, and more for rows of one block, exceeds dynamo's 8,
+    behind which flex attention falls back to all of T x T."""
     from torch.nn.attention import flex_attention as module
 
-    return torch.compile(module.flex_attention, dynamic=True)
+    compiled = torch.compile(module.flex_attention, dynamic=True)
+    return torch._dynamo.config.patch(specialize_float=True, recompile_limit=64)(compiled)
 
 
 @functools.lru_cache(maxsize=8)
@@ -230,12 +242,13 @@ def _block_mask(layout: TreeLayout, window: int | None):
 
     if window not in layout.cache:
         end_T, position_ids_T = layout.subtree_end_T(), layout.position_ids_T
+        before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
 
         def visible(batch, head, query, key):
             return (key <= query) & (query < end_T[key])
 
         def visible_in_window(batch, head, query, key):
-            return visible(batch, head, query, key) & (position_ids_T[query] - position_ids_T[key] < window)
+            return visible(batch, head, query, key) & (position_ids_T[key] > before_T[query])
 
         size = len(position_ids_T)
         mask = visible if window is None else visible_in_window

@@ -109,7 +109,7 @@ class DataTrainer:
         if not isinstance(dataset, datasets.Dataset):
             raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
         sharing = getattr(self.data_collator, "prefix_sharing", False)
-        rows = dataset.select_columns([name for name in self.tokenized_columns if name in dataset.column_names])
+        rows = dataset.select_columns([name for name in self.columns if name in dataset.column_names])
         groups = dataset[PROMPT_KEY][:] if args.group_by_prefix and PROMPT_KEY in dataset.column_names else None
         if args.max_tokens_per_batch is None:
             costs, savings = [1] * len(dataset), None

@@ -107,6 +107,11 @@ FORMATS = [
         [{"prompt": "2+2+2?", "completions": ["4", "7"], "labels": [1, 0.25]}],
     ),
     (
+        "step_tree",
+        {"prompt": "2+2?", "nodes": [{"text": "4", "label": 1, "parent": -1}], "source": "mine"},
+        [{"prompt": "2+2?", "nodes": [{"text": "4", "label": 1, "parent": -1}]}],
+    ),
+    (
         "math_shepherd",
         {
             "input": "What is -1+3? Step 1: 3-1=2 + 0 ки\nStep 2: The answer is: -2 ки",

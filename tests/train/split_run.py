@@ -1,8 +1,11 @@
 """Trains two optimizer steps of eight rows and evaluates seven, on this process or as one of several ranks.
 
-    python split_run.py {orm,prm} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json [--streaming]
+    python split_run.py {orm,prm} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json
+        [--streaming] [--padded] [--tokens] [--planned_for_two]
 
-Writes the logs, the evaluation figures and a fingerprint of the final weights. `test_splits.py` compares them.
+`--tokens` fills batches by a budget instead; `--planned_for_two` plans them for two ranks on one, so that two
+accumulated batches are what two ranks take at once. Writes the logs, the evaluation figures and a fingerprint of the
+final weights. `test_splits.py` compares them.
 """
 
 import json
@@ -16,6 +19,8 @@ import datasets
 import torch
 
 import hf_rewardplug as rp
+from hf_rewardplug.data.batching import BatchPlan
+from hf_rewardplug.train import data_trainer
 
 WORDS = "once upon a time there was a little girl named Lily who liked to play with her red ball in the park".split()
 
@@ -53,6 +58,8 @@ def main() -> None:
     train, held_out = (datasets.Dataset.from_list(rows(count, seed)) for count, seed in ((16, 0), (7, 1)))
     if "--streaming" in sys.argv:
         held_out = held_out.to_iterable_dataset(num_shards=2)
+    if "--planned_for_two" in sys.argv:
+        data_trainer.BatchPlan = lambda *args, **options: BatchPlan(*args, **{**options, "ranks": 2})
     args = config_class(
         output_dir=os.path.dirname(out),
         per_device_train_batch_size=int(batch_size),
@@ -70,6 +77,8 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        prefix_sharing="--padded" not in sys.argv,
+        max_tokens_per_batch=70 if "--tokens" in sys.argv else None,
     )
     trainer = trainer_class(model, args, train_dataset=train, eval_dataset=held_out)
     trainer.train()

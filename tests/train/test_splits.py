@@ -30,11 +30,19 @@ def run(kind: str, batch_size: int, accumulation: int, model: Path, folder: Path
     return result
 
 
+def assert_same_run(found: dict, expected: dict, what: str) -> None:
+    for log, expected_log in zip(found["logs"], expected["logs"], strict=True):
+        for key in ("loss", "grad_norm", "accuracy", "num_tokens"):
+            assert log[key] == pytest.approx(expected_log[key], rel=1e-5), (what, key)
+    assert found["eval"] == pytest.approx(expected["eval"], rel=1e-5), what
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-6), what
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["orm", "prm"])
 def test_a_step_is_the_same_on_every_split(kind, assets, tmp_path):
     model = assets / "stories260K"
-    whole = run(kind, 8, 1, model, tmp_path)
+    whole = run(kind, 8, 1, model, tmp_path, "--padded")
     others = {
         "4x2": run(kind, 4, 2, model, tmp_path),
         "2x4": run(kind, 2, 4, model, tmp_path),
@@ -43,8 +51,13 @@ def test_a_step_is_the_same_on_every_split(kind, assets, tmp_path):
         "2 ranks of 4x1, streaming": run(kind, 4, 1, model, tmp_path, "--streaming", ranks=2),
     }
     for split, other in others.items():
-        for log, expected in zip(other["logs"], whole["logs"], strict=True):
-            for key in ("loss", "grad_norm", "accuracy", "num_tokens"):
-                assert log[key] == pytest.approx(expected[key], rel=1e-5), (split, key)
-        assert other["eval"] == pytest.approx(whole["eval"], rel=1e-5), split
-        assert other["weights"] == pytest.approx(whole["weights"], rel=1e-6), split
+        assert_same_run(other, whole, split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["orm", "prm"])
+def test_batches_by_tokens_are_one_step_on_two_ranks(kind, assets, tmp_path):
+    model = assets / "stories260K"
+    two = run(kind, 4, 1, model, tmp_path, "--tokens", ranks=2)
+    one = run(kind, 4, 2, model, tmp_path, "--tokens", "--planned_for_two")
+    assert_same_run(two, one, "two ranks")

@@ -38,6 +38,16 @@ def stepwise_supervised(row: Row) -> Row:
     }
 
 
+@register_adapter("step_tree", columns=("prompt", "nodes"))
+def step_tree(row: Row) -> Row:
+    """A tree of steps as this package writes it: `parent` is an earlier node's index, or -1 behind the prompt.
+
+    >>> step_tree({"prompt": "2+2?", "nodes": [{"text": "4", "label": 1, "parent": -1}], "id": 3})
+    {'prompt': '2+2?', 'nodes': [{'text': '4', 'label': 1, 'parent': -1}]}
+    """
+    return {"prompt": field(row, "prompt"), "nodes": dicts(row, "nodes"), **template_arguments(row)}
+
+
 def _has_mark(row: Row) -> bool:
     return (
         isinstance(row.get("input"), str) and isinstance(row.get("label"), str) and MATH_SHEPHERD_MARK in row["input"]
