@@ -8,7 +8,7 @@ those R weigh about the same. Composed once from the seed; each epoch shuffles t
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from .prefix_tree import common_prefix_length
+from .prefix_tree import common_prefix_length, tokens_of_paths
 
 Unit = tuple[int, list[int]]
 """cost, and the examples that stay together"""
@@ -148,11 +148,7 @@ def unique_tokens(row: dict, *, sharing: bool) -> int:
         return len(chosen_ids) + len(rejected_ids) - (common_prefix_length(chosen_ids, rejected_ids) if sharing else 0)
     if sharing or not row.get("node_lengths"):
         return len(row["input_ids"])
-    ends, parents = [], row["node_parents"]
-    for length, parent in zip(row["node_lengths"], parents, strict=True):
-        ends.append(length + (ends[parent] if parent >= 0 else 0))
-    inner = set(parents)
-    return sum(end for node, end in enumerate(ends) if node not in inner)
+    return tokens_of_paths(row["node_lengths"], row["node_parents"])
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ adds the row number. Pure Python: no torch, no transformers.
 import json
 import math
 from hashlib import blake2b
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 Row = dict[str, Any]
@@ -112,10 +112,12 @@ def to_steps(row: Row) -> list[Row]:
 
 
 def prompt_key(row: Row) -> int:
-    """63 bits of a canonical row's prompt; of what both answers of a pair begin with where there is none."""
-    prompt = row.get("prompt")
-    if not prompt and "chosen" in row:
-        prompt = [a for a, b in zip(row["chosen"], row["rejected"], strict=False) if a == b]
+    """63 bits of a row's prompt; where there is none, of what both answers of a pair begin with, or of all its tokens."""
+    prompt = row.get("prompt") or row.get("input_ids")
+    for answers in (("chosen", "rejected"), ("chosen_ids", "rejected_ids")):
+        if not prompt and answers[0] in row:
+            both = zip(*(row[name] for name in answers), strict=False)
+            prompt = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
     return hash63(json.dumps(prompt, sort_keys=True, default=str))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .canonical import EXAMPLE_ID, UNLABELLED
-from .prefix_tree import PrefixTree
+from .prefix_tree import PrefixTree, tokens_of_paths
 
 Piece = tuple[list[int], int]
 """tokens, and the index of the piece of the same row that they follow (-1: none)"""
@@ -60,6 +60,7 @@ def _packed(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
     packed = tree.pack()
     spans, length = packed.spans, len(packed.input_ids)
     padding = _rounded_up(length, multiple) - length
+    columns = [zip(*pieces, strict=True) for pieces in rows]  # tokens of each piece, and its parent
     if padding:  # a branch of its own, which nothing else sees
         spans = [*spans, (length, length + padding, length, length + padding)]
     batch = {
@@ -68,7 +69,7 @@ def _packed(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
         "prefix_tree": {
             "spans": spans,
             "longest": max(max(packed.position_ids) + 1, padding),
-            "num_tokens": sum(len(pieces[index][0]) for pieces in rows for path in _paths(pieces) for index in path),
+            "num_tokens": sum(tokens_of_paths(list(map(len, tokens)), parents) for tokens, parents in columns),
             "num_unique_tokens": tree.size,
         },
     }

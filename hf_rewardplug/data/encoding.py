@@ -15,10 +15,11 @@ TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error"
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, finite
-from .prefix_tree import common_prefix_length
+from .prefix_tree import common_prefix_length, path_lengths
 
 OVERLONG = ("drop", "truncate", "error")
 
@@ -235,12 +236,15 @@ class Encoder:
         if lengths := row.get("node_lengths"):
             parents = row.get("node_parents") or []
             right = len(parents) == len(lengths) and all(-1 <= parent < node for node, parent in enumerate(parents))
-            if sum(lengths) != len(input_ids) or not right:
+            ends = {end - 1 for end in accumulate(lengths)}
+            if min(lengths) < 0 or sum(lengths) != len(input_ids) or not right:
                 raise RowError(
                     "the nodes' lengths must add up to the tokens, and `node_parents` must name an earlier node each, "
                     "or -1",
                     column="node_lengths",
                 )
+            if any(label != UNLABELLED and index not in ends for index, label in enumerate(labels)):
+                raise RowError("a node of a tree has its label at its last token, and no other", column="labels")
             encoded |= {"node_lengths": lengths, "node_parents": parents}
         return encoded
 
@@ -252,9 +256,7 @@ class Encoder:
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
         """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""
-        ends = []  # tokens from the first step to each one
-        for length, parent in zip(lengths, parents, strict=True):
-            ends.append(length + (ends[parent] if parent >= 0 else 0))
+        ends = path_lengths(lengths, parents)
         limit = max(ends) if self.max_completion_length is None else self.max_completion_length
         if max(ends) > limit:
             self._refuse_overlong(max(ends), "max_completion_length")

@@ -12,9 +12,9 @@ which each branch follows what it branches from, and the spans that say which to
                                          [4, 6)   [4, 6)   causal: e f, a branch
                                          [4, 6)   [0, 2)   full: the branch sees A B
 
-Every token stands in one causal span (`queries == keys`), its own branch, and in one full span for each branching point
-on its way to the root. There are at most twice as many spans as sequences, however deep the tree, and building is
-linear in tokens. Pure Python.
+Every token stands in one causal span (`queries == keys`), its own branch, and in one full span for each branch that it
+comes from. There are at most twice as many spans as sequences, however deep the tree, and building is linear in tokens.
+Pure Python.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,28 @@ def common_prefix_length(a: Sequence[int], b: Sequence[int], a_start: int = 0, b
     while length < limit and a[a_start + length] == b[b_start + length]:
         length += 1
     return length
+
+
+def path_lengths(lengths: Sequence[int], parents: Sequence[int]) -> list[int]:
+    """Tokens from the beginning to the end of each piece of a tree; a parent is an earlier piece, or -1.
+
+    >>> path_lengths([3, 2, 4], parents=[-1, 0, 0])
+    [3, 5, 7]
+    """
+    ends: list[int] = []
+    for length, parent in zip(lengths, parents, strict=True):
+        ends.append(length + (ends[parent] if parent >= 0 else 0))
+    return ends
+
+
+def tokens_of_paths(lengths: Sequence[int], parents: Sequence[int]) -> int:
+    """Tokens of all paths from the beginning to a leaf, one by one.
+
+    >>> tokens_of_paths([3, 2, 4], parents=[-1, 0, 0])
+    12
+    """
+    inner = set(parents)
+    return sum(end for piece, end in enumerate(path_lengths(lengths, parents)) if piece not in inner)
 
 
 @dataclass(eq=False, slots=True)
@@ -124,8 +146,8 @@ class PrefixTree:
         """Add rows of (tokens, parent) pieces and return each piece's place; the parent is an earlier piece, or -1.
 
         A sequence is a row of one piece, a solution a chain of its steps, PRM800K's alternatives a tree. The first
-        tokens behind a place carry on its branch and later ones fork from it, so the largest subtrees go first: the
-        branches are then fewest and longest. Whatever the order, the result is right.
+        tokens behind a place carry on its branch and later ones fork from it, so the largest subtrees go first, which
+        makes the longest branches. Whatever the order, the result is right.
 
         >>> tree = PrefixTree()
         >>> places = tree.add_all([[([1, 2], -1), ([3], 0), ([4, 5], 0)]])

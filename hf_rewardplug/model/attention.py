@@ -50,11 +50,11 @@ def why_not(model: nn.Module) -> str | None:
         return f"{adapter.peft_type.value} puts virtual tokens before every row"
     if kind not in FAMILIES:
         return f"'{kind}' is not among the tested families ({', '.join(sorted(FAMILIES))})"
-    if not {"full_attention", "sliding_attention", *(getattr(config, "layer_types", None) or ())} == {
-        "full_attention",
-        "sliding_attention",
-    }:
-        return f"its layers are {sorted(set(config.layer_types))}"
+    if getattr(base, "score", None) is None:
+        return "it has no head called `score`"
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if not layer_types <= {"full_attention", "sliding_attention"}:
+        return f"its layers are {sorted(layer_types)}"
     if any(getattr(module, "is_causal", True) is False for module in base.modules()):
         return "its layers attend to both sides"
     if getattr(config, "attention_dropout", 0.0):

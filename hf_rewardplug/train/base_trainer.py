@@ -53,8 +53,10 @@ class ScoreTrainer(DataTrainer):
         self._evaluated: list[Tensors] = []
         if self._shares_prefixes:
             self.data_collator.prefix_sharing = True
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(TokenProgress)
+        for callback in list(self.callback_handler.callbacks):
+            if type(callback) is ProgressCallback:  # a subclass is the user's
+                self.remove_callback(callback)
+                self.add_callback(TokenProgress)
 
     # ---- loss ----------------------------------------------------------------------------------------------------
 
@@ -161,6 +163,8 @@ class ScoreTrainer(DataTrainer):
             reason = "`prefix_sharing=False`"
         elif not own:
             reason = f"{type(self).__name__} has a `compute_loss` of its own"
+        elif args.torch_compile:
+            reason = "`torch_compile=True` would compile again for every batch's tree"
         elif asked is not None:
             reason = f"attn_implementation='{asked}' was asked for"
         else:

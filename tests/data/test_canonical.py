@@ -209,6 +209,9 @@ def test_prompt_keys_are_equal_where_prompts_are():
     assert same[0] == same[1] != same[2] and all(0 <= key < 2**63 for key in same)
     hh = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Yo"}], [{"role": "assistant"}]
     assert prompt_key({"chosen": hh[0] + hh[1], "rejected": hh[0] + hh[2]}) == prompt_key({"prompt": hh[0]})
+    ids = [{"chosen_ids": [*prompt, 8, 9], "rejected_ids": [*prompt, 7, 9]} for prompt in ([1, 2], [1, 2], [1, 3])]
+    assert prompt_key(ids[0]) == prompt_key(ids[1]) != prompt_key(ids[2])
+    assert prompt_key({"input_ids": [1, 2], "labels": [-100, 1]}) != prompt_key({"input_ids": [1, 3]})
 
 
 @pytest.mark.parametrize(

@@ -549,3 +549,26 @@ def test_tokenized_rows_without_anything_to_learn_are_dropped():
         encoder.tokenized_pair({"chosen_ids": [1], "rejected_ids": [1]})
     with pytest.raises(DropRow, match="no labelled step"):
         encoder.tokenized_steps({"input_ids": [1], "labels": [-100]})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"node_lengths": [2, 1, 2]}, "lengths must add up"),
+        ({"node_lengths": [3, 2, -1]}, "lengths must add up"),
+        ({"node_parents": [-1, 0, 2]}, "an earlier node each"),
+        ({"node_parents": [-1, 0]}, "an earlier node each"),
+        ({"labels": [-100, 1, 1, 0]}, "label at its last token"),
+    ],
+)
+def test_a_tokenized_tree_is_checked(changed, message):
+    encoder = Encoder(tokenizer=None)
+    row = {
+        "input_ids": [1, 2, 3, 4],
+        "labels": [-100, -100, 1, 0],
+        "node_lengths": [2, 1, 1],
+        "node_parents": [-1, 0, 0],
+    }
+    assert encoder.tokenized_steps(row)["node_lengths"] == [2, 1, 1]
+    with pytest.raises(RowError, match=message):
+        encoder.tokenized_steps({**row, **changed})

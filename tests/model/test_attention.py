@@ -137,6 +137,24 @@ def test_bf16_scores_are_those_of_the_padded_batch_within_bf16():
     assert (scored(shared, packed) - scored(exact, padded)).abs().max() <= 2 * rounding
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_autocast(family):
+    """An fp32 model in bf16 autocast, as TRL trains by default: fp32 queries beside bf16 values."""
+    plain, shared = (build(family, "orm") for _ in range(2))
+    for model in (plain, shared):
+        install_reward_head(model)
+    share_prefixes(shared)
+    padded, packed = batches("orm", random_rows("orm"))
+    exact = scored(plain, padded)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounding = (scored(plain, padded) - exact).abs().max()
+        found = scored(shared, packed)
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() <= 2 * rounding
+    found.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in shared.parameters())
+
+
 def layout_of(sequences) -> tuple[TreeLayout, int]:
     tree = PrefixTree()
     for sequence in sequences:
