@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1" if os.environ.get("REWARDPLUG_ASSETS") else "0")
@@ -22,11 +23,12 @@ import trl
 from datasets import Dataset
 
 import hf_rewardplug as rp
+from hf_rewardplug.data.collator import PreferenceCollator
 
 
 @dataclass
 class Contestant:
-    """One way to train on the rows: `run` does the step of one of its `batches`."""
+    """One way to train on the rows: `run` does the step of one of its `batches`; `prepare` sets the model up for it."""
 
     name: str
     batches: list[dict]
@@ -34,6 +36,7 @@ class Contestant:
     model: torch.nn.Module
     pairs: int = 0
     seconds: list[float] = field(default_factory=list)
+    prepare: Callable[[], None] = lambda: None  # where contestants share a model; untimed
 
     @property
     def forwarded(self) -> int:
@@ -46,20 +49,33 @@ class Contestant:
 
     def step(self) -> tuple[float, float]:
         """Run all batches; (sum of losses, norm of the summed gradient)."""
+        self.prepare()
         self.model.zero_grad()
         loss = sum(float(self.run(dict(batch))) for batch in self.batches)
-        return loss, float(torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm())
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+        return loss, float(torch.stack(norms).norm())
 
 
-def interleaved(contestants: list[Contestant], rounds: int) -> None:
+def interleaved(contestants: list[Contestant], rounds: int, tolerance: float = 1e-3) -> None:
     """Check that all compute the same, then time `rounds` rounds, each in another order."""
     results = {contestant.name: contestant.step() for contestant in contestants if contestant.pairs}
     expected = next(iter(results.values()), None)
     for name, found in results.items():
-        for a, b in zip(found, expected, strict=True):
-            assert abs(a - b) <= 1e-3 * abs(b) + 1e-4, f"{name} computes {found}, not {expected}"
+        assert disagreement(found, expected) <= tolerance, f"{name} computes {found}, not {expected}"
+    timed(contestants, rounds)
+
+
+def disagreement(found: tuple[float, float], expected: tuple[float, float]) -> float:
+    """How far two results of `Contestant.step` are apart: relative, and absolute in tenths where they are small."""
+    return max(abs(a - b) / (abs(b) + 0.1) for a, b in zip(found, expected, strict=True))
+
+
+def timed(contestants: list[Contestant], rounds: int) -> None:
+    """Time `rounds` rounds, each in another order."""
     for number in range(rounds):
         for contestant in contestants[number % len(contestants) :] + contestants[: number % len(contestants)]:
+            contestant.prepare()
             contestant.model.zero_grad()
             gc.collect()
             synchronize()
@@ -79,8 +95,10 @@ def chunks(rows: list, size: int) -> list[list]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def trainer_of(kind: str, model, tokenizer, rows: list[dict], folder: str, batch_size: int, **options):
-    """A trainer over its own copy of the model: "trl", "orm" or "prm"."""
+def trainer_of(
+    kind: str, model, tokenizer, rows: list[dict], folder: str, batch_size: int, copied: bool = True, **options
+):
+    """A trainer over its own copy of the model, or over the model itself: "trl", "orm" or "prm"."""
     trainer_class, config_class = {
         "trl": (trl.RewardTrainer, trl.RewardConfig),
         "orm": (rp.RewardTrainer, rp.RewardConfig),
@@ -96,8 +114,9 @@ def trainer_of(kind: str, model, tokenizer, rows: list[dict], folder: str, batch
         "disable_tqdm": True,
     }
     args = config_class(**{**settings, **options})
+    model = copy.deepcopy(model) if copied else model
     trainer = trainer_class(
-        copy.deepcopy(model), args, train_dataset=Dataset.from_list(rows), processing_class=copy.deepcopy(tokenizer)
+        model, args, train_dataset=Dataset.from_list(rows), processing_class=copy.deepcopy(tokenizer)
     )
     trainer.current_gradient_accumulation_steps = 1  # what `train` would set
     trainer.model.train()
@@ -110,27 +129,37 @@ def stepper(trainer) -> Callable[[dict], torch.Tensor]:
 
 def without_sharing(rows: list[dict]) -> dict:
     """A padding-free batch of pairs that shares nothing: what packing alone would give."""
-    sequences = [row[key] for key in ("chosen_ids", "rejected_ids") for row in rows]
-    ends = torch.tensor([len(sequence) for sequence in sequences]).cumsum(0)
-    starts = [0, *ends[:-1].tolist()]
+    return unpadded(PreferenceCollator(0)(rows))
+
+
+def unpadded(padded: dict) -> dict:
+    """A padded batch as one row of its sequences, one behind the other."""
+    mask = padded["attention_mask"].bool()
+    lengths = mask.sum(1).tolist()
+    ends = list(accumulate(lengths))
     return {
-        "input_ids": torch.tensor([[token for sequence in sequences for token in sequence]]),
-        "position_ids": torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None],
+        **{key: value for key, value in padded.items() if key != "attention_mask"},
+        "input_ids": padded["input_ids"][mask][None],
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "prefix_tree": {
-            "spans": [(start, end) * 2 for start, end in zip(starts, ends.tolist(), strict=True)],
-            "longest": max(map(len, sequences)),
-            "num_tokens": int(ends[-1]),
-            "num_unique_tokens": int(ends[-1]),
+            "spans": [(start, end) * 2 for start, end in zip([0, *ends[:-1]], ends, strict=True)],
+            "longest": max(lengths),
+            "num_tokens": ends[-1],
+            "num_unique_tokens": ends[-1],
         },
-        "score_positions": ends - 1,
+        "score_positions": mask.flatten().cumsum(0)[padded["score_positions"]] - 1,
     }
+
+
+def on_device(batch: dict, device) -> dict:
+    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
 
 def dense(model, tokens: int, length: int, device=None) -> Contestant:
     """Plain rows of equal length, `tokens` in all as nearly as they fit: the price of a token without any tree."""
-    count = max(1, round(tokens / length))
+    count, vocabulary = max(1, round(tokens / length)), min(1000, model.config.vocab_size)
     generator = torch.Generator().manual_seed(0)
-    batch = {"input_ids": torch.randint(5, 1000, (count, length), generator=generator).to(device)}
+    batch = {"input_ids": torch.randint(5, vocabulary, (count, length), generator=generator).to(device)}
     ends = torch.arange(count, device=device) * length + length - 1
 
     def run(batch):

@@ -112,7 +112,7 @@ def to_steps(row: Row) -> list[Row]:
 
 
 def prompt_key(row: Row) -> int:
-    """63 bits of a row's prompt; where there is none, of what both answers of a pair begin with, or of all its tokens."""
+    """63 bits of a row's prompt; without one, of what both answers of a pair begin with, or of all tokens."""
     prompt = row.get("prompt") or row.get("input_ids")
     for answers in (("chosen", "rejected"), ("chosen_ids", "rejected_ids")):
         if not prompt and answers[0] in row:

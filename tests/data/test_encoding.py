@@ -558,7 +558,7 @@ def test_tokenized_rows_without_anything_to_learn_are_dropped():
         ({"node_lengths": [3, 2, -1]}, "lengths must add up"),
         ({"node_parents": [-1, 0, 2]}, "an earlier node each"),
         ({"node_parents": [-1, 0]}, "an earlier node each"),
-        ({"labels": [-100, 1, 1, 0]}, "label at its last token"),
+        ({"node_lengths": [2, 2], "node_parents": [-1, 0]}, "label at its last token"),
     ],
 )
 def test_a_tokenized_tree_is_checked(changed, message):
