@@ -137,7 +137,7 @@ def test_bf16_scores_are_those_of_the_padded_batch_within_bf16():
     assert (scored(shared, packed) - scored(exact, padded)).abs().max() <= 2 * rounding
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
 def test_autocast(family):
     """An fp32 model in bf16 autocast, as TRL trains by default: fp32 queries beside bf16 values."""
     plain, shared = (build(family, "orm") for _ in range(2))
