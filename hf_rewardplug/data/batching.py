@@ -8,7 +8,7 @@ those R weigh about the same. Composed once from the seed; each epoch shuffles t
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from .prefix_tree import common_prefix_length, tokens_of_paths
+from .prefix_tree import common_prefix_length
 
 Unit = tuple[int, list[int]]
 """cost, and the examples that stay together"""
@@ -137,18 +137,16 @@ def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tupl
     return [sorted(batch) for batch in batches], left
 
 
-def unique_tokens(row: dict, *, sharing: bool) -> int:
-    """Tokens that an encoded row costs by itself: what its sequences have in common once if `sharing`, else each time.
+def unique_tokens(row: dict) -> int:
+    """Tokens that an encoded row costs by itself, a pair's common beginning once.
 
-    >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, sharing=True)
+    >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     5
     """
-    if "chosen_ids" in row:
-        chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
-        return len(chosen_ids) + len(rejected_ids) - (common_prefix_length(chosen_ids, rejected_ids) if sharing else 0)
-    if sharing or not row.get("node_lengths"):
+    if "chosen_ids" not in row:
         return len(row["input_ids"])
-    return tokens_of_paths(row["node_lengths"], row["node_parents"])
+    chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
+    return len(chosen_ids) + len(rejected_ids) - common_prefix_length(chosen_ids, rejected_ids)
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:

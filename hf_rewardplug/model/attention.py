@@ -35,9 +35,11 @@ def share_prefixes(model: nn.Module) -> str | None:
     reason = why_not(model)
     if reason is None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        name = _PLAIN_CALLS.get(base.config._attn_implementation)
-        if name is not None:
-            base.set_attn_implementation(name)
+        before = base.config._attn_implementation
+        name = _PLAIN_CALLS.get(before, before)
+        base.set_attn_implementation(name)
+        if base.config._attn_implementation != name:  # transformers has logged why
+            return f"its attention implementation cannot be changed from '{before}'"
     return reason
 
 
@@ -55,8 +57,12 @@ def why_not(model: nn.Module) -> str | None:
     layer_types = set(getattr(config, "layer_types", None) or ())
     if not layer_types <= {"full_attention", "sliding_attention"}:
         return f"its layers are {sorted(layer_types)}"
-    if any(getattr(module, "is_causal", True) is False for module in base.modules()):
+    layers = [module for module in base.modules() if hasattr(module, "is_causal")]
+    if any(layer.is_causal is False for layer in layers):
         return "its layers attend to both sides"
+    windows = "sliding_attention" in layer_types or (not layer_types and getattr(config, "sliding_window", None))
+    if windows and not all("sliding_window=" in inspect.getsource(type(layer)) for layer in layers):
+        return "its attention leaves the sliding window to the mask"
     if getattr(config, "attention_dropout", 0.0):
         return f"attention_dropout={config.attention_dropout} draws another mask a sequence"
     asked = config._attn_implementation

@@ -150,7 +150,7 @@ class _Blocks:
         if span[:2] == span[2:]:
             scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), torch.finfo(wide).min)
         if self.window is not None:
-            position_ids_T = self.layout.position_ids_T
+            position_ids_T = self.layout.positions(query.device)
             far = position_ids_T[q0:q1, None] - position_ids_T[k0:k1] >= self.window
             scores = scores.masked_fill(far, torch.finfo(wide).min)
         return scores, slope
@@ -212,7 +212,7 @@ def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, sof
         key_KTD[None],
         value_KTD[None],
         score_mod=None if softcap is None else _soft_cap(softcap),
-        block_mask=_block_mask(layout, window),
+        block_mask=_block_mask(layout, window, query_HTD.device),
         scale=scale,
         enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
     )[0]
@@ -237,11 +237,11 @@ def _soft_cap(softcap: float):
     return score_mod
 
 
-def _block_mask(layout: TreeLayout, window: int | None):
+def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if window not in layout.cache:
-        end_T, position_ids_T = layout.subtree_end_T(), layout.position_ids_T
+    if (window, device) not in layout.cache:
+        end_T, position_ids_T = layout.subtree_end(device), layout.positions(device)
         before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
 
         def visible(batch, head, query, key):
@@ -252,5 +252,5 @@ def _block_mask(layout: TreeLayout, window: int | None):
 
         size = len(position_ids_T)
         mask = visible if window is None else visible_in_window
-        layout.cache[window] = create_block_mask(mask, None, None, size, size, device=str(position_ids_T.device))
-    return layout.cache[window]
+        layout.cache[window, device] = create_block_mask(mask, None, None, size, size, device=str(device))
+    return layout.cache[window, device]

@@ -7,31 +7,35 @@
 In: spans and position ids from the collator. Out: the same tree as each kernel wants it.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 
 Span = tuple[int, int, int, int]
 
 
-@dataclass(eq=False)
 class TreeLayout:
     """What the attention layers know of a packed row; made once a forward, shared by all layers.
 
-    Attributes:
+    No dataclass: FSDP builds those anew for each layer, and what is cached here would be lost.
+
+    Args:
         spans: see above.
         position_ids_T: positions in the sequences, which sliding windows count.
         longest: tokens of the longest sequence; a window that wide changes nothing.
     """
 
-    spans: list[Span]
-    position_ids_T: torch.Tensor
-    longest: int
-    cache: dict = field(default_factory=dict)
+    def __init__(self, spans: list[Span], position_ids_T: torch.Tensor, longest: int):
+        self.spans, self.position_ids_T, self.longest = spans, position_ids_T, longest
+        self.cache: dict = {}
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """`position_ids_T` on the device of a layer, where a model is spread over several."""
+        if ("positions", device) not in self.cache:
+            self.cache["positions", device] = self.position_ids_T.to(device, non_blocking=True)
+        return self.cache["positions", device]
 
     def varlen(self, device: torch.device):
         """(key_index, cu_seq_q, cu_seq_k, max_q, max_k): each branch's queries; its ancestors' keys, then its own."""
-        if device not in self.cache:
+        if ("varlen", device) not in self.cache:
             keys, lengths, counts = [], [], []
             for start, stop, ancestors in branches(self.spans):
                 ranges = [*ancestors, (start, stop)]
@@ -40,24 +44,24 @@ class TreeLayout:
                 counts.append(sum(b - a for a, b in ranges))
             cumulated = [torch.tensor([0, *values]).cumsum(0).int() for values in (lengths, counts)]
             tensors = [tensor.to(device, non_blocking=True) for tensor in (torch.cat(keys), *cumulated)]
-            self.cache[device] = (*tensors, max(lengths), max(counts))
-        return self.cache[device]
+            self.cache["varlen", device] = (*tensors, max(lengths), max(counts))
+        return self.cache["varlen", device]
 
-    def subtree_end_T(self) -> torch.Tensor:
+    def subtree_end(self, device: torch.device) -> torch.Tensor:
         """Index behind the last token that sees each token: q sees k where k <= q < subtree_end[k]."""
-        if "end" not in self.cache:
+        if ("end", device) not in self.cache:
             end_T = torch.empty(len(self.position_ids_T), dtype=torch.long)
             for start, stop, *_ in causal_spans(self.spans):
                 end_T[start:stop] = stop
             for _, stop, k0, k1 in full_spans(self.spans):
                 end_T[k0:k1].clamp_(min=stop)
-            self.cache["end"] = end_T.to(self.position_ids_T.device, non_blocking=True)
-        return self.cache["end"]
+            self.cache["end", device] = end_T.to(device, non_blocking=True)
+        return self.cache["end", device]
 
     def mask_TT(self, window: int | None) -> torch.Tensor:
         """Which query (row) sees which key (column)."""
         index_T = torch.arange(len(self.position_ids_T), device=self.position_ids_T.device)
-        mask_TT = (index_T <= index_T[:, None]) & (index_T[:, None] < self.subtree_end_T())
+        mask_TT = (index_T <= index_T[:, None]) & (index_T[:, None] < self.subtree_end(self.position_ids_T.device))
         if window is not None:
             mask_TT &= self.position_ids_T[:, None] - self.position_ids_T < window
         return mask_TT

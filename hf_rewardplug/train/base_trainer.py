@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data.canonical import EXAMPLE_ID
 from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
-from .callbacks import TokenProgress
+from .callbacks import TokenClock, TokenProgress
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
 
@@ -45,6 +45,11 @@ class ScoreTrainer(DataTrainer):
 
     def _set_up_scores(self) -> None:
         """Counters and flags; to be called behind TRL's constructor."""
+        if self.args.n_gpu > 1:  # which would cut a packed row, and the score positions of a padded batch
+            raise ValueError(
+                f"{type(self).__name__} does not support `nn.DataParallel`, which `Trainer` uses when one process sees "
+                "several GPUs. Launch with `accelerate launch` or `torchrun`, or set `CUDA_VISIBLE_DEVICES` to one GPU."
+            )
         self.model_accepts_loss_kwargs = False  # what transformers < 5.19 asks instead of `loss_is_scaled_for_ga`
         self.current_gradient_accumulation_steps = 1  # of a `training_step` before `train`, which sets it
         self.can_return_loss, self.label_names = True, []
@@ -53,6 +58,7 @@ class ScoreTrainer(DataTrainer):
         self._evaluated: list[Tensors] = []
         if self._shares_prefixes:
             self.data_collator.prefix_sharing = True
+        self.add_callback(TokenClock(self._tokens))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)

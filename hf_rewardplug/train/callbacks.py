@@ -1,8 +1,9 @@
-"""What follows the Trainer's events: the tokens in the progress bar, and the epoch of a batch plan."""
+"""What follows the Trainer's events: tokens in the progress bar and their clock, and the epoch of a batch plan."""
 
 from transformers import ProgressCallback, TrainerCallback
 
 from ..data.batching import BatchPlan
+from .metrics import TokenCounter
 
 
 class TokenProgress(ProgressCallback):
@@ -13,6 +14,16 @@ class TokenProgress(ProgressCallback):
         if self.training_bar is not None and logs and "tokens_per_second" in logs:
             speed, sharing = logs["tokens_per_second"], logs["sharing_ratio"]
             self.training_bar.set_postfix_str(f"{speed:,.0f} tokens/s, sharing x{sharing:.2f}")
+
+
+class TokenClock(TrainerCallback):
+    """Starts the time of tokens a second when training starts, behind what was set up before."""
+
+    def __init__(self, tokens: TokenCounter):
+        self.tokens = tokens
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.tokens.start()
 
 
 class PlanEpoch(TrainerCallback):

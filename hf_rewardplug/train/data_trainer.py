@@ -44,7 +44,7 @@ class DataTrainer:
         names = set(dataset.column_names or first)
         tokenized = set(self.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
-            return dataset
+            return dataset.with_format(None)
         grouped = args.group_by_prefix and dataset_name == "train"
         pipeline = RowPipeline(
             name=dataset_name,
@@ -108,17 +108,29 @@ class DataTrainer:
         asked = "group_by_prefix" if args.max_tokens_per_batch is None else "max_tokens_per_batch"
         if not isinstance(dataset, datasets.Dataset):
             raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
-        sharing = getattr(self.data_collator, "prefix_sharing", False)
+        if args.group_by_prefix and PROMPT_KEY not in dataset.column_names:
+            raise ValueError(
+                "`group_by_prefix=True`, but the train data set was prepared without it. Give the raw rows."
+            )
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
         rows = dataset.select_columns([name for name in self.columns if name in dataset.column_names])
-        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix and PROMPT_KEY in dataset.column_names else None
+        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
         if args.max_tokens_per_batch is None:
-            costs, savings = [1] * len(dataset), None
+            costs, savings, budget = [1] * len(dataset), None, self._train_batch_size
+        elif not getattr(self.data_collator, "prefix_sharing", False):
+            raise ValueError(
+                "`max_tokens_per_batch` counts the unique tokens of packed batches, but batches are padded here (the "
+                "warning above says why). Set `per_device_train_batch_size` instead."
+            )
         else:
-            costs = [unique_tokens(row, sharing=sharing) for row in rows]
-            savings = shared_with_group(rows, groups) if groups is not None and sharing else None
+            costs = [unique_tokens(row) for row in rows]
+            savings = None if groups is None else shared_with_group(rows, groups)
+            # `auto_find_batch_size` halves the rows of a batch; here the tokens
+            budget = max(1, args.max_tokens_per_batch * self._train_batch_size // args.train_batch_size)
         return BatchPlan(
             costs,
-            budget=args.max_tokens_per_batch or self._train_batch_size,
+            budget=budget,
             ranks=self.accelerator.num_processes // self.get_tp_size(),
             seed=args.seed if args.data_seed is None else args.data_seed,
             groups=groups,
@@ -133,6 +145,8 @@ class DataTrainer:
         if args.accelerator_config.dispatch_batches:
             logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
         args.accelerator_config.dispatch_batches = False
+        if args.accelerator_config.split_batches and (args.max_tokens_per_batch or args.group_by_prefix):
+            raise ValueError("`split_batches=True` cannot go with `max_tokens_per_batch` or `group_by_prefix`.")
         if args.use_liger_kernel:
             _keep_classifier_forward(args)
         hub = {"trust_remote_code": args.trust_remote_code}

@@ -85,6 +85,10 @@ class TokenCounter:
             tokens = unique = inputs["input_ids"].numel() if mask is None else mask.sum()
         self.tokens, self.unique = self.tokens + tokens, self.unique + unique
 
+    def start(self) -> None:
+        """Begin an interval now."""
+        self._last = (*self._last[:2], time.perf_counter())
+
     def pause(self, seconds: float) -> None:
         """Leave `seconds` out of the interval's time: an evaluation's."""
         self._last = (*self._last[:2], self._last[2] + seconds)

@@ -121,6 +121,12 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             }
         elif eval_dataset is not None:
             eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
+        trees = "node_lengths" in (train_dataset.column_names or ())
+        if trees and not isinstance(data_collator, StepCollator | None):
+            raise ValueError(
+                "The train data set has trees of steps, whose alternatives must not see each other. Leave "
+                "`data_collator` out, or derive yours from `hf_rewardplug.StepCollator`."
+            )
         super().__init__(
             model=model,
             args=args,
@@ -135,11 +141,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                "PRMTrainer does not support `nn.DataParallel`, which `Trainer` uses when one process sees several "
-                "GPUs. Launch with `accelerate launch` or `torchrun`, or set `CUDA_VISIBLE_DEVICES` to one GPU."
-            )
         self._set_up_scores()
         self.model.add_model_tags(self._tag_names)
 

@@ -119,7 +119,7 @@ def prefixes(rows: list[dict]) -> set[tuple]:
 @settings(max_examples=300, deadline=None)
 def test_savings_never_promise_more_than_a_batch_shares(grouped, budget, ranks):
     rows, groups = grouped
-    costs, savings = [unique_tokens(row, sharing=True) for row in rows], shared_with_group(rows, groups)
+    costs, savings = [unique_tokens(row) for row in rows], shared_with_group(rows, groups)
     plan = BatchPlan(costs, budget=budget, ranks=ranks, groups=groups, savings=savings)
     assert set(chain(*plan)) == set(range(len(rows)))
     for batch in plan:
@@ -131,8 +131,7 @@ def test_savings_never_promise_more_than_a_batch_shares(grouped, budget, ranks):
 def test_costs_are_the_naive_counts(grouped):
     rows, groups = grouped
     for row in rows:
-        assert unique_tokens(row, sharing=False) == sum(map(len, sequences(row)))
-        shared = unique_tokens(row, sharing=True)
+        shared = unique_tokens(row)
         assert shared == len(prefixes([row])) or ("node_lengths" in row and shared > len(prefixes([row])))
     for row, group, shared in zip(rows, groups, shared_with_group(rows, groups), strict=True):
         first = rows[groups.index(group)]
@@ -252,17 +251,16 @@ TREE = {"input_ids": [1, 2, 3, 4, 5, 6], "node_lengths": [2, 1, 2, 1], "node_par
 
 
 @pytest.mark.parametrize(
-    ("row", "shared", "apart"),
+    ("row", "tokens"),
     [
-        (PAIR, 5, 7),
-        ({"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, 3, 3),
-        ({"input_ids": [1, 2, 3], "node_lengths": [], "node_parents": None}, 3, 3),
-        (TREE, 6, 8),  # padded: 1 2 4 5 and 1 2 3 6
+        (PAIR, 5),
+        ({"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, 3),
+        ({"input_ids": [1, 2, 3], "node_lengths": [], "node_parents": None}, 3),
+        (TREE, 6),
     ],
 )
-def test_tokens_of_a_row(row, shared, apart):
-    assert unique_tokens(row, sharing=True) == shared
-    assert unique_tokens(row, sharing=False) == apart
+def test_tokens_of_a_row(row, tokens):
+    assert unique_tokens(row) == tokens
 
 
 def test_rows_share_with_the_first_of_their_group():

@@ -43,6 +43,9 @@ CONFIGS = {
         name: AutoConfig.for_model(name, **SIZES)
         for name in ("exaone4", "gemma", "glm4", "ministral3", "mixtral", "phi", "qwen2_moe", "qwen3_moe", "smollm3")
     },
+    "qwen3, window": AutoConfig.for_model(
+        "qwen3", **SIZES, head_dim=8, use_sliding_window=True, sliding_window=3, max_window_layers=1
+    ),
     "starcoder2": AutoConfig.for_model("starcoder2", **SIZES, sliding_window=4),
     "phi3, window": Phi3Config(**SIZES, eos_token_id=1, bos_token_id=1, sliding_window=3),
 }

@@ -5,11 +5,11 @@ import random
 
 import pytest
 import torch
-from families import CONFIGS, HEADS, build
+from families import CONFIGS, HEADS, SIZES, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
@@ -243,6 +243,22 @@ def test_reasons_of_the_model():
     both_sides = build("gemma3", "orm")
     both_sides.model.layers[0].self_attn.is_causal = False
     assert "both sides" in why_not(both_sides)
+    no_head = build("llama", "orm")
+    no_head.classifier, no_head.score = no_head.score, None
+    assert "no head called `score`" in why_not(no_head)
+
+
+def test_a_window_that_stands_in_the_mask_alone_is_refused():
+    """Qwen2-MoE's attention does not pass it on, and the packed row has no mask."""
+    window = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+    config = AutoConfig.for_model("qwen2_moe", **SIZES, **window, num_labels=1)
+    assert "sliding window" in share_prefixes(AutoModelForSequenceClassification.from_config(config))
+
+
+def test_an_implementation_that_cannot_be_changed_is_a_reason(monkeypatch):
+    model = build("llama", "orm")
+    monkeypatch.setattr(model, "_can_set_attn_implementation", lambda: False)
+    assert "cannot be changed from 'sdpa'" in share_prefixes(model)
 
 
 def test_a_saved_model_has_no_trace(tmp_path):

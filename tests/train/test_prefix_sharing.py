@@ -8,7 +8,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from rows import quick, sentence, solutions, text_pairs
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, ProgressCallback
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    ProgressCallback,
+)
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from hf_rewardplug import PreferenceCollator, PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
@@ -280,6 +286,36 @@ def test_a_stream_cannot_be_planned(option, model_path, tmp_path):
     )
     with pytest.raises(ValueError, match=f"`{next(iter(option))}` must see all rows beforehand"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens_per_batch": 90, "prefix_sharing": False}, "counts the unique tokens of packed batches"),
+        ({"group_by_prefix": True, "accelerator_config": {"split_batches": True}}, "`split_batches=True` cannot go"),
+    ],
+)
+def test_options_that_cannot_go_together(options, message, model_path, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        trained("orm", model_path, tmp_path, **options)
+
+
+def test_rows_prepared_without_their_prompts_cannot_be_grouped(model_path, tmp_path):
+    prepared = trained("orm", model_path, tmp_path).train_dataset
+    args = RewardConfig(**quick(tmp_path, group_by_prefix=True))
+    with pytest.raises(ValueError, match="was prepared without it"):
+        RewardTrainer(model_path, args, train_dataset=prepared).train()
+
+
+def test_trees_need_a_collator_that_knows_them(model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    with pytest.raises(ValueError, match="trees of steps, whose alternatives must not see each other"):
+        PRMTrainer(
+            model_path,
+            PRMConfig(**quick(tmp_path)),
+            data_collator=DataCollatorForTokenClassification(tokenizer),
+            train_dataset=Dataset.from_list(step_trees(4)),
+        )
 
 
 def test_the_budget_is_a_positive_number(tmp_path):
