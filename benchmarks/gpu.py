@@ -18,7 +18,7 @@ Ablation  prefix_sharing=False    padded batches in this package's trainer
           FlexAttention           in place of varlen attention
           no checkpointing        without gradient checkpointing, which all others have, as is TRL's default
           Liger                   `use_liger_kernel=True`
-and       dense                   plain rows of equal length with hf_rewardplug's number of tokens: the price of a token
+and       dense                   plain rows of equal length, tokens and (query, key) pairs as many as hf_rewardplug's
 
 All contestants of a stage share one model and are timed interleaved. A step is forward and backward, no optimizer; the
 weights are bf16 without autocast. MFU is 6 * parameters of the body (no embedding, no head) * forwarded tokens, padding
@@ -95,9 +95,7 @@ def contestants_of(subject: Subject, batches: list[list[dict]], kind: str) -> tu
         Contestant(name, [on_device(batch, DEVICE) for batch in of_it], stepper(trainer), subject.model, pairs=count)
         for name, (trainer, of_it, _) in made.items()
     ]
-    lengths = torch.cat([batch["attention_mask"].sum(1) for batch in padded]).float()
-    tokens = sum(batch["input_ids"].numel() for batch in packed)
-    found.append(dense(subject.model, tokens, round(lengths.mean().item()), DEVICE))
+    found.append(dense(subject.model, packed, DEVICE))
     settings = [*(setting for _, _, setting in made.values()), Setting(tree=False)]
     for contestant, setting in zip(found, settings, strict=True):
         contestant.prepare = lambda setting=setting: subject.prepare(setting)

@@ -155,9 +155,14 @@ def on_device(batch: dict, device) -> dict:
     return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
 
-def dense(model, tokens: int, length: int, device=None) -> Contestant:
-    """Plain rows of equal length, `tokens` in all as nearly as they fit: the price of a token without any tree."""
-    count, vocabulary = max(1, round(tokens / length)), min(1000, model.config.vocab_size)
+def dense(model, packed: list[dict], device=None) -> Contestant:
+    """Plain rows of equal length with as many tokens, and as many pairs of a query and a key, as packed batches have.
+
+    The price of a token without any tree. A query at position p sees p + 1 keys, so rows are 2 * mean(p) + 1 long.
+    """
+    positions = torch.cat([batch["position_ids"].flatten() for batch in packed]).float()
+    length = round(2 * positions.mean().item() + 1)
+    count, vocabulary = max(1, round(len(positions) / length)), min(1000, model.config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     batch = {"input_ids": torch.randint(5, vocabulary, (count, length), generator=generator).to(device)}
     ends = torch.arange(count, device=device) * length + length - 1

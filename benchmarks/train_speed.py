@@ -10,7 +10,7 @@ Steps     padded          this package with `prefix_sharing=False`, which pads a
           hf_rewardplug
 Trees     leaf by leaf    every path of a PRM800K tree as a row of its own
           hf_rewardplug
-and       dense           plain rows of equal length with as many tokens as hf_rewardplug's: the price of a token
+and       dense           plain rows of equal length with as many tokens and (query, key) pairs as hf_rewardplug's
 
 A step is forward and backward in fp32 without gradient checkpointing. Figures are medians; read the ratios.
 """
@@ -26,7 +26,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from side_by_side import (
     Contestant,
     chunks,
@@ -87,7 +86,7 @@ def pair_contestants(options, model, tokenizer, folder: str, name: str, batch_si
     return [
         Contestant(key, made, stepper(trainer), trainer.model, pairs=len(rows))
         for key, (trainer, made) in batches.items()
-    ] + [_dense_twin(ours, batches["hf_rewardplug"][1], batches["trl"][1])]
+    ] + [dense(ours.model, batches["hf_rewardplug"][1])]
 
 
 def step_contestants(options, model, tokenizer, folder: str, name: str, batch_size: int) -> list[Contestant]:
@@ -101,7 +100,7 @@ def step_contestants(options, model, tokenizer, folder: str, name: str, batch_si
         trainer = trainer_of("prm", model, tokenizer, rows, folder, batch_size, prefix_sharing=sharing)
         batches = [trainer.data_collator(some) for some in chunks(list(trainer.train_dataset), batch_size)]
         contestants.append(Contestant(key, batches, stepper(trainer), trainer.model, pairs=len(rows)))
-    return [*contestants, _dense_twin(trainer, batches, contestants[0].batches)]
+    return [*contestants, dense(trainer.model, batches)]
 
 
 def tree_contestants(options, model, tokenizer, folder: str, row: dict) -> list[Contestant]:
@@ -133,7 +132,7 @@ def tree_contestants(options, model, tokenizer, folder: str, row: dict) -> list[
     return [
         Contestant("leaf by leaf", leaves, run, trainer.model, pairs=1),
         Contestant("hf_rewardplug", [packed], run, trainer.model, pairs=1),
-        _dense_twin(trainer, [packed], leaves),
+        dense(trainer.model, [packed]),
     ]
 
 
@@ -142,12 +141,6 @@ def _forward(trainer, batch):
     loss = trainer.model(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits.sum() * 0
     loss.backward()
     return loss.detach()
-
-
-def _dense_twin(trainer, packed: list[dict], sequences: list[dict]) -> Contestant:
-    """As many tokens as the packed batches, in rows as long as the sequences on average."""
-    lengths = torch.cat([batch["attention_mask"].sum(1) for batch in sequences]).float()
-    return dense(trainer.model, sum(batch["input_ids"].numel() for batch in packed), round(lengths.mean().item()))
 
 
 def figures(contestants: list[Contestant]) -> dict:
@@ -195,7 +188,7 @@ def contestants_of(options, name: str, batch_size: int, folder: str) -> list[lis
         return [pair_contestants(options, model, tokenizer, folder, name, batch_size)]
     if name in STEPS:
         return [step_contestants(options, model, tokenizer, folder, name, batch_size)]
-    distinct = {json.dumps(row): row for row in read(name)}.values()
+    distinct = {json.dumps(get_adapter("prm800k")(row)): row for row in read(name)}.values()
     return [tree_contestants(options, model, tokenizer, folder, row) for row in distinct]
 
 
