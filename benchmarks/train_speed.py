@@ -49,7 +49,11 @@ PAIRS = {
     "llmbar": "llmbar",
     "finegrained_rlhf": "finegrained_rlhf",  # six pairs of four completions, one behind the other
 }
-STEPS = {"prm800k_val": "prm800k_val/val.jsonl", "processbench_gsm8k": "processbench/gsm8k.jsonl"}
+STEPS = {
+    "prm800k_val": "prm800k_val/val.jsonl",
+    "processbench_gsm8k": "processbench/gsm8k.jsonl",
+    "processbench_math": "processbench/math.jsonl",
+}
 TREES = {"prm800k_trees": "prm800k_val/raw_tree_examples.jsonl"}
 
 
