@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from families import SIZES
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -20,19 +21,10 @@ from transformers import (
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.model.head import RewardHead, install_reward_head
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-    "pad_token_id": 0,
-}
 CONFIGS = {
-    "llama": LlamaConfig(**TINY),
-    "qwen2": Qwen2Config(**TINY),
-    "gemma2": Gemma2Config(**TINY, head_dim=8, sliding_window=4),
+    "llama": LlamaConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=4),
 }
 PAIRS = [
     {"chosen_ids": [5, 6, 7, 8], "rejected_ids": [5, 9]},
