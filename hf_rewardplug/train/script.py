@@ -177,5 +177,6 @@ def run(trainer) -> dict[str, float]:
     trainer.save_metrics("eval", output.metrics)
     if trainer.is_world_process_zero():
         print_summary(trainer, output)
+    trainer.accelerator.wait_for_everyone()  # a rank that leaves early can abort in gloo's teardown and take all along
     trainer.accelerator.end_training()
     return output.metrics

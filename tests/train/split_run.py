@@ -93,6 +93,7 @@ def main() -> None:
         with open(out, "w") as file:
             json.dump(result, file)
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
