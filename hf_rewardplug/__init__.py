@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imp
     from .data.adapters import adapter_names, get_adapter, register_adapter
     from .data.collator import PreferenceCollator, StepCollator
     from .data.encoding import Encoder
+    from .model.loading import merge_adapter
     from .train.config import PRMConfig, RewardConfig
     from .train.metrics import compute_accuracy
     from .train.prm_trainer import PRMTrainer
@@ -27,6 +28,7 @@ _WHERE = {
     "adapter_names": ".data.adapters",
     "compute_accuracy": ".train.metrics",
     "get_adapter": ".data.adapters",
+    "merge_adapter": ".model.loading",
     "register_adapter": ".data.adapters",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "adapter_names",
     "compute_accuracy",
     "get_adapter",
+    "merge_adapter",
     "register_adapter",
 ]
 

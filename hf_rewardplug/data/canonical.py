@@ -22,6 +22,9 @@ EXAMPLE_ID = "rewardplug_id"
 PROMPT_KEY = "rewardplug_prompt"
 """column that is equal where prompts are, for batches by prompt"""
 
+SUBSET = "rewardplug_subset"
+"""column with the raw row's `subset` as text, for evaluation figures by subset"""
+
 
 class RowError(ValueError):
     """One row cannot be used. `column` names where; `hf_rewardplug.data.prepare` adds which row.
@@ -207,10 +210,13 @@ def _message(message: Any, index: int, column: str) -> dict:
     message = {key: value for key, value in message.items() if value is not None}
     if "content" not in message and "tool_calls" not in message:
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
-    if isinstance(message.get("content"), list):
+    if isinstance(message.get("content", ""), list):
         message["content"] = _joined(message["content"], index, column)
-    if isinstance(message.get("content"), str):
-        _encodable(message["content"], column)
+    if not isinstance(message.get("content", ""), str):
+        raise RowError(f"message {index} has content {_shown(message['content'])}; expected text", column=column)
+    for value in message.values():
+        if isinstance(value, str):
+            _encodable(value, column)
     return message
 
 

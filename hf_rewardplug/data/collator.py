@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .canonical import EXAMPLE_ID, UNLABELLED
+from .canonical import EXAMPLE_ID, SUBSET, UNLABELLED
 from .prefix_tree import PrefixTree, tokens_of_paths
 
 Piece = tuple[list[int], int]
@@ -122,13 +122,16 @@ class StepCollator:
 
     Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Of a tree of steps
     they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where those belong (node 0
-    is the prompt, its parent -1). Beside the tokens a batch has `step_labels_S` (float, in [0, 1]) and `step_rows_S`,
-    the row of the batch that a label belongs to.
+    is the prompt, its parent -1). Beside the tokens a batch has `step_labels_S` (float, in [0, 1]), `step_rows_S`, the
+    row of the batch that a label belongs to, and `step_back_S`, how many labels back the labelled step before it stands
+    (0: there is none).
 
     >>> rows = [{"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, {"input_ids": [4, 5], "labels": [-100, 0.5]}]
     >>> batch = StepCollator(pad_token_id=0)(rows)
     >>> batch["score_positions"].tolist(), batch["step_labels"].tolist(), batch["step_rows"].tolist()
     ([1, 2, 4], [1.0, 0.0, 0.5], [0, 0, 1])
+    >>> batch["step_back"].tolist()
+    [0, 1, 0]
 
     A prompt 1 2 with the alternative steps 3 4 and 5:
 
@@ -152,16 +155,19 @@ class StepCollator:
         pieces, labels = zip(*map(_pieces, rows), strict=True)
         layout = _packed if self.prefix_sharing else _padded
         batch, ends = layout(pieces, self.pad_token_id, self.pad_to_multiple_of)
-        scored = [
-            (end, label, row)
-            for row, of_row in enumerate(zip(ends, labels, strict=True))
-            for end, label in zip(*of_row, strict=True)
-            if label != UNLABELLED
-        ]
-        positions, labels, owners = zip(*scored, strict=True) if scored else ((), (), ())
+        scored = []
+        for row, of_row in enumerate(zip(pieces, ends, labels, strict=True)):
+            last: list[int | None] = []  # labelled step of each piece, or of the nearest piece before it
+            for (_, parent), end, label in zip(*of_row, strict=True):
+                before = last[parent] if parent >= 0 else None
+                last.append(before if label == UNLABELLED else len(scored))
+                if label != UNLABELLED:
+                    scored.append((end, label, row, 0 if before is None else len(scored) - before))
+        positions, labels, owners, back = zip(*scored, strict=True) if scored else ((), (), (), ())
         batch["score_positions"] = torch.tensor(positions, dtype=torch.long)
         batch["step_labels"] = torch.tensor(labels, dtype=torch.float)
         batch["step_rows"] = torch.tensor(owners, dtype=torch.long)
+        batch["step_back"] = torch.tensor(back, dtype=torch.long)
         return _with_ids(batch, rows)
 
 
@@ -193,4 +199,6 @@ def _paths(pieces: list[Piece]) -> list[list[int]]:
 def _with_ids(batch: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     if EXAMPLE_ID in rows[0]:
         batch[EXAMPLE_ID] = torch.tensor([row[EXAMPLE_ID] for row in rows])
+    if SUBSET in rows[0]:
+        batch[SUBSET] = [row[SUBSET] or "" for row in rows]
     return batch

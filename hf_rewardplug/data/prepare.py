@@ -10,11 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
-from .canonical import EXAMPLE_ID, PROMPT_KEY, EmptyRow, Row, RowError, hash63, prompt_key
+from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, hash63, prompt_key
 from .encoding import DropRow
 
 logger = logging.getLogger(__name__)
@@ -95,12 +96,11 @@ class RowPipeline:
     def examples(self, raw: Row, number: int) -> list[Row]:
         """The encoded examples of raw row `number`; a row or pair that is left out gives one with `dropped` set."""
         try:
-            if self.adapter is None:
-                canonical = [raw]
-            else:
+            canonical = [raw]
+            if self.adapter is not None:
                 raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
                 canonical = [row for found in self.adapter(raw) for row in self.expand(found)]
-            return [self._example(row, number) for row in canonical] or [
+            return [self._example(row, number, raw.get("subset")) for row in canonical] or [
                 self._left_out("the adapter gives none (a tie)", number)
             ]
         except EmptyRow as error:
@@ -110,11 +110,13 @@ class RowPipeline:
             found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
             raise ValueError(f"{self.name} data set, {source}, row {number}: {found}.") from error
 
-    def _example(self, row: Row, number: int) -> Row:
+    def _example(self, row: Row, number: int, subset: Any) -> Row:
         try:
             encoded = {"row": number, "dropped": None, **self.encode(row)}
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
+            if SUBSET in self.columns:
+                encoded[SUBSET] = None if subset is None else str(subset)
             return encoded
         except DropRow as drop:
             return self._left_out(drop.reason, number)

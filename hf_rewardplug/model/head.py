@@ -10,6 +10,7 @@ The scored forward is the model's own `forward`, so that the hooks of DDP, DeepS
 
 import functools
 import logging
+import re
 import types
 
 import torch
@@ -52,6 +53,11 @@ def install_reward_head(model: nn.Module) -> bool:
     head = getattr(base, HEAD_NAME, None)
     body = getattr(base, getattr(base, "base_model_prefix", ""), None)
     for module in head.modules() if isinstance(head, nn.Module) else ():
+        if isinstance(module, nn.Linear) and type(module) not in (nn.Linear, RewardHead):
+            raise ValueError(
+                f"The reward head is quantized ({type(module).__name__}). Load the model with '{HEAD_NAME}' in the "
+                "quantization config's `llm_int8_skip_modules`, or give its name and `quantization_config`."
+            )
         if type(module) is nn.Linear:  # PEFT's copies of it in `modules_to_save` too
             module.__class__ = RewardHead
         if isinstance(module, RewardHead):
@@ -71,6 +77,27 @@ def install_reward_head(model: nn.Module) -> bool:
     if heads and not any(parameter.requires_grad for module in heads for parameter in module.parameters()):
         logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
     return picks
+
+
+def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
+    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where it is given.
+
+    Empty where the head is frozen or has another name.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = getattr(base, HEAD_NAME, None)
+    copies = getattr(head, "modules_to_save", None)  # PEFT's; the adapter's own is the one that trains
+    if copies is not None:
+        head = copies[model.active_adapter] if model.active_adapter in copies else None
+    if head is None or not any(parameter.requires_grad for parameter in head.parameters()):
+        return {}
+    if state_dict is None:
+        return head.state_dict()
+    found = (
+        (re.search(rf"(?:^|\.){HEAD_NAME}\.(?:modules_to_save\.[^.]+\.)?(weight|bias)$", key), key)
+        for key in state_dict
+    )
+    return {match[1]: state_dict[key] for match, key in found if match}
 
 
 def behind_virtual_tokens(

@@ -10,13 +10,28 @@ import re
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper, _set_trainable
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from .head import HEAD_NAME
+from .head import HEAD_NAME, install_reward_head
+from .weights import check_saved_head
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_MODEL_CONFIG = "reward_config.json"
+"""the model's config in an adapter's folder, where transformers takes a `config.json` for a whole model's"""
+
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
+_AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
 
@@ -93,6 +108,83 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
     return get_peft_model(
         model, reward_peft_config(peft_config, task_type), autocast_adapter_dtype=quantized or not zero3
     )
+
+
+def let_head_train(model: PeftModel, task_type: str) -> None:
+    """Make the head of an adapter that was handed over ready made train, be saved and be loaded again.
+
+    PEFT freezes it where the configuration has no task type, or a causal LM's, and `all-linear` wraps it in LoRA.
+
+    Raises:
+        ValueError: the adapter is frozen.
+    """
+    config, base = model.active_peft_config, model.get_base_model()
+    if config.is_prompt_learning or not isinstance(head := getattr(base, HEAD_NAME, None), nn.Module):
+        return
+    if config.inference_mode or not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "The adapter is frozen, so nothing would train. Load it with "
+            "`PeftModel.from_pretrained(..., is_trainable=True)`."
+        )
+    config.task_type = task_type
+    if isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save:
+        return
+    if isinstance(head, BaseTunerLayer):
+        setattr(base, HEAD_NAME, head.get_base_layer())
+        if isinstance(config.target_modules, set):
+            config.target_modules.discard(HEAD_NAME)
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), HEAD_NAME})
+    _set_trainable(model, model.active_adapter, [HEAD_NAME], inference_mode=False, wrapper_cls=ModulesToSaveWrapper)
+    logger.warning(
+        "PEFT had %s the reward head; now it trains and is saved with the adapter.",
+        "wrapped" if isinstance(head, BaseTunerLayer) else "frozen",
+    )
+
+
+def with_whole_head(quantization_config: Any) -> Any:
+    """A copy that leaves the head alone: transformers quantizes a token classifier's (its last parameter is a bias)."""
+    fixed = copy.deepcopy(quantization_config)
+    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if hasattr(fixed, name):
+            setattr(fixed, name, sorted({*(getattr(fixed, name) or ()), HEAD_NAME}))
+    return fixed
+
+
+def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
+    """Merge a trained LoRA adapter into its base model, the head included, and save a plain transformers folder.
+
+    Args:
+        adapter: the folder or hub id that a trainer saved.
+        output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`) and `AutoTokenizer` load it.
+        kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default).
+
+    Raises:
+        ValueError: it is no adapter of a reward model, or one that cannot be merged (prompt tuning).
+
+    >>> merge_adapter("Qwen2.5-0.5B-Reward", "Qwen2.5-0.5B-Reward-merged")  # doctest: +SKIP
+    """
+    peft_config = PeftConfig.from_pretrained(adapter)
+    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG)
+    auto_class = _AUTO_CLASSES.get(peft_config.task_type)
+    if auto_class is None or peft_config.is_prompt_learning:
+        raise ValueError(
+            f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
+            "one that changes weights (LoRA), with SEQ_CLS or TOKEN_CLS."
+        )
+    model = auto_class.from_pretrained(
+        peft_config.base_model_name_or_path, num_labels=config.num_labels, **{"dtype": "auto", **kwargs}
+    )
+    if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
+        model.resize_token_embeddings(config.get_text_config().vocab_size)
+    install_reward_head(model)
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
+    model.config.problem_type = config.problem_type
+    if (description := getattr(config, "rewardplug", None)) is not None:
+        model.config.rewardplug = description
+    model.save_pretrained(output_dir)
+    check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
 
 
 def reward_peft_config(peft_config: Any, task_type: str) -> Any:

@@ -9,14 +9,16 @@ import time
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from transformers import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.canonical import EXAMPLE_ID
+from ..data.canonical import EXAMPLE_ID, SUBSET
 from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
+from ..model.sharding import ask_for_head_group, keep_head_fp32
 from .callbacks import TokenClock, TokenProgress
+from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
 
@@ -25,13 +27,13 @@ logger = logging.getLogger(__name__)
 Tensors = dict[str, torch.Tensor]
 
 
-class ScoreTrainer(DataTrainer):
+class ScoreTrainer(DataTrainer, CheckpointTrainer):
     """Mixin in front of a TRL trainer. A subclass says what an item is:
 
     - `item_losses(logits, inputs)` -> losses (items,), {name: values an item, kept for evaluation}
     - `item_count(inputs)` -> number of items of a batch
     - `running(losses, items)` -> sums, minima, maxima for the training logs
-    - `figures(items)` -> evaluation figures from every item, each once
+    - `figures(items)` -> evaluation figures from every item, each once (and once more for each `subset`)
     - `predictions(items)` -> predictions and labels for `compute_metrics`, first dimension the batch's rows
 
     and how its rows are encoded, as `DataTrainer` says.
@@ -40,7 +42,7 @@ class ScoreTrainer(DataTrainer):
     loss_is_scaled_for_ga = False
     """as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps"""
 
-    targets = ("labels", "margin", "step_labels", "step_rows", EXAMPLE_ID)
+    targets = ("labels", "margin", "step_labels", "step_rows", "step_back", EXAMPLE_ID, SUBSET)
     """keys of a batch that the model's forward does not take"""
 
     def _set_up_scores(self) -> None:
@@ -58,6 +60,10 @@ class ScoreTrainer(DataTrainer):
         self._evaluated: list[Tensors] = []
         if self._shares_prefixes:
             self.data_collator.prefix_sharing = True
+        if self.is_fsdp_enabled:
+            ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
+        if self.is_deepspeed_enabled:
+            _gather_on_save(self.accelerator.state.deepspeed_plugin)
         self.add_callback(TokenClock(self._tokens))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
@@ -92,6 +98,8 @@ class ScoreTrainer(DataTrainer):
         arguments = {key: value for key, value in inputs.items() if key not in self.targets}
         if "score_positions" in arguments:
             arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
+        if self.is_fsdp_enabled:
+            keep_head_fp32(self.model)
         outputs = model(**arguments, use_cache=False)
         losses, items = self.item_losses(outputs.logits, inputs)
         if num_items_in_batch is None:
@@ -105,8 +113,7 @@ class ScoreTrainer(DataTrainer):
             self._tokens.add(inputs)
             self._running.add(**self.running(items))
         else:
-            ids = {} if EXAMPLE_ID not in inputs else {EXAMPLE_ID: inputs[EXAMPLE_ID]}
-            self._evaluated.append({**items, **ids})
+            self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
         return (loss, outputs) if return_outputs else loss
 
     # ---- metrics -------------------------------------------------------------------------------------------------
@@ -114,9 +121,14 @@ class ScoreTrainer(DataTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's averages the averages of the batches."""
         if self.model.training and "loss" in logs:  # the call that every rank makes
-            figures = self._running.read(self._gather_row)
+            figures = self.training_figures(self._running.read(self._gather_row))
+            self.remember(figures, "train")
             logs.update({**figures, **self._tokens.read(self._gather_counts)} if figures else {})
         super().log(logs, start_time)
+
+    def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
+        """What the logs say of the means, minima and maxima of `running`."""
+        return figures
 
     def _gather_row(self, vector_K: torch.Tensor) -> torch.Tensor:
         return self.accelerator.gather(vector_K[None])
@@ -141,7 +153,9 @@ class ScoreTrainer(DataTrainer):
         self._evaluated, start = [], time.perf_counter()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._evaluated:
-            own = {f"{metric_key_prefix}_{key}": value for key, value in self._own_figures().items()}
+            figures = self._own_figures()
+            self.remember(figures, metric_key_prefix)
+            own = {f"{metric_key_prefix}_{key}": value for key, value in figures.items()}
             loss_key = f"{metric_key_prefix}_loss"
             output.metrics.update({key: own[key] for key in own if key == loss_key or key not in output.metrics})
         self._evaluated = []
@@ -149,10 +163,17 @@ class ScoreTrainer(DataTrainer):
         return output
 
     def _own_figures(self) -> dict[str, float]:
-        here = [{key: value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy()
-                 for key, value in batch.items()} for batch in self._evaluated]  # fmt: skip
-        batches = gather_object(here) if self.accelerator.num_processes > 1 else here
-        return {**self.figures(unique_items(batches)), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
+        here = [{key: as_array(value) for key, value in batch.items()} for batch in self._evaluated]
+        items = unique_items(gather_object(here) if self.accelerator.num_processes > 1 else here)
+        subset_of = items.pop(SUBSET, np.array([]))
+        figures = {**self.figures(items), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
+        for subset in sorted({*subset_of.tolist()} - {""}):
+            of_subset = self.figures({key: value[subset_of == subset] for key, value in items.items()})
+            figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
+        return figures
+
+    def remember(self, figures: dict[str, float], prefix: str) -> None:
+        """What a checkpoint should keep of an evaluation's figures, or (prefix "train") of the training logs'."""
 
     # ---- set-up --------------------------------------------------------------------------------------------------
 
@@ -181,11 +202,15 @@ class ScoreTrainer(DataTrainer):
             )
         self._shares_prefixes = not reason
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """An adapter's folder has no config, and with it no pad token, separator and score position (TRL, PEFT)."""
-        super()._save(output_dir, state_dict)
-        if is_peft_model(self.model):
-            self.model.config.save_pretrained(output_dir or self.args.output_dir)
+
+def _gather_on_save(deepspeed_plugin) -> None:
+    """Without it ZeRO-3 writes no `model.safetensors`, and the head is in DeepSpeed's own files alone."""
+    options = deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    if options.get("stage") == 3 and not options.get("stage3_gather_16bit_weights_on_model_save"):
+        logger.warning(
+            "`stage3_gather_16bit_weights_on_model_save` is set to true: without it no model would be saved."
+        )
+        options["stage3_gather_16bit_weights_on_model_save"] = True
 
 
 def describe_checkpoint(model, **description) -> None:
@@ -206,4 +231,13 @@ def unique_items(batches: list[Tensors]) -> dict[str, np.ndarray]:
         offset += count
     items = concatenated(batches)
     keep = first_seen(items.pop(EXAMPLE_ID))[items["rows"]]
+    if SUBSET in items:
+        items[SUBSET] = items[SUBSET][items["rows"]]
     return {key: value[keep] for key, value in items.items()}
+
+
+def as_array(values: torch.Tensor | list[str]) -> np.ndarray:
+    """On the host; floats as fp32, which numpy knows, whatever their dtype."""
+    if not torch.is_tensor(values):
+        return np.array(values)
+    return values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import get_config_model_id
 
 from ..data.batching import BatchPlan, shared_with_group, unique_tokens
-from ..data.canonical import EXAMPLE_ID, PROMPT_KEY
+from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.prepare import RowPipeline, choose_adapter, prepare_dataset
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
@@ -45,10 +45,14 @@ class DataTrainer:
         tokenized = set(self.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
             return dataset.with_format(None)
-        grouped = args.group_by_prefix and dataset_name == "train"
+        columns = dict(self.columns)
+        if dataset_name != "train" and (args.column_mapping or {}).get("subset", "subset") in names:
+            columns[SUBSET] = datasets.Value("string")
+        if dataset_name == "train" and args.group_by_prefix:
+            columns[PROMPT_KEY] = datasets.Value("int64")
         pipeline = RowPipeline(
             name=dataset_name,
-            columns=datasets.Features({**self.columns, **({PROMPT_KEY: datasets.Value("int64")} if grouped else {})}),
+            columns=datasets.Features(columns),
             encode=self.encode(self.encoder(processing_class, args), tokenized, args, dataset_name),
             expand=self.expand,
             adapter=None if tokenized else choose_adapter(first, args.adapter, args.column_mapping),

@@ -40,7 +40,7 @@ class Running:
 
     def _merge(self, kind: str, values: dict, merge) -> None:
         for key, value in values.items():
-            value = value.detach().float()
+            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
             self._values[key] = merge(self._values[key], value) if key in self._values else value
             self._kinds[key] = kind
 
@@ -85,6 +85,12 @@ class TokenCounter:
             tokens = unique = inputs["input_ids"].numel() if mask is None else mask.sum()
         self.tokens, self.unique = self.tokens + tokens, self.unique + unique
 
+    def restore(self, record: dict, *, here: bool) -> None:
+        """Go on from a checkpoint's counts over all ranks; one rank (`here`) holds them from now on."""
+        counts = [record.get(key, 0) for key in ("num_tokens", "num_unique_tokens")]
+        self.tokens, self.unique = counts if here else (0, 0)
+        self._last = (*counts, time.perf_counter())
+
     def start(self) -> None:
         """Begin an interval now."""
         self._last = (*self._last[:2], time.perf_counter())
@@ -123,7 +129,7 @@ def first_seen(ids: np.ndarray) -> np.ndarray:
 
 
 def pair_figures(losses_N: np.ndarray, chosen_N: np.ndarray, rejected_N: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy (a tie counts as wrong, as in TRL), ties, margin and the rewards' spread.
+    """Loss, accuracy (a tie counts as wrong, as in TRL), ties, margin, calibration error and the rewards' spread.
 
     >>> figures = pair_figures(np.array([0.1, 0.9]), np.array([1.0, 0.0]), np.array([0.0, 0.0]))
     >>> figures["accuracy"], figures["ties"], figures["margin"], figures["mean_reward"]
@@ -135,6 +141,7 @@ def pair_figures(losses_N: np.ndarray, chosen_N: np.ndarray, rejected_N: np.ndar
         "accuracy": float((chosen_N > rejected_N).mean()),
         "ties": float((chosen_N == rejected_N).mean()),
         "margin": float((chosen_N - rejected_N).mean()),
+        "ece": expected_calibration_error(chosen_N - rejected_N),
         "min_reward": float(rewards.min()),
         "mean_reward": float(rewards.mean()),
         "max_reward": float(rewards.max()),
@@ -142,20 +149,63 @@ def pair_figures(losses_N: np.ndarray, chosen_N: np.ndarray, rejected_N: np.ndar
     }
 
 
-def step_figures(losses_S: np.ndarray, probabilities_S: np.ndarray, labels_S: np.ndarray) -> dict[str, float]:
-    """Loss, step accuracy and the F1 of the wrong steps at the threshold 0.5 (a soft label counts by it too).
+def expected_calibration_error(margins_N: np.ndarray) -> float:
+    """How far `sigmoid(margin)` is from the share of pairs that it promises, in [0, 1].
 
-    >>> step_figures(np.zeros(4), np.array([0.9, 0.2, 0.1, 0.6]), np.array([1.0, 0.0, 1.0, 0.0]))
-    {'loss': 0.0, 'accuracy': 0.5, 'f1_wrong': 0.5, 'wrong_rate': 0.5}
+    Guo et al. 2017 (arXiv:1706.04599, eq. 3), 15 bins of equal width. A pair is seen from both sides, "chosen wins" and
+    "rejected wins", so that a tie is a fair coin.
+
+    >>> expected_calibration_error(np.array([0.0, 0.0])), round(expected_calibration_error(np.array([2.0, 2.0])), 3)
+    (0.0, 0.119)
+    """
+    from torchmetrics.functional.classification import binary_calibration_error  # takes seconds to import
+
+    margins = torch.from_numpy(np.concatenate([margins_N, -margins_N]))
+    wins = torch.arange(len(margins)) < len(margins_N)
+    return binary_calibration_error(margins.double().sigmoid(), wins.long(), n_bins=15).item()
+
+
+def step_figures(
+    losses_S: np.ndarray, probabilities_S: np.ndarray, labels_S: np.ndarray, back_S: np.ndarray
+) -> dict[str, float]:
+    """Figures of steps at the threshold 0.5 (a soft label counts by it too), and the AUROC where there are both kinds.
+
+    `first_wrong_accuracy`: share of solutions (of a tree: paths to a leaf) whose first wrong step, or that there is
+    none, is found; as ProcessBench counts a solution (arXiv:2412.06559, section 4). `back_S`: see `StepCollator`.
+
+    >>> probabilities, labels = np.array([0.9, 0.2, 0.1, 0.6]), np.array([1.0, 0.0, 1.0, 0.0])
+    >>> figures = step_figures(np.zeros(4), probabilities, labels, back_S=np.array([0, 1, 1, 0]))
+    >>> figures["accuracy"], figures["f1_wrong"], figures["wrong_rate"], figures["auroc"]
+    (0.5, 0.5, 0.5, 0.5)
+    >>> figures["first_wrong_accuracy"]  # found in the first solution of three steps, missed in the second of one
+    0.5
     """
     found_wrong, is_wrong = probabilities_S < 0.5, labels_S < 0.5
     hits = (found_wrong & is_wrong).sum()
-    return {
+    figures = {
         "loss": float(losses_S.mean()),
         "accuracy": float((found_wrong == is_wrong).mean()),
         "f1_wrong": float(2 * hits / max(found_wrong.sum() + is_wrong.sum(), 1)),
         "wrong_rate": float(is_wrong.mean()),
+        "first_wrong_accuracy": _first_wrong_accuracy(found_wrong, is_wrong, back_S),
     }
+    if 0 < is_wrong.sum() < len(is_wrong):
+        from torchmetrics.functional.classification import binary_auroc  # takes seconds to import
+
+        right = torch.from_numpy(~is_wrong).long()
+        figures["auroc"] = binary_auroc(torch.from_numpy(probabilities_S).double(), right).item()
+    return figures
+
+
+def _first_wrong_accuracy(found_wrong_S: np.ndarray, is_wrong_S: np.ndarray, back_S: np.ndarray) -> float:
+    firsts, leaf = np.full((len(back_S), 2), -1), np.ones(len(back_S), dtype=bool)
+    wrong = np.stack([found_wrong_S, is_wrong_S], axis=1)
+    for step, back in enumerate(back_S):
+        firsts[step] = np.where(wrong[step], step, -1)
+        if back:
+            before, leaf[step - back] = firsts[step - back], False
+            firsts[step] = np.where(before >= 0, before, firsts[step])
+    return float((firsts[:, 0] == firsts[:, 1])[leaf].mean())
 
 
 def concatenated(batches: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

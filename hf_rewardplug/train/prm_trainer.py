@@ -17,11 +17,12 @@ from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
 
-from ..data.canonical import EXAMPLE_ID, UNLABELLED, to_steps
+from ..data.canonical import EXAMPLE_ID, SUBSET, UNLABELLED, to_steps
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, step_token_ids
 from ..model.head import install_reward_head
-from ..model.loading import add_adapter, set_pad_token
+from ..model.loading import add_adapter, let_head_train, set_pad_token, with_whole_head
+from ..model.weights import loading_arguments
 from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
 from .config import PRMConfig, default_args
 from .losses import step_loss, step_probabilities
@@ -169,8 +170,11 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             if "quantization_config" in kwargs:
                 raise ValueError("`quantization_config` is set twice: as an argument and in `model_init_kwargs`.")
             kwargs["quantization_config"] = quantization_config
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = with_whole_head(kwargs["quantization_config"])
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             kwargs["device_map"] = None
+        kwargs = loading_arguments(name, AutoModelForTokenClassification, args.num_labels, kwargs)
         return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
 
     def _ready_init(self, model_init, args: PRMConfig, processing_class, data_collator):
@@ -187,6 +191,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             model.config.get_text_config().eos_token_id = processing_class.eos_token_id
         if peft_config is not None:
             model = add_adapter(model, peft_config, task_type="TOKEN_CLS", args=args)
+        elif is_peft_model(model):
+            let_head_train(model, task_type="TOKEN_CLS")
         if is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
             if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
@@ -262,7 +268,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = [*self.columns, "attention_mask", EXAMPLE_ID]
+            self._signature_columns = [*self.columns, "attention_mask", EXAMPLE_ID, SUBSET]
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------
 
@@ -275,13 +281,16 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     def item_losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """Cross-entropy (S,) of the labelled steps, with their logits, labels and rows."""
         if "step_labels" in inputs:
-            logits_SC, labels_S, rows_S = logits, inputs["step_labels"], inputs["step_rows"]
+            logits_SC, labels_S = logits, inputs["step_labels"]
+            rows_S, back_S = inputs["step_rows"], inputs["step_back"]
         else:  # somebody else's collator: labels_BL, logits_BLC
             labelled_BL = inputs["labels"] != UNLABELLED
             logits_SC, labels_S = logits[labelled_BL], inputs["labels"][labelled_BL]
             rows_S = labelled_BL.nonzero()[:, 0]
+            back_S = rows_S.diff(prepend=rows_S.new_full((1,), -1)).eq(0).long()  # 1 behind a step of the same row
         labels_S = labels_S.to(logits_SC.dtype)
-        return step_loss(logits_SC, labels_S), {"logits": logits_SC, "labels": labels_S, "rows": rows_S}
+        items = {"logits": logits_SC, "labels": labels_S, "rows": rows_S, "back": back_S}
+        return step_loss(logits_SC, labels_S), items
 
     def running(self, items: Tensors) -> dict:
         """Step accuracy for the training logs."""
@@ -291,7 +300,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     def figures(self, items: dict) -> dict[str, float]:
         """Evaluation figures from every labelled step."""
         probabilities = step_probabilities(torch.from_numpy(items["logits"])).numpy()
-        return step_figures(items["loss"], probabilities, items["labels"])
+        return step_figures(items["loss"], probabilities, items["labels"], items["back"])
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, steps, labels) and labels (N, steps), both -100 where a row has fewer steps."""

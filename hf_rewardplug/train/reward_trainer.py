@@ -5,17 +5,21 @@ In: preference rows of any format that an adapter reads. Out: a sequence classif
 
 import warnings
 
+import numpy as np
 import torch
 import trl
+from accelerate.utils import is_peft_model
 from datasets import Features, List, Value
 from peft import PeftConfig
+from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import get_config_model_id
 
-from ..data.canonical import EXAMPLE_ID, to_pairs
+from ..data.canonical import EXAMPLE_ID, SUBSET, to_pairs
 from ..data.collator import PreferenceCollator
 from ..data.encoding import Encoder
-from ..model.head import install_reward_head
-from ..model.loading import reward_peft_config, set_pad_token
+from ..model.head import install_reward_head, trained_head_state
+from ..model.loading import let_head_train, reward_peft_config, set_pad_token
+from ..model.weights import loading_arguments
 from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
 from .config import RewardConfig, default_args
 from .losses import bradley_terry_loss
@@ -62,6 +66,14 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
+        if isinstance(model, str):
+            given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+            args.model_init_kwargs = loading_arguments(model, AutoModelForSequenceClassification, 1, given)
+        elif is_peft_model(model) and peft_config is None:
+            let_head_train(model, task_type="SEQ_CLS")
+        head = (
+            {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
+        )
         processing_class = self._set_up_inputs(processing_class, args, model)
         super().__init__(
             model=model,
@@ -81,9 +93,12 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             else peft_config,
         )
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
-        install_reward_head(self.model)  # behind TRL's QLoRA cast, which takes the head along
+        install_reward_head(self.model)
+        for key, value in trained_head_state(self.model).items():
+            value.copy_(head.get(key, value))  # TRL's QLoRA cast has rounded it to bf16
         self._share_prefixes(self.model, args, data_collator)
         self._set_up_scores()
+        self._rewards: dict = {"step": -1}  # and mean and std of each data set evaluated at it
         describe_checkpoint(self.model, kind="orm", score_position="last_token")
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -111,7 +126,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", EXAMPLE_ID]
+            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", EXAMPLE_ID, SUBSET]
 
     def item_count(self, inputs: Tensors) -> int:
         """Pairs of a batch."""
@@ -137,9 +152,34 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 "accuracy": (chosen_N > rejected_N).sum(),
                 "margin": (chosen_N - rejected_N).sum(),
                 "mean_reward": (chosen_N + rejected_N).sum() / 2,
+                "mean_square": (chosen_N**2 + rejected_N**2).sum() / 2,
             },
             "minima": {"min_reward": torch.minimum(chosen_N, rejected_N).min()},
             "maxima": {"max_reward": torch.maximum(chosen_N, rejected_N).max()},
+        }
+
+    def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
+        """The rewards' spread beside their mean: the loss is blind to a constant, so both may drift."""
+        if "mean_square" in figures:
+            variance = figures.pop("mean_square") - figures["mean_reward"] ** 2
+            figures["std_reward"] = max(variance, 0.0) ** 0.5
+        return figures
+
+    def remember(self, figures: dict[str, float], prefix: str) -> None:
+        """Mean and standard deviation of the rewards into the saved config, for whoever normalises them.
+
+        Of the last evaluation (several sets weigh the same), or without one of the last logging interval.
+        """
+        if not prefix.startswith("eval") and (prefix != "train" or self.eval_dataset is not None or not figures):
+            return
+        if self._rewards["step"] != self.state.global_step:
+            self._rewards = {"step": self.state.global_step}
+        self._rewards[prefix] = figures["mean_reward"], figures["std_reward"]
+        means, stds = np.array([value for key, value in self._rewards.items() if key != "step"]).T
+        self.model.config.rewardplug["calibration"] = {
+            "mean": float(means.mean()),
+            "std": float(np.sqrt((stds**2 + means**2).mean() - means.mean() ** 2)),
+            "step": self.state.global_step,
         }
 
     def figures(self, items: dict) -> dict[str, float]:

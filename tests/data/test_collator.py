@@ -71,6 +71,7 @@ def test_the_types_are_those_that_losses_and_indexing_take():
         "score_positions": torch.int64,
         "step_labels": torch.float32,
         "step_rows": torch.int64,
+        "step_back": torch.int64,
     }
 
 

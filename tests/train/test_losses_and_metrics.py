@@ -76,10 +76,12 @@ def test_pair_figures_by_hand():
 
 def test_step_figures_by_hand():
     # found wrong: 2nd, 3rd; are wrong: 2nd, 4th, 5th -> precision 1/2, recall 1/3
-    figures = step_figures(np.zeros(5), np.array([0.9, 0.1, 0.4, 0.6, 0.7]), np.array([1.0, 0.0, 0.9, 0.2, 0.0]))
+    figures = step_figures(
+        np.zeros(5), np.array([0.9, 0.1, 0.4, 0.6, 0.7]), np.array([1.0, 0.0, 0.9, 0.2, 0.0]), np.zeros(5, int)
+    )
     assert figures["accuracy"] == pytest.approx(2 / 5)
     assert figures["f1_wrong"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
-    assert step_figures(np.zeros(1), np.array([0.9]), np.array([1.0]))["f1_wrong"] == 0.0
+    assert step_figures(np.zeros(1), np.array([0.9]), np.array([1.0]), np.zeros(1, int))["f1_wrong"] == 0.0
 
 
 def test_compute_accuracy_ignores_padding_and_ties(caplog):

@@ -334,7 +334,7 @@ def test_an_adapter_s_folder_has_the_config_and_trl_s_collator_takes_our_streams
     )
     trainer.train()
     trainer.save_model()
-    saved = json.loads((tmp_path / "config.json").read_text())
+    saved = json.loads((tmp_path / "reward_config.json").read_text())
     assert saved["rewardplug"]["kind"] == "orm" and saved["problem_type"] == "regression"
 
 

@@ -8,6 +8,7 @@ import inspect
 import pytest
 import transformers
 import trl
+from peft.utils import _set_trainable
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
@@ -29,6 +30,9 @@ OVERRIDDEN = [
     (transformers.Trainer, "get_train_dataloader", []),
     (transformers.Trainer, "_remove_unused_columns", ["dataset", "description"]),
     (transformers.Trainer, "_save", ["output_dir", "state_dict"]),
+    (transformers.Trainer, "_save_rng_state", ["output_dir"]),
+    (transformers.Trainer, "_get_output_dir", ["trial"]),
+    (transformers.Trainer, "train", ["resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
     (transformers.Trainer, "predict", ["test_dataset", "ignore_keys", "metric_key_prefix"]),
     (transformers.Trainer, "prediction_step", ["model", "inputs", "prediction_loss_only", "ignore_keys"]),
     (
@@ -49,6 +53,7 @@ def test_upstream_signature(owner, name, parameters):
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
+        (_set_trainable, ["model", "adapter_name", "module_names", "inference_mode"]),
         (clone_chat_template, ["model", "tokenizer", "source_tokenizer_path"]),
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),
         (disable_dropout_in_model, ["model"]),

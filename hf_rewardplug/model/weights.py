@@ -1,0 +1,176 @@
+"""What a checkpoint holds, looked at before it is loaded: safetensors alone, whole, with a head that fits.
+
+In: a model's name (folder or hub id) and the head that is wanted. Out: arguments for `from_pretrained`, or an error.
+transformers reads a cut-off file into an opaque error, falls back to pickles, and draws a new head where the
+checkpoint's has another name.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+
+from .head import HEAD_NAME
+
+logger = logging.getLogger(__name__)
+
+FOREIGN_HEADS = (
+    *("v_head.summary", "v_head", "value_head.summary", "value_head", "reward_head", "rm_head", "regression_head"),
+    *("regression_layer", "classification_head", "classifier"),
+)
+"""names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
+
+_HEAD_KEY = re.compile(rf"^(?:.*\.)?({'|'.join(map(re.escape, (HEAD_NAME, *FOREIGN_HEADS)))})\.(.+)$")
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_ELSEWHERE = ("gguf_file", "state_dict", "variant")
+"""arguments of `from_pretrained` that take the weights from another file"""
+
+
+def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, the arguments for `auto_class.from_pretrained(name)`, with what makes the checkpoint's head arrive.
+
+    A linear head under another name (`FOREIGN_HEADS`) is mapped to `score` where its shape fits, and the log says so.
+
+    Raises:
+        ValueError: the weights are cut off, or a pickle (`use_safetensors=False` allows it); the head does not fit
+            (`ignore_mismatched_sizes=True` draws a new one).
+    """
+    if given.get("use_safetensors") is False or any(given.get(key) for key in _ELSEWHERE):
+        return given
+    given = {"use_safetensors": True, **given}
+    hub = {key: given[key] for key in _HUB if key in given}
+    if _file(name, ADAPTER_CONFIG_NAME, hub):  # transformers loads the base model that it names
+        return given
+    shard_of = _shards(name, hub)
+    keys = {key: found for key in shard_of if (found := _HEAD_KEY.match(key))}
+    if given.get("ignore_mismatched_sizes") or not keys:
+        return given
+    config = AutoConfig.from_pretrained(name, trust_remote_code=given.get("trust_remote_code", False), **hub)
+    expected = [num_labels, config.get_text_config().hidden_size]
+    shapes = {key: _shape(shard_of[key], key) for key in keys}
+    own = [key for key, found in keys.items() if found[1] == HEAD_NAME]
+    if not own:
+        config.num_labels = num_labels
+        with torch.device("meta"):
+            parameters = dict(auto_class.from_config(config).named_parameters())
+        if any(key in parameters for key in keys):  # an encoder's head is called `classifier` in transformers too
+            return given
+    heads = {key: shape for key, shape in shapes.items() if not own or key in own}
+    weights = [key for key in heads if keys[key][2] == "weight"]
+    if len(weights) != 1 or heads[weights[0]] != expected or not {keys[key][2] for key in heads} <= {"weight", "bias"}:
+        found = ", ".join(f"{key} {tuple(shape)}" for key, shape in heads.items())
+        raise ValueError(
+            f"The head of '{name}' does not fit: it has {found}, expected one weight of the shape {tuple(expected)} "
+            f"(labels, hidden size). Take a checkpoint with such a head, or set "
+            "model_init_kwargs={'ignore_mismatched_sizes': True} to train a new one."
+        )
+    if own:
+        return given
+    head = keys[weights[0]][1]
+    dropped = [key for key in heads if keys[key][2] == "bias" and f"{HEAD_NAME}.bias" not in parameters]
+    logger.warning(
+        "The head '%s' of '%s' is taken as '%s'%s.",
+        *(head, name, HEAD_NAME),
+        f"; '{dropped[0]}' is left out, which shifts all rewards alike" if dropped else "",
+    )
+    mapping = {rf"^(?:.*\.)?{re.escape(head)}\.": f"{HEAD_NAME}."}
+    return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
+
+
+def why_not_readable(path: Path) -> str | None:
+    """Why `path` is no whole safetensors file, or None. Reads its header alone, which says how long it must be."""
+    try:
+        with safe_open(path, framework="pt"):
+            return None
+    except SafetensorError as error:
+        return f"{path.name} is cut off or no safetensors file ({error})"
+
+
+def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor]) -> None:
+    """Read a saved folder back: its safetensors files are whole, and its head is `head`, {"weight": (C, D), ...}.
+
+    Raises:
+        RuntimeError: it is not what was to be saved.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    saved = {}
+    for path in files:
+        if reason := why_not_readable(path):
+            raise RuntimeError(
+                f"The model that was just saved in '{folder}' cannot be read: {reason}. Is the disk full?"
+            )
+        with safe_open(path, framework="pt") as tensors:
+            for key in tensors.keys():
+                if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(weight|bias)$", key):
+                    saved[found[1]] = tensors.get_tensor(key)
+    for name, value in head.items():
+        expected, found = value.detach().cpu(), saved.get(name)
+        if found is not None and found.shape == expected.shape and torch.equal(found, expected.to(found.dtype)):
+            continue
+        what = "is missing" if found is None else f"has the shape {tuple(found.shape)} or other values"
+        raise RuntimeError(
+            f"The head that was just saved is not the one that trained: '{HEAD_NAME}.{name}' {what} in '{folder}' "
+            f"({', '.join(path.name for path in files) or 'no safetensors file'}), expected {tuple(expected.shape)}. "
+            "Under ZeRO-3 set `stage3_gather_16bit_weights_on_model_save`; with PEFT, `modules_to_save=['score']`."
+        )
+
+
+def _shards(name: str, hub: dict) -> dict[str, Path]:
+    """{key of a tensor: its file}; empty where nothing can be looked at and `from_pretrained` must tell."""
+    if single := _file(name, SAFE_WEIGHTS_NAME, hub):
+        _check(name, [single])
+        with safe_open(single, framework="pt") as tensors:
+            return dict.fromkeys(tensors.keys(), single)
+    if index := _file(name, SAFE_WEIGHTS_INDEX_NAME, hub):
+        try:
+            file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"'{name}' cannot be loaded: {index.name} is no index of weights ({error}).") from error
+        if Path(name).is_dir():
+            _check(name, [index.parent / file for file in sorted({*file_of.values()})])
+        wanted = {file for key, file in file_of.items() if _HEAD_KEY.match(key)}
+        paths = {file: _file(name, file, hub) for file in wanted}
+        return {key: paths[file] for key, file in file_of.items() if paths.get(file)}
+    pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file(name, file, hub)]
+    if pickles:
+        raise ValueError(
+            f"'{name}' holds its weights as a pickle ({pickles[0]}), which can run code when it is read. Convert it to "
+            "safetensors (`from_pretrained` and `save_pretrained`, where you trust it), or set "
+            "model_init_kwargs={'use_safetensors': False}."
+        )
+    return {}
+
+
+def _check(name: str, paths: list[Path]) -> None:
+    for path in paths:
+        reason = why_not_readable(path) if path.is_file() else f"{path.name} is missing"
+        if reason:
+            raise ValueError(f"'{name}' cannot be loaded: {reason}. Copy or download it again.")
+
+
+def _shape(path: Path, key: str) -> list[int]:
+    with safe_open(path, framework="pt") as tensors:
+        return list(tensors.get_slice(key).get_shape())
+
+
+def _file(name: str, file: str, hub: dict) -> Path | None:
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    try:
+        found = cached_file(name, file, **quiet, **hub)
+    except OSError:  # no such repository: `from_pretrained` says so better
+        return None
+    return None if found is None else Path(found)

@@ -1,0 +1,140 @@
+"""Whole checkpoints: one that was half written is never resumed from, and a saved head is the head that trained.
+
+In: a checkpoint's folder, or `output_dir` with several. Out: the newest whole one, or why a folder is none.
+
+transformers writes `trainer_state.json` last, and resumes from the newest folder whether it is there or not. Here that
+file also lists all others with their sizes, so that a folder cut short by a kill or by a copy gives itself away.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list, is_peft_model
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..model.head import trained_head_state
+from ..model.loading import ADAPTER_MODEL_CONFIG
+from ..model.weights import check_saved_head, why_not_readable
+
+logger = logging.getLogger(__name__)
+
+RECORD = "rewardplug"
+"""key of `TrainerState.stateful_callbacks` with {"files": {name: bytes}, "num_tokens", "num_unique_tokens"}"""
+
+_UNLISTED = ("README.md", TRAINER_STATE_NAME)
+
+
+class CheckpointTrainer:
+    """Mixin in front of a transformers trainer that counts `_tokens`: exact resumes, and saves that are read back."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
+        """transformers' resumes from a folder that was half written, and TRL's counts tokens from 0 again."""
+        if resume_from_checkpoint:
+            folder = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
+            self._tokens.restore(read_record(folder), here=self.args.process_index == 0)
+            resume_from_checkpoint = str(folder)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _agreed(self, function, *arguments):
+        """What the first rank finds, or raises, on every rank."""
+        found: list = [None]
+        if self.args.process_index == 0:
+            try:
+                found[0] = function(*arguments)
+            except ValueError as error:
+                found[0] = error
+        if self.args.world_size > 1:
+            broadcast_object_list(found)
+        if isinstance(found[0], ValueError):
+            raise found[0]
+        return found[0]
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Of a folder that is written again, `trainer_state.json` must go first: it says that the rest is whole."""
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The last files before `trainer_state.json`, which lists them; so every rank's must be there."""
+        super()._save_rng_state(output_dir)
+        tokens, unique = self._gather_counts([self._tokens.tokens, self._tokens.unique])
+        self.accelerator.wait_for_everyone()
+        record = {"files": file_sizes(Path(output_dir)), "num_tokens": tokens, "num_unique_tokens": unique}
+        self.state.stateful_callbacks[RECORD] = record
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """With an adapter's config (pad token, separator, score position), and read back before it counts as saved."""
+        super()._save(output_dir, state_dict)
+        folder = output_dir or self.args.output_dir
+        if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
+            return
+        if is_peft_model(self.model):
+            self.model.config.to_json_file(Path(folder, ADAPTER_MODEL_CONFIG))
+        check_saved_head(folder, trained_head_state(self.model, state_dict))
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """{name: bytes} of all files below `folder`, but for the model card, which people edit."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _UNLISTED)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def read_record(folder: Path) -> dict:
+    """What this package wrote into the checkpoint's `trainer_state.json`; {} of somebody else's."""
+    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return (state.get("stateful_callbacks") or {}).get(RECORD, {})
+
+
+def why_not_whole(folder: Path) -> str | None:
+    """Why a run cannot be resumed from `folder`, or None. Somebody else's checkpoint is read as far as it tells."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        record = read_record(folder)
+    except FileNotFoundError:
+        return f"{TRAINER_STATE_NAME}, which is written last, is missing"
+    except ValueError:
+        return f"{TRAINER_STATE_NAME} is cut off"
+    sizes = file_sizes(folder)
+    for name, size in record.get("files", {}).items():
+        if sizes.get(name) != size:
+            return f"{name} is missing" if name not in sizes else f"{name} has {sizes[name]} of {size} bytes"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and any(folder.glob("*model*.bin")):
+        return "its weights are a pickle, which can run code when it is read; safetensors alone are"
+    return next((reason for path in weights if (reason := why_not_readable(path))), None)
+
+
+def whole_checkpoint(asked: str | bool, output_dir: str) -> Path:
+    """The folder to resume from: the one `asked` for, or (True) the newest whole one in `output_dir`.
+
+    Raises:
+        ValueError: it is not whole, or there is none.
+    """
+    if asked is not True:
+        if reason := why_not_whole(Path(asked)):
+            raise ValueError(
+                f"resume_from_checkpoint='{asked}' cannot be resumed from: {reason}. Give another checkpoint, or True "
+                "for the newest whole one in `output_dir`."
+            )
+        return Path(asked)
+    folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
+    for folder in sorted(folders, key=_step, reverse=True):
+        reason = why_not_whole(folder)
+        if reason is None:
+            return folder
+        logger.warning("'%s' is not a whole checkpoint and is passed over: %s.", folder, reason)
+    found = "has no checkpoint" if not folders else f"has no whole one among its {len(folders)} checkpoints"
+    raise ValueError(
+        f"resume_from_checkpoint=True, but output_dir='{output_dir}' {found}. Leave it out to start from the beginning."
+    )
+
+
+def _step(folder: Path) -> int | None:
+    found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+    return int(found[1]) if found else None
