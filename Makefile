@@ -1,5 +1,6 @@
 # make demo   install into .venv, then train both recipes on generated problems (no network beyond the package index)
 # make test   install into .venv, then lint and run the tests (real data: REWARDPLUG_ASSETS, see tests/conftest.py)
+# make test-all   the same with the whole matrix of launchers; its last result stands in tests/README.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +33,9 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
+	$(BIN)/python -m pytest -m "not matrix"
+
+test-all: lint
 	$(BIN)/python -m pytest
 
 clean:

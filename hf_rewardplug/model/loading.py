@@ -110,6 +110,13 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
     )
 
 
+def describe_checkpoint(model, **description) -> None:
+    """What a scorer must know, into the config that is saved with the model."""
+    model.config.rewardplug = description
+    if model.config.num_labels == 1:
+        model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
+
+
 def let_head_train(model: PeftModel, task_type: str) -> None:
     """Make the head of an adapter that was handed over ready made train, be saved and be loaded again.
 

@@ -213,13 +213,6 @@ def _gather_on_save(deepspeed_plugin) -> None:
         options["stage3_gather_16bit_weights_on_model_save"] = True
 
 
-def describe_checkpoint(model, **description) -> None:
-    """What a scorer must know, into the config that is saved with the model."""
-    model.config.rewardplug = description
-    if model.config.num_labels == 1:
-        model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
-
-
 def unique_items(batches: list[Tensors]) -> dict[str, np.ndarray]:
     """Items of all batches of all ranks as arrays, those of a repeated example left out."""
     offset = 0

@@ -68,14 +68,23 @@ class CheckpointTrainer:
         self.state.stateful_callbacks[RECORD] = record
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """With an adapter's config (pad token, separator, score position), and read back before it counts as saved."""
+        """With an adapter the model's config too, and read back before it counts as saved."""
         super()._save(output_dir, state_dict)
         folder = output_dir or self.args.output_dir
         if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
             return
-        if is_peft_model(self.model):
-            self.model.config.to_json_file(Path(folder, ADAPTER_MODEL_CONFIG))
+        self.save_config(folder)
         check_saved_head(folder, trained_head_state(self.model, state_dict))
+
+    def save_config(self, output_dir: str | None = None) -> None:
+        """The model's config as it is now: pad token, separator, score position, calibration of the last evaluation."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        if is_peft_model(self.model):
+            self.model.config.to_json_file(folder / ADAPTER_MODEL_CONFIG)
+        else:
+            self.model.config.save_pretrained(folder)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

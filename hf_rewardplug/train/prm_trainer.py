@@ -4,29 +4,24 @@ In: step rows of any format that an adapter reads. Out: a token classifier with 
 """
 
 import functools
-import inspect
 import os
 import textwrap
 from pathlib import Path
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Features, List, Value
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
-from trl.chat_template_utils import clone_chat_template
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
+from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import EXAMPLE_ID, SUBSET, UNLABELLED, to_steps
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, step_token_ids
-from ..model.head import install_reward_head
-from ..model.loading import add_adapter, let_head_train, set_pad_token, with_whole_head
-from ..model.weights import loading_arguments
-from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
+from .base_trainer import ScoreTrainer, Tensors
 from .config import PRMConfig, default_args
 from .losses import step_loss, step_probabilities
 from .metrics import step_figures
+from .prm_model import called, load_model, make_ready, with_template_of
 
 
 class PRMTrainer(ScoreTrainer, _BaseTrainer):
@@ -96,8 +91,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         args = self._checked_args(args, model, model_init, train_dataset)
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
-            model = self._load(model, args, quantization_config)
-        first = model if model is not None else _called(model_init)
+            model = load_model(model, args, quantization_config)
+        first = model if model is not None else called(model_init)
         if first.config.num_labels not in (1, 2):
             raise ValueError(
                 f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
@@ -107,7 +102,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if args.chat_template_path is not None:
             if model is None and not os.path.isfile(args.chat_template_path):
                 raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
-            model, processing_class = _with_template_of(model, processing_class, args.chat_template_path)
+            model, processing_class = with_template_of(model, processing_class, args.chat_template_path)
         if model is not None:
             model = self._ready(model, args, processing_class, peft_config, data_collator)
         elif peft_config is not None:
@@ -154,7 +149,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:
-            name = model if isinstance(model, str) else get_config_model_id((model or _called(model_init)).config)
+            name = model if isinstance(model, str) else get_config_model_id((model or called(model_init)).config)
             args = default_args(PRMConfig, f"{name.split('/')[-1]}-PRM")
         if not isinstance(args, PRMConfig):
             raise TypeError(
@@ -162,20 +157,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
                 "takes the same arguments: `from hf_rewardplug import PRMConfig`."
             )
         return args
-
-    @staticmethod
-    def _load(name: str, args: PRMConfig, quantization_config):
-        kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-        if quantization_config is not None:
-            if "quantization_config" in kwargs:
-                raise ValueError("`quantization_config` is set twice: as an argument and in `model_init_kwargs`.")
-            kwargs["quantization_config"] = quantization_config
-        if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = with_whole_head(kwargs["quantization_config"])
-        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-            kwargs["device_map"] = None
-        kwargs = loading_arguments(name, AutoModelForTokenClassification, args.num_labels, kwargs)
-        return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
 
     def _ready_init(self, model_init, args: PRMConfig, processing_class, data_collator):
         @functools.wraps(model_init)  # the Trainer asks how many arguments it takes
@@ -185,30 +166,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         return ready_init
 
     def _ready(self, model, args: PRMConfig, processing_class, peft_config, data_collator):
-        """The model with its pad token, adapter, dropout, head and attention as they train."""
-        set_pad_token(model, processing_class, processing_class.pad_token)
-        if args.eos_token is not None:
-            model.config.get_text_config().eos_token_id = processing_class.eos_token_id
-        if peft_config is not None:
-            model = add_adapter(model, peft_config, task_type="TOKEN_CLS", args=args)
-        elif is_peft_model(model):
-            let_head_train(model, task_type="TOKEN_CLS")
-        if is_peft_model(model) and args.gradient_checkpointing:
-            model.enable_input_require_grads()
-            if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
-                args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {}
-                args.gradient_checkpointing_kwargs["use_reentrant"] = True
-        if args.disable_dropout:
-            disable_dropout_in_model(model)
-        install_reward_head(model)
+        model = make_ready(model, args, processing_class, peft_config)
         self._share_prefixes(model, args, data_collator)
-        describe_checkpoint(
-            model,
-            kind="prm",
-            score_position="last_separator_token",
-            step_separator=None if args.step_token else args.step_separator,
-            step_token=args.step_token,
-        )
         return model
 
     # ---- data ----------------------------------------------------------------------------------------------------
@@ -315,16 +274,3 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         name = self.args.hub_model_id or Path(self.args.output_dir).name
         self.create_model_card(model_name=name.split("/")[-1])
         super()._save_checkpoint(model, trial)
-
-
-def _called(model_init):
-    """A model of `model_init`, which may take a hyperparameter search's trial."""
-    return model_init(None) if inspect.signature(model_init).parameters else model_init()
-
-
-def _with_template_of(model, tokenizer, path: str):
-    if os.path.isfile(path):
-        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
-        return model, tokenizer
-    model, tokenizer, _ = clone_chat_template(model, tokenizer, path)
-    return model, tokenizer

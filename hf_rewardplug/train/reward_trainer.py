@@ -18,9 +18,9 @@ from ..data.canonical import EXAMPLE_ID, SUBSET, to_pairs
 from ..data.collator import PreferenceCollator
 from ..data.encoding import Encoder
 from ..model.head import install_reward_head, trained_head_state
-from ..model.loading import let_head_train, reward_peft_config, set_pad_token
+from ..model.loading import describe_checkpoint, let_head_train, reward_peft_config, set_pad_token, with_whole_head
 from ..model.weights import loading_arguments
-from .base_trainer import ScoreTrainer, Tensors, describe_checkpoint
+from .base_trainer import ScoreTrainer, Tensors
 from .config import RewardConfig, default_args
 from .losses import bradley_terry_loss
 from .metrics import pair_figures
@@ -87,7 +87,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            quantization_config=quantization_config,
+            quantization_config=with_whole_head(quantization_config),
             peft_config=reward_peft_config(peft_config, "SEQ_CLS")
             if isinstance(peft_config, PeftConfig)
             else peft_config,

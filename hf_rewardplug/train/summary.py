@@ -43,6 +43,7 @@ def _pair_table(trainer, output, before: dict) -> list[tuple[str, str, str]]:
         ('  "the longer one wins"', "", f"{longer:.3f}"),
         _row("loss", before, output.metrics, "eval_loss"),
         _row("margin (chosen - rejected)", before, output.metrics, "eval_margin"),
+        _row("calibration error", before, output.metrics, "eval_ece"),
     ]
 
 
@@ -55,6 +56,8 @@ def _step_table(trainer, output, before: dict) -> list[tuple[str, str, str]]:
         ("  the majority label everywhere", "", f"{max(wrong, 1 - wrong):.3f}"),
         _row("F1 of the wrong steps", before, output.metrics, "eval_f1_wrong"),
         ('  "wrong" everywhere', "", f"{2 * wrong / (1 + wrong):.3f}"),
+        _row("AUROC", before, output.metrics, "eval_auroc"),
+        _row("first wrong step found", before, output.metrics, "eval_first_wrong_accuracy"),
         _row("loss", before, output.metrics, "eval_loss"),
     ]
 
