@@ -80,7 +80,7 @@ def install_reward_head(model: nn.Module) -> bool:
 
 
 def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
-    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where it is given.
+    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where that has all of it.
 
     Empty where the head is frozen or has another name.
     """
@@ -91,13 +91,16 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
         head = copies[model.active_adapter] if model.active_adapter in copies else None
     if head is None or not any(parameter.requires_grad for parameter in head.parameters()):
         return {}
-    if state_dict is None:
-        return head.state_dict()
-    found = (
-        (re.search(rf"(?:^|\.){HEAD_NAME}\.(?:modules_to_save\.[^.]+\.)?(weight|bias)$", key), key)
-        for key in state_dict
-    )
-    return {match[1]: state_dict[key] for match, key in found if match}
+    gathered = {}
+    for key, value in (state_dict or {}).items():
+        if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(?:modules_to_save\.[^.]+\.)?(weight|bias)$", key):
+            gathered[found[1]] = value
+    state = {}
+    for name, parameter in head.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 has nothing in the parameter itself
+        own = parameter.detach() if parameter.shape == shape else torch.full(shape, torch.nan)
+        state[name] = gathered[name] if name in gathered and gathered[name].shape == shape else own
+    return state
 
 
 def behind_virtual_tokens(

@@ -31,7 +31,12 @@ class CheckpointTrainer:
     """Mixin in front of a transformers trainer that counts `_tokens`: exact resumes, and saves that are read back."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
-        """transformers' resumes from a folder that was half written, and TRL's counts tokens from 0 again."""
+        """transformers' resumes from a folder that was half written, and TRL's counts tokens from 0 again.
+
+        After an `evaluate` accelerate (1.15) takes the model for prepared, and DDP's ranks would train apart.
+        """
+        if not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
+            self.model.__dict__.pop("_is_accelerate_prepared", None)
         if resume_from_checkpoint:
             folder = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
             self._tokens.restore(read_record(folder), here=self.args.process_index == 0)

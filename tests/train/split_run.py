@@ -1,7 +1,7 @@
 """Trains two optimizer steps of eight rows and evaluates seven, on this process or as one of several ranks.
 
     python split_run.py {orm,prm} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json
-        [--streaming] [--padded] [--tokens] [--planned_for_two]
+        [--streaming] [--padded] [--tokens] [--planned_for_two] [--evaluate_first]
 
 `--tokens` fills batches by a budget instead; `--planned_for_two` plans them for two ranks on one, so that two
 accumulated batches are what two ranks take at once. Writes the logs, the evaluation figures and a fingerprint of the
@@ -81,12 +81,14 @@ def main() -> None:
         max_tokens_per_batch=70 if "--tokens" in sys.argv else None,
     )
     trainer = trainer_class(model, args, train_dataset=train, eval_dataset=held_out)
+    if "--evaluate_first" in sys.argv:
+        trainer.evaluate()
     trainer.train()
     figures = trainer.evaluate()
     result = {
         "ranks": trainer.accelerator.num_processes,
         "logs": [log for log in trainer.state.log_history if "loss" in log],
-        "eval": {key: value for key, value in figures.items() if "per_second" not in key and "runtime" not in key},
+        "eval": {key: value for key, value in figures.items() if "per_second" not in key and "time" not in key},
         "weights": [parameter.double().abs().sum().item() for parameter in trainer.model.parameters()],
     }
     if trainer.is_world_process_zero():

@@ -47,7 +47,7 @@ def test_a_step_is_the_same_on_every_split(kind, assets, tmp_path):
         "4x2": run(kind, 4, 2, model, tmp_path),
         "2x4": run(kind, 2, 4, model, tmp_path),
         "1x8": run(kind, 1, 8, model, tmp_path, "--streaming"),
-        "2 ranks of 2x2": run(kind, 2, 2, model, tmp_path, ranks=2),
+        "2 ranks of 2x2": run(kind, 2, 2, model, tmp_path, "--evaluate_first", ranks=2),
         "2 ranks of 4x1, streaming": run(kind, 4, 1, model, tmp_path, "--streaming", ranks=2),
     }
     for split, other in others.items():
