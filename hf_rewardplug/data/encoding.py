@@ -16,12 +16,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from numbers import Integral
 from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, finite
 from .prefix_tree import common_prefix_length, path_lengths
 
 OVERLONG = ("drop", "truncate", "error")
+
+
+def check_whole(name: str, value: Any, *, least: int = 1) -> None:
+    """`value` is None or a whole number of `least` or more.
+
+    >>> check_whole("max_length", "512")
+    Traceback (most recent call last):
+    TypeError: max_length='512' is no whole number; expected a positive number or None.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is no whole number; expected a positive number or None.")
+    if value < least:
+        why = "leaves no token" if least else "is negative"
+        raise ValueError(f"{name}={value} {why}; expected a positive number or None.")
 
 
 class DropRow(Exception):
@@ -63,6 +80,7 @@ class Encoder:
         step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
         step_token: a single token of the vocabulary to stand for the separator instead.
         max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
+        vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
     """
 
     tokenizer: Any
@@ -71,10 +89,13 @@ class Encoder:
     step_separator: str = "\n"
     step_token: str | None = None
     max_completion_length: int | None = None
+    vocab_size: int | None = None
 
     def __post_init__(self):
         if self.overlong not in OVERLONG:
             raise ValueError(f"overlong={self.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
+        for name in ("max_length", "max_completion_length", "vocab_size"):
+            check_whole(name, getattr(self, name))
 
     @cached_property
     def separator_ids(self) -> list[int]:
@@ -114,7 +135,7 @@ class Encoder:
             RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
             DropRow: the row is too long, or both sequences are the same.
         """
-        ids = [self._ids(row, key) for key in ("chosen", "rejected")]
+        ids = [self._checked(self._ids(row, key), key) for key in ("chosen", "rejected")]
         encoded = self.fitted_pair(*ids)
         if "margin" in row:
             encoded["margin"] = row["margin"]
@@ -122,7 +143,8 @@ class Encoder:
 
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
-        encoded = self.fitted_pair(*(_token_ids(row, key) for key in ("chosen_ids", "rejected_ids")))
+        ids = [self._checked(_token_ids(row, key), key) for key in ("chosen_ids", "rejected_ids")]
+        encoded = self.fitted_pair(*ids)
         return encoded if row.get("margin") is None else {**encoded, "margin": finite(row["margin"], "margin")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
@@ -155,7 +177,7 @@ class Encoder:
 
     def _text_ids(self, text: str) -> list[int]:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if eos is not None and not text.endswith(self.tokenizer.eos_token):
+        if eos is not None and not text.rstrip().endswith(self.tokenizer.eos_token):
             text += self.tokenizer.eos_token
         ids = self.tokenizer(text=text)["input_ids"]
         if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS
@@ -207,7 +229,7 @@ class Encoder:
             token_labels += [UNLABELLED] * (len(steps[index]) - 1) + [labels[index]]
         input_ids = prompt_ids + [token for index in kept for token in steps[index]]
         encoded = {
-            "input_ids": input_ids,
+            "input_ids": self._checked(input_ids, "completions"),
             "labels": [float(label) for label in token_labels],
             "cut": length - len(input_ids),
             "cut_labels": lost_labels,
@@ -224,25 +246,28 @@ class Encoder:
 
     def tokenized_steps(self, row: Row) -> Row:
         """`steps` for a row that holds `input_ids` and a label a token already; taken as it is, never cut."""
-        input_ids, labels = _token_ids(row, "input_ids"), row["labels"] or []
+        input_ids, labels = self._checked(_token_ids(row, "input_ids"), "input_ids"), row["labels"] or []
+        if not isinstance(labels, list):
+            raise RowError(f"expected a list with a label for each token, found {labels!r}", column="labels")
         if len(labels) != len(input_ids):
             raise RowError(f"{len(labels)} labels for {len(input_ids)} tokens", column="labels")
         for index, label in enumerate(labels):
-            if label is None or (label != UNLABELLED and not 0 <= label <= 1):
+            if not isinstance(label, int | float) or (label != UNLABELLED and not 0 <= label <= 1):
                 raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
         encoded = {"input_ids": input_ids, "labels": [float(x) for x in labels], "cut": 0, "cut_labels": 0}
         if lengths := row.get("node_lengths"):
             parents = row.get("node_parents") or []
-            right = len(parents) == len(lengths) and all(-1 <= parent < node for node, parent in enumerate(parents))
-            ends = {end - 1 for end in accumulate(lengths)}
-            if min(lengths) < 0 or sum(lengths) != len(input_ids) or not right:
+            right = len(parents) == len(lengths) and all(isinstance(number, int) for number in [*lengths, *parents])
+            right = right and all(-1 <= parent < node for node, parent in enumerate(parents))
+            if not right or min(lengths) < 0 or sum(lengths) != len(input_ids):
                 raise RowError(
                     "the nodes' lengths must add up to the tokens, and `node_parents` must name an earlier node each, "
                     "or -1",
                     column="node_lengths",
                 )
+            ends = {end - 1 for end in accumulate(lengths)}
             if any(label != UNLABELLED and index not in ends for index, label in enumerate(labels)):
                 raise RowError("a node of a tree has its label at its last token, and no other", column="labels")
             encoded |= {"node_lengths": lengths, "node_parents": parents}
@@ -277,6 +302,18 @@ class Encoder:
             prompt_ids = prompt_ids[:start] + prompt_ids[start + excess :]
         return prompt_ids, [index for index in kept if ends[index] <= room]
 
+    def _checked(self, ids: list[int], column: str) -> list[int]:
+        """The ids, if there are any and the model has an embedding for each."""
+        if not ids:
+            raise RowError("gives no token: the text or the chat template is empty", column=column)
+        if self.vocab_size is not None and max(ids) >= self.vocab_size:
+            raise RowError(
+                f"token id {max(ids)} is outside the model's vocabulary of {self.vocab_size}. Take the model's own "
+                "tokenizer, or resize the model's embeddings first",
+                column=column,
+            )
+        return ids
+
     def _refuse_overlong(self, length: int, limit: str) -> None:
         """Raise for "drop" and "error"; return for "truncate"."""
         allowed = getattr(self, limit)
@@ -292,6 +329,8 @@ def _token_ids(row: Row, column: str) -> list[int]:
     ids = row[column]
     if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
         raise RowError("expected a list of token ids that is not empty", column=column)
+    if min(ids) < 0:
+        raise RowError(f"token id {min(ids)} is negative; padding must not be in the data", column=column)
     return ids
 
 

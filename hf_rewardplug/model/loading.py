@@ -6,6 +6,7 @@ pad token that is never the end of a sequence, a head that LoRA trains and saves
 
 import copy
 import logging
+import os
 import re
 from typing import Any
 
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 ADAPTER_MODEL_CONFIG = "reward_config.json"
 """the model's config in an adapter's folder, where transformers takes a `config.json` for a whole model's"""
 
+_OTHER_HEADS = (
+    *("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "ForTokenClassification"),
+)
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
 _AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
@@ -39,6 +43,45 @@ def vocabulary_size(model: str | PreTrainedModel, **kwargs) -> int:
     """Rows of the embedding, of a loaded model or of a name's config."""
     config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
     return config.get_text_config().vocab_size
+
+
+def check_model(model: Any, auto_class: Any) -> None:
+    """`model` is a name, or has `auto_class`'s head; another one's checkpoint could not be loaded as a reward model.
+
+    Raises:
+        TypeError: it is neither a name nor a model. ValueError: a model of another kind.
+    """
+    kind = auto_class.__name__.removeprefix("AutoModel")
+    if isinstance(model, str):
+        if model.startswith(("/", "./", "../", "~")) and not os.path.isdir(model):
+            raise ValueError(f"model='{model}' is no folder; expected a model's folder, or a hub id.")
+        return
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` is a {type(model).__name__}; expected a folder or hub id as str, or a model that "
+            f"`{auto_class.__name__}.from_pretrained` loads."
+        )
+    found = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+    if not found.endswith(kind) and found.endswith(_OTHER_HEADS):
+        raise ValueError(
+            f"`model` is a {found}; expected a model {kind}. Load it with "
+            f"`{auto_class.__name__}.from_pretrained`, or give its name."
+        )
+
+
+def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **kwargs) -> int:
+    """Rows of the embedding as it will train, with one for the pad token.
+
+    Raises:
+        ValueError: the tokenizer is another model's.
+    """
+    rows = vocabulary_size(model, **kwargs)
+    if tokenizer.vocab_size > rows:  # without added tokens
+        raise ValueError(
+            f"The tokenizer knows {tokenizer.vocab_size} tokens, but the model's embedding has {rows} rows: it is "
+            "another model's. Leave `processing_class` out to load the model's own, or resize the embeddings first."
+        )
+    return rows if tokenizer.pad_token_id is None else max(rows, tokenizer.pad_token_id + 1)
 
 
 def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     )
     mapping = {rf"^(?:.*\.)?{re.escape(head)}\.": f"{HEAD_NAME}."}
     return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
+
+
+@contextmanager
+def naming_mismatches(name: Any):
+    """transformers prints the shapes that do not fit, and raises an error that says "above"."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"'{name}' cannot be loaded: its weights have other shapes than its config.json gives them (the report "
+            "above lists them). Take the config.json that was saved with the weights."
+        ) from error
 
 
 def why_not_readable(path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """The two configs: TRL's own, with this package's options behind them."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,8 +135,10 @@ class PRMConfig(DataOptions, _BaseConfig):
     def __post_init__(self):
         super().__post_init__()
         _check_choices(self)
-        if self.num_labels not in (1, 2):
-            raise ValueError(f"num_labels={self.num_labels}: a process reward model has 1 or 2 labels.")
+        if not self.step_separator and self.step_token is None:
+            raise ValueError("step_separator='' leaves no token to score behind a step; set it to text such as '\\n'.")
+        if self.num_labels not in (1, 2) or isinstance(self.num_labels, bool):
+            raise ValueError(f"num_labels={self.num_labels!r}: a process reward model has 1 or 2 labels.")
 
 
 def default_args(config_class: type, output_dir: str):
@@ -144,16 +147,42 @@ def default_args(config_class: type, output_dir: str):
 
 
 def _check_choices(config: DataOptions) -> None:
-    from ..data.encoding import OVERLONG
+    from ..data.encoding import OVERLONG, check_whole
 
     if config.overlong not in OVERLONG:
         raise ValueError(f"overlong={config.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
-    if isinstance(config.column_mapping, str):
+    if os.path.isfile(config.output_dir):
+        raise ValueError(f"output_dir={config.output_dir!r} is a file; expected a folder, there or not.")
+    for name in ("prefix_sharing", "group_by_prefix"):
+        _expect(config, name, bool, "True or False")
+    for name in ("adapter", "chat_template", "step_token", "eos_token"):
+        _expect(config, name, str | None, "text or None")
+    _expect(config, "step_separator", str, "text")
+    _expect(config, "model_init_kwargs", dict | None, "a dict (or JSON of one) or None")
+    template = config.chat_template_path
+    if template is not None and str(template).endswith((".jinja", ".j2")) and not os.path.isfile(template):
         raise ValueError(
-            f"column_mapping={config.column_mapping!r} is not a mapping; expected JSON such as "
-            """'{"input": "question"}'."""
+            f"chat_template_path={template!r} is not there; expected a Jinja file, or a tokenizer's folder or id."
         )
+    _check_mapping(config.column_mapping)
     for name in ("max_length", "max_completion_length", "max_tokens_per_batch"):
-        value = getattr(config, name, None)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} leaves no token; expected a positive number or None.")
+        check_whole(name, getattr(config, name, None))
+    for name in ("dataset_num_proc", "pad_to_multiple_of"):
+        check_whole(name, getattr(config, name, None), least=0)
+
+
+def _expect(config: DataOptions, name: str, kind: Any, words: str) -> None:
+    if hasattr(config, name) and not isinstance(value := getattr(config, name), kind):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; expected {words}.")
+
+
+def _check_mapping(mapping: Any) -> None:
+    example = """'{"input": "question"}'"""
+    if isinstance(mapping, str):
+        raise ValueError(f"column_mapping={mapping!r} is not a mapping; expected JSON such as {example}.")
+    names = [*mapping, *mapping.values()] if isinstance(mapping, dict) else [mapping]
+    if mapping is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"column_mapping={mapping!r} is no mapping of text to text; expected {{expected name: column of the "
+            f"data}}, such as {example}."
+        )

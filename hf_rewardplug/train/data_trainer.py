@@ -5,6 +5,7 @@ report each (`preparation_reports`), data loaders, the tokenizer with its pad to
 """
 
 import logging
+from dataclasses import replace
 
 import datasets
 import torch
@@ -31,13 +32,12 @@ class DataTrainer:
     - `columns` and their types, `tokenized_columns` (those that mark encoded data), `keep_columns` (raw ones, beside)
     """
 
+    vocab_size: int | None = None
+    """rows of the model's embedding, to be set before data are encoded; None where they are not known yet"""
+
     def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
         """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
-        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
-            raise TypeError(
-                f"The {dataset_name} data set must be a `Dataset` or `IterableDataset`, got "
-                f"`{type(dataset).__name__}`. `Dataset.from_list(rows)` makes one."
-            )
+        check_kind(dataset, dataset_name)
         first = next(iter(dataset), None)
         if first is None:
             raise ValueError(f"The {dataset_name} data set has no rows.")
@@ -50,12 +50,17 @@ class DataTrainer:
             columns[SUBSET] = datasets.Value("string")
         if dataset_name == "train" and args.group_by_prefix:
             columns[PROMPT_KEY] = datasets.Value("int64")
+        encoder = replace(self.encoder(processing_class, args), vocab_size=self.vocab_size)
+        try:
+            adapter = None if tokenized else choose_adapter(first, args.adapter, args.column_mapping)
+        except ValueError as error:
+            raise ValueError(f"{dataset_name} data set: {error}") from error
         pipeline = RowPipeline(
             name=dataset_name,
             columns=datasets.Features(columns),
-            encode=self.encode(self.encoder(processing_class, args), tokenized, args, dataset_name),
+            encode=self.encode(encoder, tokenized, args, dataset_name),
             expand=self.expand,
-            adapter=None if tokenized else choose_adapter(first, args.adapter, args.column_mapping),
+            adapter=adapter,
             column_mapping=args.column_mapping,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
@@ -153,13 +158,28 @@ class DataTrainer:
             raise ValueError("`split_batches=True` cannot go with `max_tokens_per_batch` or `group_by_prefix`.")
         if args.use_liger_kernel:
             _keep_classifier_forward(args)
-        hub = {"trust_remote_code": args.trust_remote_code}
-        if revision := (args.model_init_kwargs or {}).get("revision"):
-            hub["revision"] = revision
+        hub = hub_arguments(args)
         if tokenizer is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
-            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        if args.eos_token is not None and args.eos_token in tokenizer.get_vocab():  # TRL names it where it is not
+            vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"'{name}' has no tokenizer that can be loaded ({str(error).splitlines()[0]}). "
+                    "Save one there, or give `processing_class`."
+                ) from error
+        if not hasattr(tokenizer, "get_vocab"):
+            raise TypeError(
+                f"`processing_class` is a {type(tokenizer).__name__}; expected a tokenizer: "
+                "`AutoTokenizer.from_pretrained(...)`."
+            )
+        if args.eos_token is not None and args.eos_token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"eos_token={args.eos_token!r} is not in the tokenizer's vocabulary. Take one of its tokens, or add it "
+                "and resize the embeddings first."
+            )
+        if args.eos_token is not None:
             tokenizer.eos_token = args.eos_token
         if args.chat_template is not None:
             if args.chat_template_path is not None:
@@ -172,6 +192,26 @@ class DataTrainer:
         elif pad_token in tokenizer.get_vocab():  # TRL names it where it is not
             tokenizer.pad_token = pad_token
         return tokenizer
+
+
+def hub_arguments(args) -> dict:
+    """What a config or tokenizer of the model's name is loaded with."""
+    hub = {"trust_remote_code": args.trust_remote_code}
+    if revision := (args.model_init_kwargs or {}).get("revision"):
+        hub["revision"] = revision
+    return hub
+
+
+def check_kind(dataset, name: str) -> None:
+    """A `TypeError` with what to do, unless it is a `Dataset` or an `IterableDataset`."""
+    if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        return
+    remedy = "`Dataset.from_list(rows)` makes one"
+    if isinstance(dataset, dict):
+        remedy = f"Give one of its splits, {sorted(dataset)}"
+    raise TypeError(
+        f"The {name} data set must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`. {remedy}."
+    )
 
 
 def _keep_classifier_forward(args) -> None:

@@ -15,7 +15,7 @@ from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
 from ..model.head import install_reward_head
 from ..model.loading import add_adapter, describe_checkpoint, let_head_train, set_pad_token, with_whole_head
-from ..model.weights import loading_arguments
+from ..model.weights import loading_arguments, naming_mismatches
 from .config import PRMConfig
 
 
@@ -31,7 +31,8 @@ def load_model(name: str, args: PRMConfig, quantization_config=None):
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
     kwargs = loading_arguments(name, AutoModelForTokenClassification, args.num_labels, kwargs)
-    return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
+    with naming_mismatches(name):
+        return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
 
 
 def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 from datasets import Features, List, Value
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import EXAMPLE_ID, SUBSET, UNLABELLED, to_steps
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, step_token_ids
+from ..model.loading import check_model, embedding_rows
 from .base_trainer import ScoreTrainer, Tensors
 from .config import PRMConfig, default_args
 from .losses import step_loss, step_probabilities
@@ -93,6 +94,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if isinstance(model, str):
             model = load_model(model, args, quantization_config)
         first = model if model is not None else called(model_init)
+        check_model(first, AutoModelForTokenClassification)
         if first.config.num_labels not in (1, 2):
             raise ValueError(
                 f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
@@ -103,6 +105,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             if model is None and not os.path.isfile(args.chat_template_path):
                 raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
             model, processing_class = with_template_of(model, processing_class, args.chat_template_path)
+        self.vocab_size = embedding_rows(first if model is None else model, processing_class)
         if model is not None:
             model = self._ready(model, args, processing_class, peft_config, data_collator)
         elif peft_config is not None:
@@ -146,6 +149,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     def _checked_args(args, model, model_init, train_dataset) -> PRMConfig:
         if model is None and model_init is None:
             raise ValueError("`model` or `model_init` is required.")
+        if model is not None:
+            check_model(model, AutoModelForTokenClassification)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:
@@ -175,7 +180,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     @staticmethod
     def encoder(tokenizer, args: PRMConfig) -> Encoder:
         """The encoder of training, evaluation and scoring."""
-        return Encoder(
+        encoder = Encoder(
             tokenizer=tokenizer,
             max_length=args.max_length,
             overlong=args.overlong,
@@ -183,6 +188,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             step_token=args.step_token,
             max_completion_length=args.max_completion_length,
         )
+        _ = encoder.separator_ids  # a `step_token` that cannot be used is no row's fault
+        return encoder
 
     @staticmethod
     def encode(encoder: Encoder, tokenized: bool, args: PRMConfig, name: str):

@@ -3,6 +3,7 @@
 In: preference rows of any format that an adapter reads. Out: a sequence classifier with one label.
 """
 
+import os
 import warnings
 
 import numpy as np
@@ -18,10 +19,19 @@ from ..data.canonical import EXAMPLE_ID, SUBSET, to_pairs
 from ..data.collator import PreferenceCollator
 from ..data.encoding import Encoder
 from ..model.head import install_reward_head, trained_head_state
-from ..model.loading import describe_checkpoint, let_head_train, reward_peft_config, set_pad_token, with_whole_head
-from ..model.weights import loading_arguments
+from ..model.loading import (
+    check_model,
+    describe_checkpoint,
+    embedding_rows,
+    let_head_train,
+    reward_peft_config,
+    set_pad_token,
+    with_whole_head,
+)
+from ..model.weights import loading_arguments, naming_mismatches
 from .base_trainer import ScoreTrainer, Tensors
 from .config import RewardConfig, default_args
+from .data_trainer import check_kind, hub_arguments
 from .losses import bradley_terry_loss
 from .metrics import pair_figures
 
@@ -58,6 +68,9 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         quantization_config=None,
         peft_config=None,
     ):
+        check_model(model, AutoModelForSequenceClassification)
+        if train_dataset is not None:
+            check_kind(train_dataset, "train")
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         if args is None:
             args = default_args(RewardConfig, f"{name.split('/')[-1]}-Reward")
@@ -75,23 +88,27 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
         processing_class = self._set_up_inputs(processing_class, args, model)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator or PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            quantization_config=with_whole_head(quantization_config),
-            peft_config=reward_peft_config(peft_config, "SEQ_CLS")
-            if isinstance(peft_config, PeftConfig)
-            else peft_config,
-        )
+        if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
+            self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if name is model else {}))
+        with naming_mismatches(name):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator
+                or PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+                quantization_config=with_whole_head(quantization_config),
+                peft_config=reward_peft_config(peft_config, "SEQ_CLS")
+                if isinstance(peft_config, PeftConfig)
+                else peft_config,
+            )
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
         install_reward_head(self.model)
         for key, value in trained_head_state(self.model).items():

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import trl
 from accelerate import PartialState
@@ -57,7 +59,7 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         demo: style of the demo ("gemma" or "qwen"), whose arguments `--demo` puts before the recipe's own.
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
-    parser = TrlParser((RecipeArguments, config_class, ModelConfig))
+    parser = _RecipeParser((RecipeArguments, config_class, ModelConfig))
     flags, _ = HfArgumentParser((RecipeArguments, ModelConfig)).parse_known_args()
     defaults = {"bf16": is_torch_bf16_gpu_available(), **defaults}
     if flags.use_peft:
@@ -66,10 +68,18 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
-        if not torch.accelerator.is_available():
-            defaults["accelerator_config"] = _deepspeed_on_cpu()
     parser.set_defaults_with_config(**defaults)
     return parser.parse_args_and_config()
+
+
+class _RecipeParser(TrlParser):
+    """Sets gloo up for DeepSpeed before the config is built, which sets up the process group."""
+
+    def parse_args_into_dataclasses(self, args=None, **options):
+        asked = super().parse_known_args(args)[0].deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        if asked and "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.set_defaults_with_config(accelerator_config=deepspeed_on_cpu())
+        return super().parse_args_into_dataclasses(args=args, **options)
 
 
 def under_deepspeed_launcher() -> bool:
@@ -78,9 +88,14 @@ def under_deepspeed_launcher() -> bool:
     return "CROSS_SIZE" in os.environ and not any(name in os.environ for name in others)
 
 
-def _deepspeed_on_cpu() -> dict[str, bool]:
-    """accelerate knows no CPU backend under DeepSpeed, and would give every rank all rows; here it is told gloo."""
+def deepspeed_on_cpu() -> dict[str, bool]:
+    """accelerate knows no CPU backend under DeepSpeed, and would give every rank all rows; here it is told gloo.
+
+    Returns:
+        What the trainer's config takes as `accelerator_config`.
+    """
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     PartialState(backend="gloo")
     return {"use_configured_state": True}
 
@@ -89,17 +104,58 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
     """One split of a hub data set; or a json, jsonl or parquet file, or a folder of one kind of them.
 
     Raises:
-        ValueError: `name` is a file or folder of another kind.
+        ValueError: `name` is nowhere, a file or folder of another kind, or a file that cannot be read (with the line).
     """
     path = Path(name)
     if not path.exists():
-        return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        try:
+            return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        except OSError as error:
+            raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    formats = {FILE_FORMATS.get(file.suffix) for file in files if not file.name.startswith(".")}
+    files = [file for file in files if not file.name.startswith(".")]
+    formats = {FILE_FORMATS.get(file.suffix) for file in files}
     if len(formats) != 1 or None in formats:
-        raise ValueError(f"'{name}' holds no data file this reads; expected {', '.join(FILE_FORMATS)} (one kind).")
-    found = [str(file) for file in files if file.suffix in FILE_FORMATS]
-    return datasets.load_dataset(formats.pop(), data_files=found, split="train", streaming=streaming)
+        found = ", ".join(file.name for file in files[:8]) or "nothing"
+        raise ValueError(f"'{name}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind.")
+    try:
+        names = [str(file) for file in files]
+        dataset = datasets.load_dataset(formats.pop(), data_files=names, split="train", streaming=streaming)
+        next(iter(dataset), None)  # a stream's first fault
+        for file in () if streaming else files:  # pyarrow takes any bytes for text, and fails where a row is read
+            if file.suffix != ".parquet":
+                _check_utf8(file)
+        return dataset
+    except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
+        raise ValueError(_fault(files) or f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_utf8(file: Path) -> None:
+    with open(file, "rb") as lines:
+        for line in lines:
+            line.decode()
+
+
+def _fault(files: list[Path]) -> str | None:
+    """The first file that cannot be read, with the line and what is wrong there."""
+    for file in files:
+        if not file.stat().st_size:
+            return f"'{file}' is empty. Fill it or take it away."
+        if file.suffix == ".parquet":
+            try:
+                pq.read_schema(file)
+            except pa.ArrowException as error:
+                return f"'{file}' is no whole parquet file: {error}"
+        if file.suffix == ".jsonl":
+            for number, line in enumerate(file.read_bytes().splitlines(), 1):
+                try:
+                    row = json.loads(line or "{}")
+                    why = None if isinstance(row, dict) else f"found {type(row).__name__}"
+                except ValueError as error:
+                    why = str(error)
+                if why is not None:
+                    return f"'{file}', line {number}: {why}. Expected one JSON object a line, in UTF-8."
+    return None
 
 
 def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, *, demo: str):
@@ -114,6 +170,8 @@ def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, 
                 save_demo_model(folder, style=demo, seed=args.seed)
         model_args.model_name_or_path = str(folder)
         return tuple(datasets.Dataset.from_list(rows) for rows in demo_rows(demo, seed=args.seed))
+    if arguments.dataset_name is None:
+        raise ValueError("`dataset_name` is not set: give --dataset_name (hub id, file or folder), or --demo.")
     options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming}
     train = load_split(arguments.dataset_name, arguments.dataset_train_split, **options)
     if arguments.eval_dataset_name is not None:
@@ -138,13 +196,26 @@ def _at_most(dataset, rows: int | None):
 
 
 def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation."""
+    """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or there is one prompt only.
+    """
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(
+            f"test_size={share!r} is not between 0 and 1. For held-out rows of your own: eval_dataset_name."
+        )
     column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
     values = range(len(dataset)) if column is None else dataset[column]
-    keys = [json.dumps(value, sort_keys=True) for value in values]
+    keys = [json.dumps(value, sort_keys=True, default=str) for value in values]
     prompts = sorted(set(keys))
+    if len(prompts) < 2:
+        raise ValueError(
+            f"{len(dataset)} rows with {len(prompts)} different prompts cannot be split by prompt. Give held-out rows "
+            "of their own (eval_dataset_name)."
+        )
     random.Random(seed).shuffle(prompts)
-    held = set(prompts[: max(1, round(share * len(prompts)))])
+    held = set(prompts[: min(max(1, round(share * len(prompts))), len(prompts) - 1)])
     rows = list(range(len(keys)))
     random.Random(seed).shuffle(rows)
     sides = [[row for row in rows if (keys[row] in held) is side] for side in (False, True)]
@@ -169,11 +240,16 @@ def model_settings(model_args: ModelConfig, args: Any) -> dict[str, Any]:
 
 
 def run(trainer) -> dict[str, float]:
-    """Train, save to `output_dir`, evaluate, write `eval_results.json`, and show what came out."""
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    """Train, save to `output_dir`, evaluate, write `eval_results.json`, and show what came out.
+
+    `resume_from_checkpoint` may be a folder, or "true" for the newest whole checkpoint in `output_dir`.
+    """
+    resume = trainer.args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()
     trainer.save_state()
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    trainer.save_config()  # with the rewards' mean and spread
     trainer.save_metrics("eval", output.metrics)
     if trainer.is_world_process_zero():
         print_summary(trainer, output)

@@ -5,7 +5,7 @@ or all messages; in messages, `prompt` is what comes before the answers, once, a
 """
 
 from ..canonical import RowError
-from .fields import Row, field, messages, template_arguments, text
+from .fields import Row, field, messages, shown, template_arguments, text
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, split_at_common_prefix, user
 
@@ -42,12 +42,13 @@ def preference(row: Row) -> Row:
     prompt, chosen, rejected = row.get("prompt"), field(row, "chosen"), field(row, "rejected")
     margin = {"margin": row["margin"]} if "margin" in row else {}
     rest = {**margin, **template_arguments(row)}
+    texts = _are_texts(chosen, rejected)
     if prompt is None or prompt == []:
-        if isinstance(chosen, str) and isinstance(rejected, str):
+        if texts:
             return {"chosen": chosen, "rejected": rejected, **rest}
         return {**split_at_common_prefix(messages(row, "chosen"), messages(row, "rejected")), **rest}
     if isinstance(prompt, str):
-        if isinstance(chosen, str) and isinstance(rejected, str):
+        if texts:
             return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **rest}
         return {**_with_text_prompt(prompt, messages(row, "chosen"), messages(row, "rejected")), **rest}
     return {**_with_messages_prompt(messages(row, "prompt"), _answer(row, "chosen"), _answer(row, "rejected")), **rest}
@@ -121,6 +122,14 @@ def bradley_terry_llama3_icr(row: Row) -> Row:
         "chosen": f"{text(row, 'chosen')}<|eot_id|>",
         "rejected": f"{text(row, 'rejected')}<|eot_id|>",
     }
+
+
+def _are_texts(chosen: object, rejected: object) -> bool:
+    """Whether both are; what is neither text nor a list beside a text is at fault itself."""
+    for column, value, other in (("chosen", chosen, rejected), ("rejected", rejected, chosen)):
+        if isinstance(other, str) and not isinstance(value, str | list):
+            raise RowError(f"expected text like the other answer, found {shown(value)}", column)
+    return isinstance(chosen, str) and isinstance(rejected, str)
 
 
 def _with_text_prompt(prompt: str, chosen: list[Message], rejected: list[Message]) -> Row:

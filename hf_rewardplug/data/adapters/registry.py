@@ -32,13 +32,11 @@ class Adapter:
 
     def __call__(self, row: Row) -> list[Row]:
         result = self.function(row)
-        if isinstance(result, list):
-            return result
-        if isinstance(result, dict):
-            return [result]
-        raise TypeError(
-            f"adapter '{self.name}' returned {type(result).__name__}; expected a row (dict) or a list of rows"
-        )
+        rows = result if isinstance(result, list) else [result]
+        if wrong := [type(row).__name__ for row in rows if not isinstance(row, dict)]:
+            found = f"a list with {wrong[0]}" if rows is result else wrong[0]
+            raise TypeError(f"adapter '{self.name}' returned {found}; expected a row (dict) or a list of rows")
+        return rows
 
     def has_columns(self, columns: Iterable[str]) -> bool:
         return self.columns is not None and set(self.columns) <= set(columns)

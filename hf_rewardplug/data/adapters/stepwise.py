@@ -216,7 +216,7 @@ def _tree(steps: list[dict], labels: Mapping[int | None, Any]) -> list[Row]:
     parent: int | None = -1
     for number, step in enumerate(steps):
         human, chosen = step.get("human_completion"), step.get("chosen_completion")
-        alternatives = step.get("completions") or []
+        alternatives = expect(step.get("completions") or [], list, "a list of completions", "label.steps")
         if parent is None and (alternatives or human):
             raise RowError(f"step {number} follows a step with neither a chosen nor a human completion", "label.steps")
         first = len(nodes)
