@@ -15,12 +15,12 @@ TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error"
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from numbers import Integral
 from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, finite
 from .prefix_tree import common_prefix_length, path_lengths
+from .token_checks import check_ids, given_ids, given_labels, given_tree
 
 OVERLONG = ("drop", "truncate", "error")
 
@@ -135,7 +135,7 @@ class Encoder:
             RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
             DropRow: the row is too long, or both sequences are the same.
         """
-        ids = [self._checked(self._ids(row, key), key) for key in ("chosen", "rejected")]
+        ids = [check_ids(self._ids(row, key), key, self.vocab_size) for key in ("chosen", "rejected")]
         encoded = self.fitted_pair(*ids)
         if "margin" in row:
             encoded["margin"] = row["margin"]
@@ -143,7 +143,7 @@ class Encoder:
 
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
-        ids = [self._checked(_token_ids(row, key), key) for key in ("chosen_ids", "rejected_ids")]
+        ids = [given_ids(row, key, self.vocab_size) for key in ("chosen_ids", "rejected_ids")]
         encoded = self.fitted_pair(*ids)
         return encoded if row.get("margin") is None else {**encoded, "margin": finite(row["margin"], "margin")}
 
@@ -229,7 +229,7 @@ class Encoder:
             token_labels += [UNLABELLED] * (len(steps[index]) - 1) + [labels[index]]
         input_ids = prompt_ids + [token for index in kept for token in steps[index]]
         encoded = {
-            "input_ids": self._checked(input_ids, "completions"),
+            "input_ids": check_ids(input_ids, "completions", self.vocab_size),
             "labels": [float(label) for label in token_labels],
             "cut": length - len(input_ids),
             "cut_labels": lost_labels,
@@ -246,32 +246,11 @@ class Encoder:
 
     def tokenized_steps(self, row: Row) -> Row:
         """`steps` for a row that holds `input_ids` and a label a token already; taken as it is, never cut."""
-        input_ids, labels = self._checked(_token_ids(row, "input_ids"), "input_ids"), row["labels"] or []
-        if not isinstance(labels, list):
-            raise RowError(f"expected a list with a label for each token, found {labels!r}", column="labels")
-        if len(labels) != len(input_ids):
-            raise RowError(f"{len(labels)} labels for {len(input_ids)} tokens", column="labels")
-        for index, label in enumerate(labels):
-            if not isinstance(label, int | float) or (label != UNLABELLED and not 0 <= label <= 1):
-                raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
+        input_ids = given_ids(row, "input_ids", self.vocab_size)
+        labels = given_labels(row, len(input_ids))
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
-        encoded = {"input_ids": input_ids, "labels": [float(x) for x in labels], "cut": 0, "cut_labels": 0}
-        if lengths := row.get("node_lengths"):
-            parents = row.get("node_parents") or []
-            right = len(parents) == len(lengths) and all(isinstance(number, int) for number in [*lengths, *parents])
-            right = right and all(-1 <= parent < node for node, parent in enumerate(parents))
-            if not right or min(lengths) < 0 or sum(lengths) != len(input_ids):
-                raise RowError(
-                    "the nodes' lengths must add up to the tokens, and `node_parents` must name an earlier node each, "
-                    "or -1",
-                    column="node_lengths",
-                )
-            ends = {end - 1 for end in accumulate(lengths)}
-            if any(label != UNLABELLED and index not in ends for index, label in enumerate(labels)):
-                raise RowError("a node of a tree has its label at its last token, and no other", column="labels")
-            encoded |= {"node_lengths": lengths, "node_parents": parents}
-        return encoded
+        return {"input_ids": input_ids, "labels": labels, "cut": 0, "cut_labels": 0, **given_tree(row, labels)}
 
     def _prompt_ids(self, row: Row) -> list[int]:
         if not isinstance(row["prompt"], str):
@@ -302,18 +281,6 @@ class Encoder:
             prompt_ids = prompt_ids[:start] + prompt_ids[start + excess :]
         return prompt_ids, [index for index in kept if ends[index] <= room]
 
-    def _checked(self, ids: list[int], column: str) -> list[int]:
-        """The ids, if there are any and the model has an embedding for each."""
-        if not ids:
-            raise RowError("gives no token: the text or the chat template is empty", column=column)
-        if self.vocab_size is not None and max(ids) >= self.vocab_size:
-            raise RowError(
-                f"token id {max(ids)} is outside the model's vocabulary of {self.vocab_size}. Take the model's own "
-                "tokenizer, or resize the model's embeddings first",
-                column=column,
-            )
-        return ids
-
     def _refuse_overlong(self, length: int, limit: str) -> None:
         """Raise for "drop" and "error"; return for "truncate"."""
         allowed = getattr(self, limit)
@@ -323,15 +290,6 @@ class Encoder:
             )
         if self.overlong == "drop":
             raise DropRow(f"longer than {limit}={allowed}")
-
-
-def _token_ids(row: Row, column: str) -> list[int]:
-    ids = row[column]
-    if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
-        raise RowError("expected a list of token ids that is not empty", column=column)
-    if min(ids) < 0:
-        raise RowError(f"token id {min(ids)} is negative; padding must not be in the data", column=column)
-    return ids
 
 
 def reserved_tokens(tokenizer: Any) -> list[str]:

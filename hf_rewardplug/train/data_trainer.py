@@ -16,7 +16,7 @@ from trl.trainer.utils import get_config_model_id
 from ..data.batching import BatchPlan, shared_with_group, unique_tokens
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
-from ..data.prepare import RowPipeline, choose_adapter, prepare_dataset
+from ..data.prepare import PreparationReport, RowPipeline, choose_adapter, prepare_dataset
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from .callbacks import PlanEpoch
 from .config import DataOptions
@@ -41,6 +41,10 @@ class DataTrainer:
         first = next(iter(dataset), None)
         if first is None:
             raise ValueError(f"The {dataset_name} data set has no rows.")
+        reports = self.__dict__.setdefault("preparation_reports", {})
+        if dataset_name == "train" and "train" in reports:  # TRL names eval sets by their keys
+            dataset_name = "eval (train)"
+        reports[dataset_name] = PreparationReport(dataset_name)
         names = set(dataset.column_names or first)
         tokenized = set(self.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
@@ -69,7 +73,7 @@ class DataTrainer:
             dataset, report = prepare_dataset(
                 dataset, pipeline, keep_columns=self.keep_columns, num_proc=args.dataset_num_proc
             )
-        self.__dict__.setdefault("preparation_reports", {})[dataset_name] = report
+        reports[dataset_name] = report
         if report and args.process_index == 0:
             logger.warning("%s", report)
         return dataset

@@ -158,6 +158,19 @@ def test_logged_and_saved_rewards_are_those_of_plain_numpy(model_path, tmp_path)
     assert saved == {"mean": pytest.approx(rewards.mean()), "std": pytest.approx(rewards.std()), "step": 2}
 
 
+def test_an_eval_set_called_train_is_no_train_set(model_path, tmp_path):
+    rows = {"train": Dataset.from_list(text_pairs(5, 1))}
+    args = RewardConfig(**quick(tmp_path, group_by_prefix=True))
+    trainer = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(text_pairs(8)), eval_dataset=rows)
+    assert {name: report.examples for name, report in trainer.preparation_reports.items()} == {
+        "train": 8,
+        "eval (train)": 5,
+    }
+    assert "eval_train_accuracy" in trainer.evaluate()
+    again = RewardTrainer(model_path, args, train_dataset=trainer.train_dataset)
+    assert again.preparation_reports["train"].examples == 0, "prepared before: nothing to tell"
+
+
 def test_several_eval_sets_weigh_the_same_in_the_saved_calibration(model_path, tmp_path):
     sets = {"a": Dataset.from_list(text_pairs(3, 1)), "b": Dataset.from_list(text_pairs(6, 2))}
     args = RewardConfig(**quick(tmp_path))

@@ -1,0 +1,64 @@
+"""Token ids checked before they reach a model, which would fail far from their row.
+
+In: the ids of a row, encoded here or by somebody else. Out: the same, or a `RowError` that names the column.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+from .canonical import UNLABELLED, Row, RowError
+
+
+def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> list[int]:
+    """The ids, if there are any and (`vocab_size` given) the model has an embedding for each."""
+    if not ids:
+        raise RowError("gives no token: the text or the chat template is empty", column=column)
+    if vocab_size is not None and max(ids) >= vocab_size:
+        raise RowError(
+            f"token id {max(ids)} is outside the model's vocabulary of {vocab_size}. Take the model's own tokenizer, "
+            "or resize the model's embeddings first",
+            column=column,
+        )
+    return ids
+
+
+def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]:
+    """The ids that a tokenized row brings."""
+    ids = row[column]
+    if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
+        raise RowError("expected a list of token ids that is not empty", column=column)
+    if min(ids) < 0:
+        raise RowError(f"token id {min(ids)} is negative; padding must not be in the data", column=column)
+    return check_ids(ids, column, vocab_size)
+
+
+def given_labels(row: Row, tokens: int) -> list[float]:
+    """The labels that a tokenized step row brings, one a token."""
+    labels: Any = row["labels"] or []
+    if not isinstance(labels, list):
+        raise RowError(f"expected a list with a label for each token, found {labels!r}", column="labels")
+    if len(labels) != tokens:
+        raise RowError(f"{len(labels)} labels for {tokens} tokens", column="labels")
+    for index, label in enumerate(labels):
+        if not isinstance(label, int | float) or (label != UNLABELLED and not 0 <= label <= 1):
+            raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
+    return [float(label) for label in labels]
+
+
+def given_tree(row: Row, labels: list[float]) -> Row:
+    """`node_lengths` and `node_parents` of a tokenized tree of steps; {} of a row that is one solution."""
+    lengths = row.get("node_lengths")
+    if not lengths:
+        return {}
+    parents = row.get("node_parents") or []
+    right = len(parents) == len(lengths) and all(isinstance(number, int) for number in [*lengths, *parents])
+    right = right and all(-1 <= parent < node for node, parent in enumerate(parents))
+    if not right or min(lengths) < 0 or sum(lengths) != len(labels):
+        raise RowError(
+            "the nodes' lengths must add up to the tokens, and `node_parents` must name an earlier node each, or -1",
+            column="node_lengths",
+        )
+    ends = {end - 1 for end in accumulate(lengths)}
+    if any(label != UNLABELLED and index not in ends for index, label in enumerate(labels)):
+        raise RowError("a node of a tree has its label at its last token, and no other", column="labels")
+    return {"node_lengths": lengths, "node_parents": parents}
