@@ -18,6 +18,7 @@ LAUNCHERS = {
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
     ],
     "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", "29511"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
 }
 LAUNCHES = {
     "ddp": ("accelerate", []),
@@ -37,6 +38,8 @@ def start(recipe: str, folder: Path, *arguments: str, launcher: str | None = Non
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1" if launcher else "2",
     }
+    if launcher == "torchrun":
+        del environment["DS_ACCELERATOR"]
     command = [*LAUNCHERS.get(launcher, [sys.executable]), str(ROOT / "recipes" / f"{recipe}.py")]
     command += [*arguments, "--output_dir", str(folder / "out"), "--disable_tqdm", "true"]
     if launcher == "accelerate":
@@ -71,7 +74,18 @@ def test_the_demo_learns(recipe, tmp_path):
 @pytest.mark.parametrize("launch", LAUNCHES)
 @pytest.mark.parametrize("recipe", AUTO_CLASS)
 def test_two_packed_ranks_train_as_one_padded_process(recipe, launch, tmp_path):
-    launcher, ranks_only = LAUNCHES[launch]
+    assert_two_packed_ranks_train_as_one_padded_process(recipe, *LAUNCHES[launch], tmp_path)
+
+
+@pytest.mark.slow
+def test_zero3_under_torchrun_on_the_cpu(tmp_path):
+    """PITFALLS 28: torchrun neither names DeepSpeed's accelerator nor sets gloo up; the recipe does."""
+    assert_two_packed_ranks_train_as_one_padded_process("orm_gemma", "torchrun", LAUNCHES["zero3"][1], tmp_path)
+
+
+def assert_two_packed_ranks_train_as_one_padded_process(
+    recipe: str, launcher: str, ranks_only: list[str], tmp_path: Path
+) -> None:
     arguments = ["--demo", "--max_steps", "2", "--logging_steps", "1", "--eval_strategy", "no", "--eval_on_start", "no"]
     runs = {}
     for name, batch, more, options in (

@@ -25,7 +25,8 @@ from transformers import (
 
 from hf_rewardplug import Encoder, PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, register_adapter
 from hf_rewardplug.data.adapters import registry
-from hf_rewardplug.train.script import hold_out, load_split, load_splits, parse_recipe
+from hf_rewardplug.data.files import hold_out, load_split
+from hf_rewardplug.train.script import load_splits, parse_recipe
 
 NAN, INF = float("nan"), float("inf")
 

@@ -1,0 +1,107 @@
+"""Local data files and hub data sets to rows, and rows to train and held-out ones.
+
+In: a name (hub id, a json, jsonl or parquet file, or a folder of one kind of them). Out: a `Dataset`, or a `ValueError`
+that names the file and the line.
+"""
+
+import json
+import random
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
+
+
+def load_split(name: str, split: str, *, config: str | None = None, streaming: bool = False):
+    """One split of a hub data set; or a json, jsonl or parquet file, or a folder of one kind of them.
+
+    Raises:
+        ValueError: `name` is nowhere, a file or folder of another kind, or a file that cannot be read (with the line).
+    """
+    path = Path(name)
+    if not path.exists():
+        try:
+            return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        except OSError as error:
+            raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if not file.name.startswith(".")]
+    formats = {FILE_FORMATS.get(file.suffix) for file in files}
+    if len(formats) != 1 or None in formats:
+        found = ", ".join(file.name for file in files[:8]) or "nothing"
+        raise ValueError(f"'{name}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind.")
+    try:
+        names = [str(file) for file in files]
+        dataset = datasets.load_dataset(formats.pop(), data_files=names, split="train", streaming=streaming)
+        next(iter(dataset), None)  # a stream's first fault
+        for file in () if streaming else files:  # pyarrow takes any bytes for text, and fails where a row is read
+            if file.suffix != ".parquet":
+                _check_utf8(file)
+        return dataset
+    except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
+        raise ValueError(_fault(files) or f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_utf8(file: Path) -> None:
+    with open(file, "rb") as lines:
+        for line in lines:
+            line.decode()
+
+
+def _fault(files: list[Path]) -> str | None:
+    """The first file that cannot be read, with the line and what is wrong there."""
+    for file in files:
+        if not file.stat().st_size:
+            return f"'{file}' is empty. Fill it or take it away."
+        if file.suffix == ".parquet":
+            try:
+                pq.read_schema(file)
+            except pa.ArrowException as error:
+                return f"'{file}' is no whole parquet file: {error}"
+        if file.suffix == ".jsonl":
+            for number, line in enumerate(file.read_bytes().splitlines(), 1):
+                try:
+                    row = json.loads(line or "{}")
+                    why = None if isinstance(row, dict) else f"found {type(row).__name__}"
+                except ValueError as error:
+                    why = str(error)
+                if why is not None:
+                    return f"'{file}', line {number}: {why}. Expected one JSON object a line, in UTF-8."
+    return None
+
+
+def at_most(dataset, rows: int | None):
+    if rows is None or not isinstance(dataset, datasets.Dataset):
+        return dataset if rows is None else dataset.take(rows)
+    return dataset.select(range(min(rows, len(dataset))))
+
+
+def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or there is one prompt only.
+    """
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(
+            f"test_size={share!r} is not between 0 and 1. For held-out rows of your own: eval_dataset_name."
+        )
+    column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
+    values = range(len(dataset)) if column is None else dataset[column]
+    keys = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    prompts = sorted(set(keys))
+    if len(prompts) < 2:
+        raise ValueError(
+            f"{len(dataset)} rows with {len(prompts)} different prompts cannot be split by prompt. Give held-out rows "
+            "of their own (eval_dataset_name)."
+        )
+    random.Random(seed).shuffle(prompts)
+    held = set(prompts[: min(max(1, round(share * len(prompts))), len(prompts) - 1)])
+    rows = list(range(len(keys)))
+    random.Random(seed).shuffle(rows)
+    sides = [[row for row in rows if (keys[row] in held) is side] for side in (False, True)]
+    return dataset.select(sides[0]), dataset.select(sides[1])

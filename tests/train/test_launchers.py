@@ -1,0 +1,216 @@
+"""Under every launcher a run is that of one process, its checkpoints are complete, and it goes on from them.
+
+PITFALLS 1, 2, 27 and 30: gradients times ranks, checkpoints without a head, counters that restart. No ZeRO run sets
+`use_cpu`, which switches DeepSpeed off.
+"""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from hf_rewardplug.model.loading import ADAPTER_MODEL_CONFIG
+
+SCRIPT = Path(__file__).with_name("launched_run.py")
+ROOT = SCRIPT.parents[2]
+BIN = Path(sys.executable).parent
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--max_restarts", "0"),
+]
+ZERO = {
+    "zero1": [1, None, None],
+    "zero2": [2, None, None],
+    "zero3": [3, None, None],
+    "zero3_offload": [3, "cpu", "cpu"],
+}
+"""recipes/deepspeed/*.json: stage, device of the optimizer's states, device of the parameters"""
+
+CPU_ADAM_ROUNDING = 1e-5
+"""DeepSpeedCPUAdam multiplies up its betas' powers step by step in fp32, and asks `pow` for them when it resumes"""
+
+CLASSES = {"orm": (AutoModelForSequenceClassification, 1), "prm": (AutoModelForTokenClassification, 2)}
+TUNINGS = ("full", "lora")
+
+
+def cells(everyday: set[str], *factors) -> list:
+    """Every combination; those that are not named are left to `make test-all`."""
+    names = ["-".join(cell) for cell in itertools.product(*factors)]
+    assert everyday <= set(names)
+    return [
+        pytest.param(*name.split("-"), id=name, marks=() if name in everyday else pytest.mark.matrix) for name in names
+    ]
+
+
+def launch(launcher: str, runs: list[dict], folder: Path, *, dies: bool = False) -> None:
+    """Start the runs, on two ranks unless "plain", and see to it that no process stays behind."""
+    file = folder / f"{Path(runs[-1]['output_dir']).name}-runs.json"
+    file.write_text(json.dumps([{**run, **options(launcher)} for run in runs]))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    starter = {
+        "plain": [sys.executable],
+        "ddp": [*ACCELERATE, "--main_process_port", port],
+    }.get(launcher, [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port])
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    log = file.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen([*starter, str(SCRIPT), str(file)], stdout=output, stderr=output, env=environment)
+        try:
+            status = process.wait(timeout=600)
+        finally:
+            for left in psutil.process_iter(["cmdline"]):
+                if str(file) in (left.info["cmdline"] or ()):
+                    left.kill()
+    assert (status != 0) is dies, log.read_text()[-5000:]
+
+
+def options(launcher: str) -> dict:
+    """The arguments of `launched_run.run` that a launcher decides: as many rows a micro-batch on one rank as on two."""
+    zero = {"deepspeed": str(ROOT / "recipes" / "deepspeed" / f"{launcher}.json")} if launcher in ZERO else {}
+    return {"batch_size": 4 if launcher == "plain" else 2, **zero}
+
+
+def result(folder: Path, launcher: str, *, steps: int) -> dict:
+    """What a run wrote, which must have trained so many steps, under the launcher that it was meant to be under."""
+    found = json.loads(folder.with_suffix(".json").read_text())
+    assert found["ranks"] == (1 if launcher == "plain" else 2)
+    assert found["zero"] == ZERO.get(launcher)
+    assert found["steps"] == steps
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def assert_equal_weights(found: Path, expected: Path, **tolerance) -> None:
+    torch.testing.assert_close(weights(found), weights(expected), **tolerance)
+
+
+def assert_same_logs(found: dict, expected: dict, *, rel: float) -> None:
+    """Every figure but the speed."""
+    for log, expected_log in zip(found["logs"], expected["logs"], strict=True):
+        timeless = [
+            {key: value for key, value in one.items() if "per_second" not in key} for one in (log, expected_log)
+        ]
+        assert timeless[0] == pytest.approx(timeless[1], rel=rel, abs=rel), log["step"]
+
+
+@pytest.fixture(scope="module")
+def one_process(assets, tmp_path_factory):
+    """`one_process("orm", "lora")`: folder of the run that every launch must repeat."""
+    folder = tmp_path_factory.mktemp("one_process")
+
+    def train(kind: str, tuning: str) -> Path:
+        output_dir = folder / f"{kind}-{tuning}"
+        if not output_dir.exists():
+            launch("plain", [four_steps(assets, kind, tuning, output_dir)], folder)
+        return output_dir
+
+    return train
+
+
+def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -> dict:
+    steps = {"max_steps": 4, "save_steps": 2, "lora": tuning == "lora"}
+    return {"kind": kind, "model": str(assets / "stories260K"), "output_dir": str(output_dir), **steps, **more}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "kind", "tuning"),
+    cells(
+        {
+            "ddp-orm-lora",
+            "zero1-prm-lora",
+            "zero2-orm-full",
+            "zero3-orm-full",
+            "zero3-prm-lora",
+            "zero3_offload-prm-full",
+        },
+        ("ddp", *ZERO),
+        CLASSES,
+        TUNINGS,
+    ),
+)
+def test_two_ranks_are_one_process(launcher, kind, tuning, assets, one_process, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    checkpoint = str(whole / "checkpoint-2")
+    launch(
+        launcher,
+        [
+            four_steps(assets, kind, tuning, whole),
+            four_steps(assets, kind, tuning, resumed, checkpoint=checkpoint),
+        ],
+        tmp_path,
+    )
+    expected, found = result(one_process(kind, tuning), "plain", steps=4), result(whole, launcher, steps=4)
+    for log, expected_log in zip(found["logs"], expected["logs"], strict=True):
+        for key in ("loss", "grad_norm", "accuracy", "num_tokens"):
+            assert log[key] == pytest.approx(expected_log[key], rel=2e-5), (key, log["step"])
+    for saved in ("checkpoint-2", "checkpoint-4", "final"):
+        assert_equal_weights(whole / saved, one_process(kind, tuning) / saved, rtol=1e-4, atol=1e-5)
+    assert_complete(whole / "checkpoint-2", kind, tuning, assets / "stories260K", found["scored_rows"])
+    rounding = CPU_ADAM_ROUNDING if launcher == "zero3_offload" else 1e-7
+    assert_same_logs(result(resumed, launcher, steps=2), found, rel=rounding)
+    for saved in ("checkpoint-4", "final"):
+        assert_equal_weights(resumed / saved, whole / saved, rtol=rounding, atol=1e-7)
+
+
+def assert_complete(checkpoint: Path, kind: str, tuning: str, base: Path, scored_rows: list[dict]) -> None:
+    """Plain transformers and PEFT load the folder, and score as the trainer did when it saved it."""
+    auto_class, labels = CLASSES[kind]
+    (head,) = (tensor for name, tensor in weights(checkpoint).items() if name.endswith("score.weight"))
+    assert head.shape == (labels, 64)
+    if tuning == "lora":
+        model = PeftModel.from_pretrained(auto_class.from_pretrained(base, num_labels=labels), checkpoint)
+    else:
+        model, loading = auto_class.from_pretrained(checkpoint, output_loading_info=True)
+        assert not any(loading[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model.eval()
+    for row in scored_rows:
+        with torch.no_grad():
+            logits = model(torch.tensor([row["ids"]])).logits
+        scores = logits[0, row["positions"]] if kind == "prm" else logits
+        torch.testing.assert_close(scores, torch.tensor(row["scores"]), rtol=1e-5, atol=1e-5)
+    config = json.loads((checkpoint / ("config.json" if tuning == "full" else ADAPTER_MODEL_CONFIG)).read_text())
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert config["rewardplug"]["kind"] == kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "kind"),
+    cells({"plain-orm", "ddp-prm", "zero2-orm"}, ("plain", "ddp", "zero2", "zero3"), CLASSES),
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(launcher, kind, assets, tmp_path):
+    """kill -9 between the micro-batches of step 4 of 6, on the last rank; step 3 was saved."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs = [four_steps(assets, kind, "full", folder, max_steps=6, save_steps=3) for folder in (whole, killed)]
+    launch(launcher, [runs[0], {**runs[1], "kill_in_step": 4}], tmp_path, dies=True)
+    assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert (killed / "killed").exists() and not (killed / "final").exists()
+    launch(launcher, [runs[1]], tmp_path)
+    expected, found = result(whole, launcher, steps=6), result(killed, launcher, steps=3)
+    rounding = 0 if launcher == "plain" else 1e-7
+    assert_same_logs(found, expected, rel=rounding)
+    for saved in ("checkpoint-6", "final"):
+        assert_equal_weights(killed / saved, whole / saved, rtol=0, atol=rounding)
