@@ -141,7 +141,6 @@ def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -
             "ddp-orm-lora",
             "zero1-prm-lora",
             "zero2-orm-full",
-            "zero3-orm-full",
             "zero3-prm-lora",
             "zero3_offload-prm-full",
         },
