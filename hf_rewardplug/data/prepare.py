@@ -82,6 +82,7 @@ class RowPipeline:
         expand: canonical row -> canonical rows that `encode` takes (`to_pairs` or `to_steps`).
         adapter: raw row -> canonical rows; None where the rows are tokenized already.
         column_mapping: {expected column: column of the data}.
+        subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
     """
 
@@ -91,16 +92,17 @@ class RowPipeline:
     expand: Callable[[Row], list[Row]]
     adapter: Adapter | None = None
     column_mapping: dict[str, str] | None = None
+    subset: str = "subset"
     kept: tuple[str, ...] = ()
 
     def examples(self, raw: Row, number: int) -> list[Row]:
         """The encoded examples of raw row `number`; a row or pair that is left out gives one with `dropped` set."""
         try:
-            canonical = [raw]
+            canonical, subset = [raw], raw.get(self.subset)
             if self.adapter is not None:
                 raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
                 canonical = [row for found in self.adapter(raw) for row in self.expand(found)]
-            return [self._example(row, number, raw.get("subset")) for row in canonical] or [
+            return [self._example(row, number, subset) for row in canonical] or [
                 self._left_out("the adapter gives none (a tie)", number)
             ]
         except EmptyRow as error:

@@ -228,6 +228,9 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
         model.resize_token_embeddings(config.get_text_config().vocab_size)
     install_reward_head(model)
     model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
+            model.set_submodule(name, module.modules_to_save["default"])
     model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
     model.config.problem_type = config.problem_type
     if (description := getattr(config, "rewardplug", None)) is not None:

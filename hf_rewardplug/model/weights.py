@@ -36,7 +36,9 @@ FOREIGN_HEADS = (
 """names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
 
 _HEAD_KEY = re.compile(rf"^(?:.*\.)?({'|'.join(map(re.escape, (HEAD_NAME, *FOREIGN_HEADS)))})\.(.+)$")
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+"""arguments of `from_pretrained` that say where a name is to be found"""
+
 _ELSEWHERE = ("gguf_file", "state_dict", "variant")
 """arguments of `from_pretrained` that take the weights from another file"""
 
@@ -53,43 +55,48 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     if given.get("use_safetensors") is False or any(given.get(key) for key in _ELSEWHERE):
         return given
     given = {"use_safetensors": True, **given}
-    hub = {key: given[key] for key in _HUB if key in given}
-    if _file(name, ADAPTER_CONFIG_NAME, hub):  # transformers loads the base model that it names
-        return given
-    shard_of = _shards(name, hub)
-    keys = {key: found for key in shard_of if (found := _HEAD_KEY.match(key))}
-    if given.get("ignore_mismatched_sizes") or not keys:
-        return given
-    config = AutoConfig.from_pretrained(name, trust_remote_code=given.get("trust_remote_code", False), **hub)
-    expected = [num_labels, config.get_text_config().hidden_size]
-    shapes = {key: _shape(shard_of[key], key) for key in keys}
-    own = [key for key, found in keys.items() if found[1] == HEAD_NAME]
-    if not own:
-        config.num_labels = num_labels
-        with torch.device("meta"):
-            parameters = dict(auto_class.from_config(config).named_parameters())
-        if any(key in parameters for key in keys):  # an encoder's head is called `classifier` in transformers too
-            return given
-    heads = {key: shape for key, shape in shapes.items() if not own or key in own}
-    weights = [key for key in heads if keys[key][2] == "weight"]
-    if len(weights) != 1 or heads[weights[0]] != expected or not {keys[key][2] for key in heads} <= {"weight", "bias"}:
-        found = ", ".join(f"{key} {tuple(shape)}" for key, shape in heads.items())
+    hub = {key: given[key] for key in HUB if key in given}
+    if _file(name, ADAPTER_CONFIG_NAME, hub):
         raise ValueError(
-            f"The head of '{name}' does not fit: it has {found}, expected one weight of the shape {tuple(expected)} "
-            f"(labels, hidden size). Take a checkpoint with such a head, or set "
-            "model_init_kwargs={'ignore_mismatched_sizes': True} to train a new one."
+            f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
+            "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
         )
-    if own:
+    shard_of = _shards(name, hub)
+    found = {key: _HEAD_KEY.match(key) for key in shard_of}
+    shapes = {key: _shape(shard_of[key], key) for key in shard_of if found[key]}
+    if given.get("ignore_mismatched_sizes") or not shapes:
         return given
-    head = keys[weights[0]][1]
-    dropped = [key for key in heads if keys[key][2] == "bias" and f"{HEAD_NAME}.bias" not in parameters]
+    code = {"trust_remote_code": given.get("trust_remote_code", False)}
+    config = AutoConfig.from_pretrained(name, **code, **hub)
+    config.num_labels = num_labels
+    with torch.device("meta"):
+        own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}
+    if own.keys() & shapes:
+        misfits = {key: shape for key, shape in shapes.items() if shape != own.get(key, shape)}
+        if misfits:
+            raise _misfit(name, misfits, {key: own[key] for key in misfits})
+        return given
+    head, expected = f"{HEAD_NAME}.weight", {key: own[key] for key in own if key.startswith(f"{HEAD_NAME}.")}
+    weights = [key for key in shapes if found[key][2] == "weight"]
+    parts = {found[key][2] for key in shapes}
+    if len(weights) != 1 or shapes[weights[0]] != own.get(head) or not parts <= {"weight", "bias"}:
+        raise _misfit(name, shapes, expected)
+    foreign = found[weights[0]][1]
     logger.warning(
         "The head '%s' of '%s' is taken as '%s'%s.",
-        *(head, name, HEAD_NAME),
-        f"; '{dropped[0]}' is left out, which shifts all rewards alike" if dropped else "",
+        *(foreign, name, HEAD_NAME),
+        "; its bias is left out, which shifts all rewards alike" if len(parts) > len(expected) else "",
     )
-    mapping = {rf"^(?:.*\.)?{re.escape(head)}\.": f"{HEAD_NAME}."}
+    mapping = {rf"^(?:.*\.)?{re.escape(foreign)}\.": f"{HEAD_NAME}."}
     return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
+
+
+def _misfit(name: str, found: dict[str, list[int]], expected: dict[str, list[int]]) -> ValueError:
+    told = [", ".join(f"{key} {tuple(shape)}" for key, shape in some.items()) for some in (found, expected)]
+    return ValueError(
+        f"The head of '{name}' does not fit: it has {told[0]}, expected {told[1] or 'a head of another kind'}. Take a "
+        "checkpoint with such a head, or set model_init_kwargs={'ignore_mismatched_sizes': True} to train a new one."
+    )
 
 
 @contextmanager
@@ -115,13 +122,17 @@ def why_not_readable(path: Path) -> str | None:
         return f"{path.name} is cut off or no safetensors file ({error})"
 
 
-def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor]) -> None:
+def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapter: str | None = None) -> None:
     """Read a saved folder back: its safetensors files are whole, and its head is `head`, {"weight": (C, D), ...}.
+
+    Args:
+        adapter: name of the PEFT adapter that was saved; PEFT has a folder for each but "default".
 
     Raises:
         RuntimeError: it is not what was to be saved.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
+    folder = Path(folder) if adapter in (None, "default") else Path(folder, adapter)
+    files = sorted(folder.glob("model*.safetensors" if adapter is None else "adapter_model*.safetensors"))
     saved = {}
     for path in files:
         if reason := why_not_readable(path):
@@ -134,8 +145,9 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor]) -> No
                     saved[found[1]] = tensors.get_tensor(key)
     for name, value in head.items():
         expected, found = value.detach().cpu(), saved.get(name)
-        if found is not None and found.shape == expected.shape and torch.equal(found, expected.to(found.dtype)):
-            continue
+        if found is not None and found.shape == expected.shape:
+            if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=0, equal_nan=True):
+                continue
         what = "is missing" if found is None else f"has the shape {tuple(found.shape)} or other values"
         raise RuntimeError(
             f"The head that was just saved is not the one that trained: '{HEAD_NAME}.{name}' {what} in '{folder}' "

@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, is_peft_model
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from ..model.head import trained_head_state
 from ..model.loading import ADAPTER_MODEL_CONFIG
@@ -35,11 +36,12 @@ class CheckpointTrainer:
 
         After an `evaluate` accelerate (1.15) takes the model for prepared, and DDP's ranks would train apart.
         """
-        if not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
+        alone = self.model_wrapped is self.model and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
+        if alone and self.args.world_size > 1:
             self.model.__dict__.pop("_is_accelerate_prepared", None)
         if resume_from_checkpoint:
-            folder = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
-            self._tokens.restore(read_record(folder), here=self.args.process_index == 0)
+            folder, record = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
+            self._tokens.restore(record, here=self.args.process_index == 0)
             resume_from_checkpoint = str(folder)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
@@ -59,6 +61,7 @@ class CheckpointTrainer:
 
     def _save_checkpoint(self, model, trial) -> None:
         """Of a folder that is written again, `trainer_state.json` must go first: it says that the rest is whole."""
+        self.state.stateful_callbacks.pop(RECORD, None)  # an earlier checkpoint's
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
@@ -72,6 +75,14 @@ class CheckpointTrainer:
         record = {"files": file_sizes(Path(output_dir)), "num_tokens": tokens, "num_unique_tokens": unique}
         self.state.stateful_callbacks[RECORD] = record
 
+    def _load_best_model(self) -> None:
+        """The calibration belongs to the weights."""
+        super()._load_best_model()
+        name = ADAPTER_MODEL_CONFIG if is_peft_model(self.model) else CONFIG_NAME
+        if (config := Path(self.state.best_model_checkpoint, name)).is_file():
+            saved = json.loads(config.read_text(encoding="utf-8"))
+            self.model.config.rewardplug = saved.get("rewardplug", self.model.config.rewardplug)
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """With an adapter the model's config too, and read back before it counts as saved."""
         super()._save(output_dir, state_dict)
@@ -79,7 +90,8 @@ class CheckpointTrainer:
         if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
             return
         self.save_config(folder)
-        check_saved_head(folder, trained_head_state(self.model, state_dict))
+        adapter = self.model.active_adapter if is_peft_model(self.model) else None
+        check_saved_head(folder, trained_head_state(self.model, state_dict), adapter)
 
     def save_config(self, output_dir: str | None = None) -> None:
         """The model's config as it is now: pad token, separator, score position, calibration of the last evaluation."""
@@ -101,6 +113,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
 def read_record(folder: Path) -> dict:
     """What this package wrote into the checkpoint's `trainer_state.json`; {} of somebody else's."""
     state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError(f"{TRAINER_STATE_NAME} is no object")
     return (state.get("stateful_callbacks") or {}).get(RECORD, {})
 
 
@@ -116,16 +130,25 @@ def why_not_whole(folder: Path) -> str | None:
         return f"{TRAINER_STATE_NAME} is cut off"
     sizes = file_sizes(folder)
     for name, size in record.get("files", {}).items():
-        if sizes.get(name) != size:
-            return f"{name} is missing" if name not in sizes else f"{name} has {sizes[name]} of {size} bytes"
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != size and not _is_json(folder / name):  # which people edit
+            return f"{name} has {sizes[name]} of {size} bytes"
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and any(folder.glob("*model*.bin")):
         return "its weights are a pickle, which can run code when it is read; safetensors alone are"
     return next((reason for path in weights if (reason := why_not_readable(path))), None)
 
 
-def whole_checkpoint(asked: str | bool, output_dir: str) -> Path:
-    """The folder to resume from: the one `asked` for, or (True) the newest whole one in `output_dir`.
+def _is_json(path: Path) -> bool:
+    try:
+        return path.suffix == ".json" and json.loads(path.read_text(encoding="utf-8")) is not None
+    except ValueError:
+        return False
+
+
+def whole_checkpoint(asked: str | bool, output_dir: str) -> tuple[Path, dict]:
+    """The folder to resume from, and its record: the one `asked` for, or (True) the newest whole one in `output_dir`.
 
     Raises:
         ValueError: it is not whole, or there is none.
@@ -136,12 +159,12 @@ def whole_checkpoint(asked: str | bool, output_dir: str) -> Path:
                 f"resume_from_checkpoint='{asked}' cannot be resumed from: {reason}. Give another checkpoint, or True "
                 "for the newest whole one in `output_dir`."
             )
-        return Path(asked)
+        return Path(asked), read_record(Path(asked))
     folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
     for folder in sorted(folders, key=_step, reverse=True):
         reason = why_not_whole(folder)
         if reason is None:
-            return folder
+            return folder, read_record(folder)
         logger.warning("'%s' is not a whole checkpoint and is passed over: %s.", folder, reason)
     found = "has no checkpoint" if not folders else f"has no whole one among its {len(folders)} checkpoints"
     raise ValueError(

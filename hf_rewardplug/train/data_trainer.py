@@ -18,6 +18,7 @@ from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.prepare import PreparationReport, RowPipeline, choose_adapter, prepare_dataset
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
+from ..model.weights import HUB
 from .callbacks import PlanEpoch
 from .config import DataOptions
 
@@ -49,14 +50,15 @@ class DataTrainer:
         tokenized = set(self.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
             return dataset.with_format(None)
-        columns = dict(self.columns)
-        if dataset_name != "train" and (args.column_mapping or {}).get("subset", "subset") in names:
+        columns, mapping = dict(self.columns), dict(args.column_mapping or {})
+        subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
+        if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
         if dataset_name == "train" and args.group_by_prefix:
             columns[PROMPT_KEY] = datasets.Value("int64")
         encoder = replace(self.encoder(processing_class, args), vocab_size=self.vocab_size)
         try:
-            adapter = None if tokenized else choose_adapter(first, args.adapter, args.column_mapping)
+            adapter = None if tokenized else choose_adapter(first, args.adapter, mapping)
         except ValueError as error:
             raise ValueError(f"{dataset_name} data set: {error}") from error
         pipeline = RowPipeline(
@@ -65,7 +67,8 @@ class DataTrainer:
             encode=self.encode(encoder, tokenized, args, dataset_name),
             expand=self.expand,
             adapter=adapter,
-            column_mapping=args.column_mapping,
+            column_mapping=mapping,
+            subset=subset,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
             dataset = _one_shard(dataset)
@@ -167,7 +170,8 @@ class DataTrainer:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
             try:
-                tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+                where = {key: value for key, value in hub.items() if key != "subfolder"}  # as TRL looks for it
+                tokenizer = AutoTokenizer.from_pretrained(name, **where)
             except (OSError, ValueError) as error:
                 raise ValueError(
                     f"'{name}' has no tokenizer that can be loaded ({str(error).splitlines()[0]}). "
@@ -199,11 +203,9 @@ class DataTrainer:
 
 
 def hub_arguments(args) -> dict:
-    """What a config or tokenizer of the model's name is loaded with."""
-    hub = {"trust_remote_code": args.trust_remote_code}
-    if revision := (args.model_init_kwargs or {}).get("revision"):
-        hub["revision"] = revision
-    return hub
+    """What the config of the model's name is loaded with."""
+    given = args.model_init_kwargs or {}
+    return {"trust_remote_code": args.trust_remote_code, **{key: given[key] for key in HUB if key in given}}
 
 
 def check_kind(dataset, name: str) -> None:

@@ -71,12 +71,12 @@ def test_a_checkpoint_that_was_half_written_is_passed_over(harm, output_dir, cap
             (newest / name).unlink()
         else:
             (newest / name).write_bytes(content[: len(content) // 2] if harm == "half" else b"")
-        assert whole_checkpoint(True, str(output_dir)).name == "checkpoint-4", name
+        assert whole_checkpoint(True, str(output_dir))[0].name == "checkpoint-4", name
         assert f"{newest}' is not a whole checkpoint and is passed over: {name}" in caplog.text
         with pytest.raises(ValueError, match=f"checkpoint-6' cannot be resumed from: {name}"):
             whole_checkpoint(str(newest), str(output_dir))
         (newest / name).write_bytes(content)
-    assert whole_checkpoint(True, str(output_dir)) == newest
+    assert whole_checkpoint(True, str(output_dir))[0] == newest
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(whole_run, output_dir, assets):
@@ -106,6 +106,34 @@ def test_a_folder_that_is_written_again_is_not_whole_until_the_end(what, output_
     with pytest.raises(Killed):
         again.train()
     assert why_not_whole(output_dir / "checkpoint-2") == "trainer_state.json, which is written last, is missing"
+
+
+def test_an_edited_json_file_is_whole_and_a_broken_one_is_not(output_dir):
+    config = output_dir / "checkpoint-6" / "config.json"
+    config.write_text(config.read_text() + "\n\n")
+    assert why_not_whole(output_dir / "checkpoint-6") is None
+    config.write_text(config.read_text().rstrip()[:-1])
+    assert "config.json has" in why_not_whole(output_dir / "checkpoint-6")
+    (output_dir / "checkpoint-6" / "trainer_state.json").write_text("[]")
+    assert why_not_whole(output_dir / "checkpoint-6") == "trainer_state.json is cut off"
+
+
+def test_a_model_only_checkpoint_of_a_resumed_run_lists_no_other_s_files(output_dir, assets):
+    resumed = trainer_for("orm", assets / "stories260K", output_dir, max_steps=8, save_only_model=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert checkpoints.read_record(output_dir / "checkpoint-8") == {}
+    assert why_not_whole(output_dir / "checkpoint-8") is None
+
+
+def test_the_best_model_has_the_calibration_of_its_own_evaluation(assets, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    options = {"max_steps": 4, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.1, **best}
+    trainer = trainer_for("orm", assets / "stories260K", tmp_path, **options)
+    trainer.train()
+    assert 0 < trainer.state.best_global_step < 4
+    calibration = trainer.model.config.rewardplug["calibration"]
+    assert calibration["step"] == trainer.state.best_global_step
+    assert calibration["mean"] == pytest.approx(trainer.predict(trainer.eval_dataset).predictions.mean(), abs=1e-5)
 
 
 def test_where_nothing_is_whole_nothing_is_resumed(output_dir, tmp_path):

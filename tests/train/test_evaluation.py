@@ -129,6 +129,11 @@ def test_a_subset_column_of_another_name_and_in_a_stream(model_path, tmp_path):
     streamed, mapped = figures_of(trainer.evaluate()), figures_of(trainer.evaluate(data))
     assert {"eval_subset_0_accuracy", "eval_subset_1_ece"} <= streamed.keys()
     assert streamed == pytest.approx(mapped, abs=1e-6)
+    plain = data.remove_columns("source")
+    without = RewardTrainer(model_path, args, train_dataset=plain, eval_dataset=plain)
+    assert not any("subset" in key for key in without.evaluate()), "no such column, no such figures"
+    raw = Dataset.from_list([{**row, "chosen_ids": [5, 6 + i], "rejected_ids": [5, 4]} for i, row in enumerate(rows)])
+    assert "eval_subset_0_accuracy" in trainer.evaluate(raw), "tokenized rows have subsets too"
 
 
 @pytest.mark.parametrize("kind", KINDS)

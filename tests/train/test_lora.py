@@ -95,6 +95,28 @@ def test_a_frozen_adapter_is_refused(model_path, tmp_path):
         trainer_for("orm", frozen, tmp_path, AutoTokenizer.from_pretrained(model_path))
 
 
+def test_an_adapter_of_another_name_and_one_beside_an_older_model(model_path, tmp_path):
+    """PEFT saves the first in a folder of its own; the second's folder has a head that is not its."""
+    full = trainer_for("orm", model_path, tmp_path)
+    full.train()
+    full.save_model(str(tmp_path / "saved"))
+    model = get_peft_model(plain_base("orm", model_path), LoraConfig(r=2, target_modules=["q_proj"]), "mine")
+    named = trainer_for("orm", model, tmp_path, AutoTokenizer.from_pretrained(model_path))
+    default = trainer_for("orm", model_path, tmp_path, peft_config=LoraConfig(r=2, target_modules=["q_proj"]))
+    for trainer, folder in ((named, "saved/mine"), (default, "saved")):
+        trainer.train()
+        trainer.save_model(str(tmp_path / "saved"))
+        loaded = PeftModel.from_pretrained(plain_base("orm", model_path), tmp_path / folder)
+        assert torch.equal(loaded.base_model.model.score.modules_to_save["default"].weight, head_of(trainer).weight)
+
+
+def test_an_adapter_s_folder_is_no_model(model_path, tmp_path):
+    get_peft_model(plain_base("orm", model_path), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "a")
+    for kind in KINDS:
+        with pytest.raises(ValueError, match=r"is an adapter, not a model. .*is_trainable=True.*merge_adapter"):
+            trainer_for(kind, str(tmp_path / "a"), tmp_path, AutoTokenizer.from_pretrained(model_path))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_goes_on_from_its_own_head(kind, model_path, tmp_path):
     config = LoraConfig(r=2, target_modules=["q_proj"])

@@ -30,6 +30,7 @@ OVERRIDDEN = [
     (transformers.Trainer, "get_train_dataloader", []),
     (transformers.Trainer, "_remove_unused_columns", ["dataset", "description"]),
     (transformers.Trainer, "_save", ["output_dir", "state_dict"]),
+    (transformers.Trainer, "_load_best_model", []),
     (transformers.Trainer, "_save_rng_state", ["output_dir"]),
     (transformers.Trainer, "_get_output_dir", ["trial"]),
     (transformers.Trainer, "train", ["resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
