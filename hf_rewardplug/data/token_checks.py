@@ -24,7 +24,7 @@ def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> lis
 
 def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]:
     """The ids that a tokenized row brings."""
-    ids = row[column]
+    ids = row[column].tolist() if hasattr(row[column], "tolist") else row[column]  # numpy's, from a stream
     if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
         raise RowError("expected a list of token ids that is not empty", column=column)
     if min(ids) < 0:

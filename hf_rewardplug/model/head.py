@@ -64,6 +64,8 @@ def install_reward_head(model: nn.Module) -> bool:
             _to_fp32(module)
     picks = any(isinstance(module, RewardHead) for module in head.modules()) if isinstance(head, nn.Module) else False
     picks = picks and body is not None and body is not base
+    if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
+        base._weight_conversions = [one for one in conversions if f"{HEAD_NAME}." not in one.target_patterns]
     if not hasattr(base, "_plain_forward"):
         base._plain_forward = base.forward
         scored = _scored_forward if picks else _picked_forward

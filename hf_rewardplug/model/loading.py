@@ -181,8 +181,9 @@ def let_head_train(model: PeftModel, task_type: str) -> None:
         return
     if isinstance(head, BaseTunerLayer):
         setattr(base, HEAD_NAME, head.get_base_layer())
-        if isinstance(config.target_modules, set):
-            config.target_modules.discard(HEAD_NAME)
+        for names in ("target_modules", "feedforward_modules"):
+            if isinstance(found := getattr(config, names, None), set):
+                found.discard(HEAD_NAME)
     config.modules_to_save = sorted({*(config.modules_to_save or ()), HEAD_NAME})
     _set_trainable(model, model.active_adapter, [HEAD_NAME], inference_mode=False, wrapper_cls=ModulesToSaveWrapper)
     logger.warning(
@@ -221,9 +222,8 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
             f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
             "one that changes weights (LoRA), with SEQ_CLS or TOKEN_CLS."
         )
-    model = auto_class.from_pretrained(
-        peft_config.base_model_name_or_path, num_labels=config.num_labels, **{"dtype": "auto", **kwargs}
-    )
+    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **kwargs}
+    model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
     if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
         model.resize_token_embeddings(config.get_text_config().vocab_size)
     install_reward_head(model)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
@@ -35,7 +37,8 @@ FOREIGN_HEADS = (
 )
 """names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
 
-_HEAD_KEY = re.compile(rf"^(?:.*\.)?({'|'.join(map(re.escape, (HEAD_NAME, *FOREIGN_HEADS)))})\.(.+)$")
+_TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"  # a body has a `classifier` too (LongCat's router)
+_HEAD_KEY = re.compile(rf"{_TOP}({'|'.join(map(re.escape, (HEAD_NAME, *FOREIGN_HEADS)))})\.(.+)$")
 HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """arguments of `from_pretrained` that say where a name is to be found"""
 
@@ -56,7 +59,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         return given
     given = {"use_safetensors": True, **given}
     hub = {key: given[key] for key in HUB if key in given}
-    if _file(name, ADAPTER_CONFIG_NAME, hub):
+    if _file(name, ADAPTER_CONFIG_NAME, hub) and not _file(name, CONFIG_NAME, hub):
         raise ValueError(
             f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
             "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
@@ -69,7 +72,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     code = {"trust_remote_code": given.get("trust_remote_code", False)}
     config = AutoConfig.from_pretrained(name, **code, **hub)
     config.num_labels = num_labels
-    with torch.device("meta"):
+    with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
         own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}
     if own.keys() & shapes:
         misfits = {key: shape for key, shape in shapes.items() if shape != own.get(key, shape)}
@@ -87,7 +90,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         *(foreign, name, HEAD_NAME),
         "; its bias is left out, which shifts all rewards alike" if len(parts) > len(expected) else "",
     )
-    mapping = {rf"^(?:.*\.)?{re.escape(foreign)}\.": f"{HEAD_NAME}."}
+    mapping = {rf"{_TOP}{re.escape(foreign)}\.": f"{HEAD_NAME}."}
     return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, is_peft_model
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
+from transformers.utils import ADAPTER_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from ..model.head import trained_head_state
 from ..model.loading import ADAPTER_MODEL_CONFIG
@@ -51,11 +51,11 @@ class CheckpointTrainer:
         if self.args.process_index == 0:
             try:
                 found[0] = function(*arguments)
-            except ValueError as error:
+            except Exception as error:  # whatever it is, the others wait to hear of it
                 found[0] = error
         if self.args.world_size > 1:
             broadcast_object_list(found)
-        if isinstance(found[0], ValueError):
+        if isinstance(found[0], Exception):
             raise found[0]
         return found[0]
 
@@ -72,8 +72,8 @@ class CheckpointTrainer:
         super()._save_rng_state(output_dir)
         tokens, unique = self._gather_counts([self._tokens.tokens, self._tokens.unique])
         self.accelerator.wait_for_everyone()
-        record = {"files": file_sizes(Path(output_dir)), "num_tokens": tokens, "num_unique_tokens": unique}
-        self.state.stateful_callbacks[RECORD] = record
+        files = file_sizes(Path(output_dir)) if self.args.should_save else {}
+        self.state.stateful_callbacks[RECORD] = {"files": files, "num_tokens": tokens, "num_unique_tokens": unique}
 
     def _load_best_model(self) -> None:
         """The calibration belongs to the weights."""
@@ -90,6 +90,8 @@ class CheckpointTrainer:
         if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
             return
         self.save_config(folder)
+        if getattr(self, "is_distributed_loading_by_transformers", False):  # the head is spread over the ranks
+            return
         adapter = self.model.active_adapter if is_peft_model(self.model) else None
         check_saved_head(folder, trained_head_state(self.model, state_dict), adapter)
 
@@ -135,7 +137,9 @@ def why_not_whole(folder: Path) -> str | None:
         if sizes[name] != size and not _is_json(folder / name):  # which people edit
             return f"{name} has {sizes[name]} of {size} bytes"
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights and any(folder.glob("*model*.bin")):
+    if not weights and any(
+        (folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
+    ):
         return "its weights are a pickle, which can run code when it is read; safetensors alone are"
     return next((reason for path in weights if (reason := why_not_readable(path))), None)
 

@@ -40,7 +40,7 @@ class Running:
 
     def _merge(self, kind: str, values: dict, merge) -> None:
         for key, value in values.items():
-            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
+            value = precise(value.detach())
             self._values[key] = merge(self._values[key], value) if key in self._values else value
             self._kinds[key] = kind
 
@@ -59,6 +59,11 @@ class Running:
                 figures[key] = (column.min() if kind == "min" else column.max()).item()
         self._values, self._kinds = {}, {}
         return figures
+
+
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """fp64, where the device has it: the spread of rewards around 1,000 is lost among their squares in fp32."""
+    return values.float() if values.device.type in ("mps", "xpu") else values.double()
 
 
 class TokenCounter:
@@ -160,6 +165,8 @@ def expected_calibration_error(margins_N: np.ndarray) -> float:
     """
     from torchmetrics.functional.classification import binary_calibration_error  # takes seconds to import
 
+    if not np.isfinite(margins_N).all():
+        return float("nan")
     margins = torch.from_numpy(np.concatenate([margins_N, -margins_N]))
     wins = torch.arange(len(margins)) < len(margins_N)
     return binary_calibration_error(margins.double().sigmoid(), wins.long(), n_bins=15).item()

@@ -33,7 +33,7 @@ from .base_trainer import ScoreTrainer, Tensors
 from .config import RewardConfig, default_args
 from .data_trainer import check_kind, hub_arguments
 from .losses import bradley_terry_loss
-from .metrics import pair_figures
+from .metrics import pair_figures, precise
 
 
 class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
@@ -162,7 +162,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     def running(self, items: Tensors) -> dict:
         """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
-        chosen_N, rejected_N = items["chosen"], items["rejected"]
+        chosen_N, rejected_N = precise(items["chosen"]), precise(items["rejected"])
         return {
             "count": len(chosen_N),
             "sums": {

@@ -39,6 +39,10 @@ def test_a_head_of_another_name_arrives(head, tmp_path, caplog):
     loaded, truth = SEQUENCES.from_pretrained(name, num_labels=1, **arguments), tiny_model()
     for (key, value), expected in zip(loaded.state_dict().items(), truth.state_dict().values(), strict=True):
         assert torch.equal(value, expected), key
+    install_reward_head(loaded)
+    loaded.save_pretrained(tmp_path / "again")
+    again = SEQUENCES.from_pretrained(tmp_path / "again", num_labels=1)
+    assert torch.equal(again.score.weight, truth.score.weight), "saved under its own name"
     plain = SEQUENCES.from_pretrained(name, num_labels=1)
     assert not torch.equal(plain.score.weight, truth.score.weight), "transformers draws a new one"
 
@@ -86,6 +90,12 @@ def test_heads_that_transformers_itself_reads_are_left_alone(tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     Bert(BertConfig(**sizes, vocab_size=40, num_labels=2)).save_pretrained(tmp_path / "bert")
     assert loading_arguments(str(tmp_path / "bert"), TOKENS, 2, {}) == {"use_safetensors": True}
+
+
+def test_a_part_of_the_body_is_no_head(tmp_path):
+    router = {"model.layers.0.mlp.router.classifier.weight": torch.ones(3, 16)}
+    name = saved(tmp_path, drop=["score.weight"], **router)
+    assert loading_arguments(name, SEQUENCES, 1, {}) == {"use_safetensors": True}
 
 
 def test_a_head_s_shape_is_what_its_model_says(tmp_path):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from rows import quick, solutions, text_pairs
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.train.metrics import expected_calibration_error, step_figures
+from hf_rewardplug.train.metrics import Running, expected_calibration_error, step_figures
 
 KINDS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
 NOT_FIGURES = ("epoch", "time", "per_second", "num_tokens")
@@ -55,6 +55,7 @@ def test_a_calibrated_model_has_little_error():
     assert expected_calibration_error(margins) < 0.015
     assert expected_calibration_error(3 * margins) > 0.1, "an overconfident one has much"
     assert expected_calibration_error(np.zeros(4)) == 0.0
+    assert np.isnan(expected_calibration_error(np.array([np.nan, 1.0])))
 
 
 def test_auroc_is_the_share_of_right_and_wrong_steps_in_order():
@@ -174,6 +175,15 @@ def test_an_eval_set_called_train_is_no_train_set(model_path, tmp_path):
     assert "eval_train_accuracy" in trainer.evaluate()
     again = RewardTrainer(model_path, args, train_dataset=trainer.train_dataset)
     assert again.preparation_reports["train"].examples == 0, "prepared before: nothing to tell"
+
+
+def test_the_spread_of_rewards_that_have_drifted_is_exact():
+    rewards = 1000 + torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
+    running = Running()
+    items = {"loss": torch.zeros(32), "chosen": rewards[0], "rejected": rewards[1]}
+    running.add(**RewardTrainer.running(None, items))
+    logged = RewardTrainer.training_figures(None, running.read(gather=lambda vector: vector[None]))
+    assert logged["std_reward"] == pytest.approx(rewards.double().std(correction=0).item(), rel=1e-4)
 
 
 def test_several_eval_sets_weigh_the_same_in_the_saved_calibration(model_path, tmp_path):

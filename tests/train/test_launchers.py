@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from hf_rewardplug.model.loading import ADAPTER_MODEL_CONFIG
@@ -193,6 +193,26 @@ def assert_complete(checkpoint: Path, kind: str, tuning: str, base: Path, scored
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
     assert config["rewardplug"]["kind"] == kind
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_a_head_of_another_name_arrives_under_zero_3(assets, tmp_path):
+    base, foreign = assets / "stories260K", tmp_path / "foreign"
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(foreign)
+    AutoTokenizer.from_pretrained(base).save_pretrained(foreign)
+    renamed = {key.replace("score.", "v_head.summary."): value for key, value in weights(foreign).items()}
+    save_file(renamed, foreign / "model.safetensors", metadata={"format": "pt"})
+    found = {}
+    for launcher in ("plain", "zero3"):
+        folder = tmp_path / launcher
+        launch(
+            launcher, [{**four_steps(assets, "orm", "full", folder), "model": str(foreign), "max_steps": 2}], tmp_path
+        )
+        found[launcher] = result(folder, launcher, steps=2)
+    for log, expected in zip(found["zero3"]["logs"], found["plain"]["logs"], strict=True):
+        assert log["loss"] == pytest.approx(expected["loss"], rel=2e-5)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForSequenceClassification, IA3Config, LoraConfig, PeftModel, get_peft_model
 from rows import quick, solutions, text_pairs
 from transformers import (
     AutoModelForSequenceClassification,
@@ -76,12 +76,21 @@ def check_head_lives(kind: str, trainer, model_path: str, folder) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("right_task", "targets"),
-    [(False, ["q_proj", "v_proj"]), (False, "all-linear"), (False, ["q_proj", "score"]), (True, ["q_proj", "v_proj"])],
+    [
+        (False, ["q_proj", "v_proj"]),
+        (False, "all-linear"),
+        (False, ["q_proj", "score"]),
+        (True, ["q_proj", "v_proj"]),
+        (False, "IA3"),
+    ],
 )
 def test_a_ready_made_adapter_s_head(kind, right_task, targets, model_path, tmp_path):
     """PEFT freezes it without a task type, and wraps it where it is a target."""
     task = {"orm": "SEQ_CLS", "prm": "TOKEN_CLS"}[kind] if right_task else None
-    model = get_peft_model(plain_base(kind, model_path), LoraConfig(r=2, target_modules=targets, task_type=task))
+    config = LoraConfig(r=2, target_modules=targets, task_type=task)
+    if targets == "IA3":
+        config = IA3Config(target_modules=["k_proj", "score"], feedforward_modules=["score"])
+    model = get_peft_model(plain_base(kind, model_path), config)
     trainer = trainer_for(kind, model, tmp_path, AutoTokenizer.from_pretrained(model_path))
     assert not any("score" in name for name, _ in trainer.model.named_parameters() if "lora" in name)
     check_head_lives(kind, trainer, model_path, tmp_path)

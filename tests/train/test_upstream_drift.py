@@ -9,12 +9,12 @@ import pytest
 import transformers
 import trl
 from peft.utils import _set_trainable
+from transformers.modeling_utils import set_zero3_state
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
 
 from hf_rewardplug import PRMTrainer, RewardTrainer
-from hf_rewardplug.train.base_trainer import ScoreTrainer
 
 OVERRIDDEN = [
     (trl.RewardTrainer, "_prepare_dataset", ["dataset", "processing_class", "args", "dataset_name"]),
@@ -58,6 +58,7 @@ def test_upstream_signature(owner, name, parameters):
         (clone_chat_template, ["model", "tokenizer", "source_tokenizer_path"]),
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),
         (disable_dropout_in_model, ["model"]),
+        (set_zero3_state, []),
         (get_config_model_id, ["config"]),
     ],
 )
@@ -67,7 +68,9 @@ def test_upstream_function(function, parameters):
 
 def test_the_table_names_every_override():
     tabled = {name for _, name, _ in OVERRIDDEN}
-    for trainer in (ScoreTrainer, RewardTrainer, PRMTrainer):
+    ours = {cls for trainer in (RewardTrainer, PRMTrainer) for cls in trainer.__mro__ if "rewardplug" in cls.__module__}
+    assert len(ours) == 5
+    for trainer in ours:
         for name in vars(trainer):
             overrides = any(hasattr(base, name) for base in (trl.RewardTrainer, transformers.Trainer))
             if callable(getattr(trainer, name)) and overrides and not name.startswith("__"):
