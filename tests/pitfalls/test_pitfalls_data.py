@@ -158,7 +158,8 @@ def test_pitfall_24_a_repeated_prompt_stands_once(orm, tokenizer):
         encoded = orm([{"prompt": prompt, **whole}], of=of, processing_class=tokenizer).train_dataset[0]
         assert [encoded[f"{key}_ids"] for key in whole] == [rendered(tokenizer, talk) for talk in whole.values()]
 
-    fails_at_trl(functools.partial(holds, prompt="Name a prime."), raises=TypeError)
+    either = (TypeError, AttributeError)  # TRL asks one column what a row is; Python's hash seed decides which
+    fails_at_trl(functools.partial(holds, prompt="Name a prime."), raises=either)
     fails_at_trl(functools.partial(holds, prompt=[PRIME]))
 
 
