@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
+from packaging.version import Version
 from peft import AutoPeftModelForSequenceClassification, IA3Config, LoraConfig, PeftModel, get_peft_model
 from rows import quick, solutions, text_pairs
 from transformers import (
@@ -151,8 +153,9 @@ def test_a_resumed_run_and_every_way_to_load_restore_the_head(kind, tuning, mode
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), name
     batch, expected = padded_batch(whole), scores(whole.model, padded_batch(whole))
-    plain = auto_class.from_pretrained(tmp_path / "checkpoint-4", num_labels=labels)  # an adapter's folder too
-    torch.testing.assert_close(scores(plain, batch), expected, rtol=0, atol=1e-5)
+    if tuning == "full" or Version(transformers.__version__) >= Version("5.23"):  # 5.16 forgets an adapter's head
+        plain = auto_class.from_pretrained(tmp_path / "checkpoint-4", num_labels=labels)
+        torch.testing.assert_close(scores(plain, batch), expected, rtol=0, atol=1e-5)
     if tuning == "lora":
         merge_adapter(str(tmp_path / "checkpoint-4"), str(tmp_path / "merged"))
         merged = auto_class.from_pretrained(tmp_path / "merged")
