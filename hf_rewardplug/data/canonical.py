@@ -210,7 +210,7 @@ def _message(message: Any, index: int, column: str) -> dict:
     message = {key: value for key, value in message.items() if value is not None}
     if "content" not in message and "tool_calls" not in message:
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
-    if isinstance(message.get("content", ""), list):
+    if isinstance(message.get("content"), list):
         message["content"] = _joined(message["content"], index, column)
     if not isinstance(message.get("content", ""), str):
         raise RowError(f"message {index} has content {_shown(message['content'])}; expected text", column=column)

@@ -26,6 +26,11 @@ FAMILIES = {
 _PLAIN_CALLS = {"sdpa": "prefix_tree", "eager": "prefix_tree_eager"}  # no "sdpa" in the name: it means checks upstream
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """transformers' model inside a PEFT wrapper, or `model` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def share_prefixes(model: nn.Module) -> str | None:
     """Switch `model` (PEFT-wrapped or not) to prefix-tree attention, in place.
 
@@ -34,7 +39,7 @@ def share_prefixes(model: nn.Module) -> str | None:
     """
     reason = why_not(model)
     if reason is None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = unwrapped(model)
         before = base.config._attn_implementation
         name = _PLAIN_CALLS.get(before, before)
         base.set_attn_implementation(name)
@@ -45,7 +50,7 @@ def share_prefixes(model: nn.Module) -> str | None:
 
 def why_not(model: nn.Module) -> str | None:
     """Why `model` cannot take prefix trees, or None."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     config, kind = base.config, base.config.model_type
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from .attention import tree_arguments
+from .attention import tree_arguments, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def install_reward_head(model: nn.Module) -> bool:
         Whether the head can be evaluated at score positions alone. Models with another head (encoders with a pooler,
         `classifier`) keep theirs: they compute every position and the scored ones are picked.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     head = getattr(base, HEAD_NAME, None)
     body = getattr(base, getattr(base, "base_model_prefix", ""), None)
     for module in head.modules() if isinstance(head, nn.Module) else ():
@@ -62,8 +62,8 @@ def install_reward_head(model: nn.Module) -> bool:
             module.__class__ = RewardHead
         if isinstance(module, RewardHead):
             _to_fp32(module)
-    picks = any(isinstance(module, RewardHead) for module in head.modules()) if isinstance(head, nn.Module) else False
-    picks = picks and body is not None and body is not base
+    heads = reward_heads(model)
+    picks = bool(heads) and body is not None and body is not base
     if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
         base._weight_conversions = [one for one in conversions if f"{HEAD_NAME}." not in one.target_patterns]
     if not hasattr(base, "_plain_forward"):
@@ -75,10 +75,16 @@ def install_reward_head(model: nn.Module) -> bool:
             return scored(self, *args, **kwargs)
 
         base.forward = types.MethodType(forward, base)
-    heads = [module for module in head.modules() if isinstance(module, RewardHead)] if picks else []
-    if heads and not any(parameter.requires_grad for module in heads for parameter in module.parameters()):
+    if picks and not any(parameter.requires_grad for module in heads for parameter in module.parameters()):
         logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
     return picks
+
+
+def reward_heads(model: nn.Module) -> list[RewardHead]:
+    """The installed head and PEFT's copies of it; none where the model's head has another name."""
+    head = getattr(unwrapped(model), HEAD_NAME, None)
+    modules = head.modules() if isinstance(head, nn.Module) else ()
+    return [module for module in modules if isinstance(module, RewardHead)]
 
 
 def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
@@ -86,7 +92,7 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
 
     Empty where the head is frozen or has another name.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     head = getattr(base, HEAD_NAME, None)
     copies = getattr(head, "modules_to_save", None)  # PEFT's; the adapter's own is the one that trains
     if copies is not None:

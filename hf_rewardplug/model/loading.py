@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .attention import unwrapped
 from .head import HEAD_NAME, install_reward_head
 from .weights import check_saved_head
 
@@ -61,7 +62,7 @@ def check_model(model: Any, auto_class: Any) -> None:
             f"`model` is a {type(model).__name__}; expected a folder or hub id as str, or a model that "
             f"`{auto_class.__name__}.from_pretrained` loads."
         )
-    found = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+    found = type(unwrapped(model)).__name__
     if not found.endswith(kind) and found.endswith(_OTHER_HEADS):
         raise ValueError(
             f"`model` is a {found}; expected a model {kind}. Load it with "

@@ -17,20 +17,21 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from .head import HEAD_NAME, RewardHead
+from .attention import unwrapped
+from .head import RewardHead, reward_heads
 
 FP32 = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, output_dtype=torch.float32)
 
 
 def shard_head(model: nn.Module, **kwargs) -> None:
     """`fully_shard` the head in fp32, before the layers and the model are sharded. `kwargs`: its, such as `mesh`."""
-    for head in _heads(model):
+    for head in reward_heads(model):
         fully_shard(head, **{**kwargs, "mp_policy": FP32})
 
 
 def ask_for_head_group(model: nn.Module, fsdp_plugin: Any) -> None:
     """Have accelerate (`transformer_based_wrap`) make the head a group, as it does with each decoder layer."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     base._no_split_modules = [*(base._no_split_modules or ()), RewardHead.__name__]
     if fsdp_plugin.transformer_cls_names_to_wrap is not None:
         fsdp_plugin.transformer_cls_names_to_wrap = [*fsdp_plugin.transformer_cls_names_to_wrap, RewardHead.__name__]
@@ -41,7 +42,7 @@ def keep_head_fp32(model: nn.Module) -> None:
 
     FSDP2 has no public call that changes a group's policy (torch 2.13), so its state is written to.
     """
-    for head in _heads(model):
+    for head in reward_heads(model):
         if isinstance(head, FSDPModule):
             state = head._get_fsdp_state()
             state._mp_policy = FP32
@@ -50,9 +51,3 @@ def keep_head_fp32(model: nn.Module) -> None:
     if isinstance(model, FSDPModule):
         state = model._get_fsdp_state()
         state._mp_policy = dataclasses.replace(state._mp_policy, output_dtype=torch.float32)
-
-
-def _heads(model: nn.Module) -> list[RewardHead]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = getattr(base, HEAD_NAME, None)
-    return [module for module in head.modules() if isinstance(module, RewardHead)] if head is not None else []

@@ -89,7 +89,8 @@ class CheckpointTrainer:
         folder = output_dir or self.args.output_dir
         if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
             return
-        self.save_config(folder)
+        if is_peft_model(self.model):
+            self.save_config(folder)
         if getattr(self, "is_distributed_loading_by_transformers", False):  # the head is spread over the ranks
             return
         adapter = self.model.active_adapter if is_peft_model(self.model) else None

@@ -166,9 +166,9 @@ class DataTrainer:
         if args.use_liger_kernel:
             _keep_classifier_forward(args)
         hub = hub_arguments(args)
+        rows = vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
         if tokenizer is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
-            vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
             try:
                 where = {key: value for key, value in hub.items() if key != "subfolder"}  # as TRL looks for it
                 tokenizer = AutoTokenizer.from_pretrained(name, **where)
@@ -195,8 +195,7 @@ class DataTrainer:
             set_chat_template(tokenizer, args.chat_template)
         pad_token = getattr(args, "pad_token", None)
         if pad_token is None:
-            pad_token = choose_pad_token(tokenizer, vocabulary_size(model, **(hub if isinstance(model, str) else {})))
-            set_pad_token(None, tokenizer, pad_token)
+            set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows))
         elif pad_token in tokenizer.get_vocab():  # TRL names it where it is not
             tokenizer.pad_token = pad_token
         return tokenizer

@@ -115,7 +115,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             value.copy_(head.get(key, value))  # TRL's QLoRA cast has rounded it to bf16
         self._share_prefixes(self.model, args, data_collator)
         self._set_up_scores()
-        self._rewards: dict = {"step": -1}  # and mean and std of each data set evaluated at it
+        self._rewards_at, self._rewards = -1, {}  # step, and mean and std of each data set evaluated at it
         describe_checkpoint(self.model, kind="orm", score_position="last_token")
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -189,14 +189,14 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         """
         if not prefix.startswith("eval") and (prefix != "train" or self.eval_dataset is not None or not figures):
             return
-        if self._rewards["step"] != self.state.global_step:
-            self._rewards = {"step": self.state.global_step}
+        if self._rewards_at != self.state.global_step:
+            self._rewards_at, self._rewards = self.state.global_step, {}
         self._rewards[prefix] = figures["mean_reward"], figures["std_reward"]
-        means, stds = np.array([value for key, value in self._rewards.items() if key != "step"]).T
+        means, stds = np.array(list(self._rewards.values())).T
         self.model.config.rewardplug["calibration"] = {
             "mean": float(means.mean()),
             "std": float(np.sqrt((stds**2 + means**2).mean() - means.mean() ** 2)),
-            "step": self.state.global_step,
+            "step": self._rewards_at,
         }
 
     def figures(self, items: dict) -> dict[str, float]:

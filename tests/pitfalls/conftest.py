@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from small import quick, solutions, text_pairs
+from rows import solutions
+from small import quick, text_pairs
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 import hf_rewardplug
@@ -84,7 +85,11 @@ def zero_3_ranks(tmp_path) -> dict:
 
 
 def run_two_ranks(what: str, folder: Path) -> dict:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE, HERE.parent / "train"))),
+    }
     command = [sys.executable, str(HERE / "two_ranks.py"), what, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

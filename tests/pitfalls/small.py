@@ -3,30 +3,19 @@
 import random
 
 import torch
+from rows import quick as quick_run
+from rows import sentence
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-WORDS = "the cat dog sat ran on under mat tree and then a big small red one".split()
 TURNS = "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-
-
-def words(generator: random.Random, least: int, most: int) -> str:
-    return " ".join(generator.choice(WORDS) for _ in range(generator.randint(least, most)))
 
 
 def text_pairs(count: int, seed: int = 0) -> list[dict]:
     g = random.Random(seed)
     return [
-        {"prompt": words(g, 2, 6) + "\n", "chosen": words(g, 1, 9), "rejected": words(g, 10, 12)} for _ in range(count)
+        {"prompt": sentence(g, 2, 6) + "\n", "chosen": sentence(g, 1, 9), "rejected": sentence(g, 10, 12)}
+        for _ in range(count)
     ]
-
-
-def solutions(count: int, seed: int = 0, label=lambda g: g.random() < 0.5) -> list[dict]:
-    g = random.Random(seed)
-    rows = []
-    for _ in range(count):
-        steps = [words(g, 1, 6) for _ in range(g.randint(1, 5))]
-        rows.append({"prompt": words(g, 2, 6), "completions": steps, "labels": [label(g) for _ in steps]})
-    return rows
 
 
 def turn(role: str, content: str | None) -> dict:
@@ -35,22 +24,8 @@ def turn(role: str, content: str | None) -> dict:
 
 def quick(folder, **options) -> dict:
     """Config arguments of a short fp32 run on the CPU, the rows in order."""
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 1,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 3,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "max_grad_norm": 1e9,
-        "train_sampling_strategy": "sequential",
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return {**defaults, **options}
+    in_order = {"max_steps": 1, "max_grad_norm": 1e9, "train_sampling_strategy": "sequential"}
+    return quick_run(folder, **{**in_order, **options})
 
 
 def plain(trainer):

@@ -6,7 +6,8 @@ import jinja2
 import pytest
 import transformers
 from datasets import Dataset, Features, List, Value
-from small import TURNS, quick, solutions, text_pairs, turn
+from rows import solutions
+from small import TURNS, quick, text_pairs, turn
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, DataCollatorForTokenClassification
 from trl.trainer.utils import disable_dropout_in_model

@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from small import pair_loss, pair_rewards, plain, solutions, step_losses, text_pairs
+from rows import solutions
+from small import pair_loss, pair_rewards, plain, step_losses, text_pairs
 from undo import FAILURE, fails_at_trl, fails_without
 
 from hf_rewardplug.train.base_trainer import ScoreTrainer

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rows import solutions
 from safetensors.torch import load_file, save_file
-from small import pair_rewards, plain, solutions, text_pairs
+from small import pair_rewards, plain, text_pairs
 from transformers import AutoModelForCausalLM, pipeline
 from undo import FAILURE, fails_at_trl, fails_without
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, PeftModel, get_peft_model
-from small import pair_loss, pair_rewards, plain, reward, solutions, step_losses, step_truth, text_pairs
+from rows import solutions
+from small import pair_loss, pair_rewards, plain, reward, step_losses, step_truth, text_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from undo import fails_at_trl, fails_without, mean_of_the_batch
 
