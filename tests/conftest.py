@@ -1,8 +1,11 @@
 """Where the real data, tokenizers and models are: `$REWARDPLUG_ASSETS`, or `../shared/assets` beside the project."""
 
 import os
+import shutil
 from pathlib import Path
 
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Liger's kernels then run on the CPU; read when triton is imported
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

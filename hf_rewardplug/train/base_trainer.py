@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data.canonical import EXAMPLE_ID, SUBSET
 from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
+from ..model.liger import register_liger
 from ..model.sharding import ask_for_head_group, keep_head_fp32
 from .callbacks import TokenClock, TokenProgress
 from .checkpoints import CheckpointTrainer
@@ -42,8 +43,8 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
     loss_is_scaled_for_ga = False
     """as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps"""
 
-    targets = ("labels", "margin", "step_labels", "step_rows", "step_back", EXAMPLE_ID, SUBSET)
-    """keys of a batch that the model's forward does not take"""
+    targets = ("labels", "margin", "step_labels", "step_rows", "step_back", EXAMPLE_ID, SUBSET, "skip_logits")
+    """keys of a batch that the model's forward does not take (the last is transformers', for Liger's causal LMs)"""
 
     def _set_up_scores(self) -> None:
         """Counters and flags; to be called behind TRL's constructor."""
@@ -64,6 +65,9 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
             ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
         if self.is_deepspeed_enabled:
             _gather_on_save(self.accelerator.state.deepspeed_plugin)
+        if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
+            logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
+            self.args.use_liger_kernel = False
         self.add_callback(TokenClock(self._tokens))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's

@@ -8,7 +8,6 @@ import logging
 from dataclasses import replace
 
 import datasets
-import torch
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import get_config_model_id
@@ -163,8 +162,6 @@ class DataTrainer:
         args.accelerator_config.dispatch_batches = False
         if args.accelerator_config.split_batches and (args.max_tokens_per_batch or args.group_by_prefix):
             raise ValueError("`split_batches=True` cannot go with `max_tokens_per_batch` or `group_by_prefix`.")
-        if args.use_liger_kernel:
-            _keep_classifier_forward(args)
         hub = hub_arguments(args)
         rows = vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
         if tokenizer is None:
@@ -217,15 +214,6 @@ def check_kind(dataset, name: str) -> None:
     raise TypeError(
         f"The {name} data set must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`. {remedy}."
     )
-
-
-def _keep_classifier_forward(args) -> None:
-    """Liger puts a causal LM's forward on every model, which fails with `no attribute 'lm_head'` on a classifier."""
-    if not torch.cuda.is_available():
-        logger.warning("`use_liger_kernel=True` needs a CUDA device; training goes on without it.")
-        args.use_liger_kernel = False
-        return
-    args.liger_kernel_config = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
 
 
 def _one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:

@@ -5,47 +5,50 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreted import DEVICE, triton_here  # noqa: F401
 from rows import solutions
 from safetensors.torch import load_file, save_file
 from small import pair_rewards, plain, text_pairs
-from transformers import AutoModelForCausalLM, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, pipeline
 from undo import FAILURE, fails_at_trl, fails_without
 
 import hf_rewardplug
-from hf_rewardplug.train import checkpoints, data_trainer, reward_trainer
+from hf_rewardplug.train import checkpoints, reward_trainer
 from hf_rewardplug.train.losses import bradley_terry_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_pitfall_26_liger_does_not_crash_on_a_classifier(orm, caplog, monkeypatch):
+def assert_near(found: list[float], expected: list[float]):
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_pitfall_26_liger_does_not_crash_on_a_classifier(orm, triton_here, tokenizer):  # noqa: F811
     """`use_liger_kernel=True` puts a causal LM's forward on a classifier: `no attribute 'lm_head'` in TRL.
 
-    Here: on CUDA the classifier's forward is kept, without CUDA a warning says that training goes on without Liger.
+    Here: Liger patches the body, and training and evaluation give the figures that they give without it.
     """
-    pytest.importorskip("liger_kernel")
-    names = ("rope", "rms_norm", "swiglu", "cross_entropy")  # patched in the whole process, which other tests need
-    options = {"use_liger_kernel": True, "liger_kernel_config": dict.fromkeys(names, False)}
-    rows = text_pairs(2)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, vocab_size=len(tokenizer), num_labels=1, pad_token_id=0)
+    options = {"max_steps": 1, "use_cpu": DEVICE.type == "cpu", "gradient_checkpointing": False}
 
-    def holds(of=hf_rewardplug):
-        trainer = orm(rows, of=of, **options)
-        expected = pair_rewards(plain(trainer), trainer.processing_class, rows)
-        found = [
-            [trainer.model(input_ids=torch.tensor([row[f"{key}_ids"]])).logits.item() for key in ("chosen", "rejected")]
-            for row in trainer.train_dataset
-        ]
-        torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5)
+    def figures(use_liger_kernel: bool, of=hf_rewardplug) -> list[float]:
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+        rows, options["use_liger_kernel"] = text_pairs(1), use_liger_kernel
+        trainer = orm(rows, rows, of=of, model=model, processing_class=tokenizer, **options)
         trainer.train()
+        assert trainer.args.use_liger_kernel is use_liger_kernel
+        return [trainer.state.log_history[0]["loss"], trainer.evaluate()["eval_loss"]]
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    fails_at_trl(holds, raises=AttributeError, match="lm_head")
-    assert "needs a CUDA device" in caplog.text
-    fails_without(holds, (data_trainer, "_keep_classifier_forward", lambda args: None), raises=AttributeError)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    args = hf_rewardplug.RewardConfig("out", use_cpu=True, bf16=False, use_liger_kernel=True)
-    data_trainer._keep_classifier_forward(args)
-    assert args.use_liger_kernel and args.liger_kernel_config == {"fused_linear_cross_entropy": False}
+    expected = figures(False)
+    fails_at_trl(lambda of: assert_near(figures(True, of), expected), raises=AttributeError, match="lm_head")
+
+
+def test_pitfall_26_without_a_gpu_liger_is_left_out(orm, caplog):
+    trainer = orm(text_pairs(2), use_liger_kernel=True)
+    trainer.train()
+    assert not trainer.args.use_liger_kernel and "Triton kernels do not run on 'cpu'" in caplog.text
 
 
 def test_pitfall_27_a_head_that_was_not_saved_is_an_error(orm, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import transformers
 import trl
 from peft.utils import _set_trainable
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.modeling_utils import set_zero3_state
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
@@ -59,11 +60,20 @@ def test_upstream_signature(owner, name, parameters):
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),
         (disable_dropout_in_model, ["model"]),
         (set_zero3_state, []),
+        (apply_liger_kernel, ["model", "kernel_config"]),
         (get_config_model_id, ["config"]),
     ],
 )
 def test_upstream_function(function, parameters):
     assert list(inspect.signature(function).parameters)[: len(parameters)] == parameters
+
+
+def test_ligers_registry_takes_models():
+    registry = pytest.importorskip("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
+    for kind in ("llama", "qwen2", "gemma2"):
+        assert {"rope", "rms_norm", "fused_linear_cross_entropy", "model"} <= inspect.signature(
+            registry[kind]
+        ).parameters.keys()
 
 
 def test_the_table_names_every_override():

@@ -1,0 +1,110 @@
+"""Liger's Triton kernels in the body of a reward model: norms, rotary embeddings and MLPs; the head stays as it is.
+
+In: a model with the scored forward, and where it trains. Out: an entry in Liger's own registry, by which transformers'
+`use_liger_kernel=True` patches the model's body; or the reason why not.
+
+Liger takes every model for a causal LM: it binds a causal LM's forward (`no attribute 'lm_head'` on a classifier), or
+refuses the class (Gemma 3). It also replaces functions and classes of the family's module, which hits every other model
+of the process, on the CPU too (Liger-Kernel 0.8).
+"""
+
+import functools
+import inspect
+import logging
+import sys
+import types
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.utils import is_liger_kernel_available
+
+from .attention import unwrapped
+
+logger = logging.getLogger(__name__)
+
+DEVICES = {"cuda", "xpu", "npu"}
+"""where Triton runs"""
+
+_ACTIVATIONS = {"swiglu": {"silu", "swish"}, "geglu": {"gelu_pytorch_tanh"}}
+"""what Liger's MLPs compute, whatever the config says"""
+
+
+def register_liger(model: nn.Module, device: torch.device) -> str | None:
+    """Have Liger patch `model`'s body (PEFT-wrapped or not) when transformers asks it to.
+
+    Returns:
+        None, or the reason why `use_liger_kernel=True` can do nothing here.
+    """
+    if device.type not in DEVICES:
+        return f"Triton kernels do not run on '{device.type}'"
+    if not is_liger_kernel_available():
+        return "the package is not installed: `pip install liger-kernel`"
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as registry
+
+    kind = unwrapped(model).config.model_type
+    if kind not in registry:
+        return f"Liger does not know '{kind}'"
+    if not hasattr(registry[kind], "for_bodies"):
+        registry[kind] = _for_bodies(registry[kind])
+    return None
+
+
+def _for_bodies(apply: Callable) -> Callable:
+    """Liger's function for a family, which goes on to the body where the model has the scored forward."""
+
+    @functools.wraps(apply)  # Liger looks into the signature
+    def apply_liger(*args, model: nn.Module | None = None, **options):
+        if model is None or "_plain_forward" not in vars(model):  # any other model is Liger's business
+            return apply(*args, model=model, **options)
+        body = getattr(model, model.base_model_prefix)
+        named = inspect.signature(apply).parameters
+        options |= {"fused_linear_cross_entropy": False} if "fused_linear_cross_entropy" in named else {}
+        config = body.config.get_text_config()
+        activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+        for option, computed in _ACTIVATIONS.items():
+            if option in named and options.get(option, True) and activation not in computed:
+                logger.warning("Liger's %s is left out: the model's activation is '%s'.", option, activation)
+                options[option] = False
+        _apply_to_body(apply, body, options)
+
+    apply_liger.for_bodies = True
+    return apply_liger
+
+
+def _apply_to_body(apply: Callable, body: nn.Module, options: dict) -> None:
+    """Patch `body`, and take back what Liger does to all other models of the family.
+
+    Classes are restored. The rotary function is a global of the family's module, so both stay and the device decides;
+    forwards likewise, so that a trained model can be moved to the CPU.
+    """
+    modeling = sys.modules[type(body).__module__]
+    before = dict(vars(modeling))
+    forwards = {module: vars(module).get("forward") for module in body.modules()}
+    try:
+        apply(model=body, **options)
+    except TypeError as error:  # some families name the classes that they take
+        logger.warning("Liger does not take a %s (%s); training goes on without it.", type(body).__name__, error)
+    for name, plain in before.items():
+        fused = vars(modeling)[name]
+        if fused is not plain:
+            new = inspect.isfunction(plain) and not hasattr(plain, "by_device")
+            setattr(modeling, name, _by_device(fused, plain) if new else plain)
+    for module, forward in forwards.items():
+        fused = vars(module).get("forward")
+        if fused is not forward:
+            new = not hasattr(forward, "by_device")
+            both = types.MethodType(_by_device(fused.__func__, type(module).forward), module) if new else forward
+            module.forward = both
+
+
+def _by_device(fused: Callable, plain: Callable) -> Callable:
+    """`fused` for tensors where Triton runs, else `plain`."""
+
+    @functools.wraps(plain)
+    def forward(*args, **kwargs):
+        tensor = next(value for value in (*args, *kwargs.values()) if torch.is_tensor(value))
+        return (fused if tensor.device.type in DEVICES else plain)(*args, **kwargs)
+
+    forward.by_device = True
+    return forward
