@@ -5,15 +5,15 @@
     padded    input_ids_BL, attention_mask_BL, right-padded       score_positions_S in the flattened B * L tokens
     packed    input_ids_1T, position_ids_1T, prefix_tree          score_positions_S in the T tokens
 
-`prefix_tree` holds no tensors: `spans` (see `prefix_tree.py`), `longest` (tokens of the longest sequence), `num_tokens`
-(of all sequences) and `num_unique_tokens`.
+`prefix_tree` holds `spans` (see `prefix_tree.py`), `longest` (tokens of the longest sequence), `num_tokens` (of all
+sequences) and `num_unique_tokens`; and where the trainer asks for it `index`, tensors for the attention's kernels.
 
 The losses see only what the head says at `score_positions`, so how the tokens are laid out is the collator's business:
 with `prefix_sharing=True` a batch is one packed prefix tree (`prefix_tree.py`), else it is padded and every sequence,
 every path of a tree of steps, stands there whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -81,7 +81,30 @@ def _rounded_up(length: int, multiple: int | None) -> int:
 
 
 @dataclass
-class PreferenceCollator:
+class _TreeCollator:
+    """What both collators are: `lay_out` is the collating of whatever rows are made of.
+
+    Args:
+        prefix_sharing: one packed prefix tree instead of padded sequences.
+        tree_index: (spans, tokens) -> what `prefix_tree["index"]` should hold for the attention's kernels, made here
+            because this runs in the data loader's workers.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+    prefix_sharing: bool = False
+    tree_index: Callable[[list, int], dict] | None = None
+
+    def lay_out(self, rows: Sequence[list[Piece]]) -> tuple[dict[str, Any], Ends]:
+        if not self.prefix_sharing:
+            return _padded(rows, self.pad_token_id, self.pad_to_multiple_of)
+        batch, ends = _packed(rows, self.pad_token_id, self.pad_to_multiple_of)
+        if self.tree_index is not None:
+            batch["prefix_tree"]["index"] = self.tree_index(batch["prefix_tree"]["spans"], batch["input_ids"].shape[1])
+        return batch, ends
+
+
+class PreferenceCollator(_TreeCollator):
     """Pairs -> a batch of 2N sequences, the chosen ones first, scored at their last tokens.
 
     Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin` and `rewardplug_id`.
@@ -99,14 +122,9 @@ class PreferenceCollator:
     [2, 6, 3, 5]
     """
 
-    pad_token_id: int
-    pad_to_multiple_of: int | None = None
-    prefix_sharing: bool = False
-
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         sequences = [[(row[key], -1)] for key in ("chosen_ids", "rejected_ids") for row in rows]
-        layout = _packed if self.prefix_sharing else _padded
-        batch, ends = layout(sequences, self.pad_token_id, self.pad_to_multiple_of)
+        batch, ends = self.lay_out(sequences)
         batch["score_positions"] = torch.tensor([end for (end,) in ends])
         with_margin = sum(row.get("margin") is not None for row in rows)
         if 0 < with_margin < len(rows):
@@ -116,8 +134,7 @@ class PreferenceCollator:
         return _with_ids(batch, rows)
 
 
-@dataclass
-class StepCollator:
+class StepCollator(_TreeCollator):
     """Step rows -> a batch scored at each labelled step; a tree of steps is one row, and each label counts once.
 
     Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Of a tree of steps
@@ -147,14 +164,9 @@ class StepCollator:
     [[1, 2, 3, 4, 5]]
     """
 
-    pad_token_id: int
-    pad_to_multiple_of: int | None = None
-    prefix_sharing: bool = False
-
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         pieces, labels = zip(*map(_pieces, rows), strict=True)
-        layout = _packed if self.prefix_sharing else _padded
-        batch, ends = layout(pieces, self.pad_token_id, self.pad_to_multiple_of)
+        batch, ends = self.lay_out(pieces)
         scored = []
         for row, of_row in enumerate(zip(pieces, ends, labels, strict=True)):
             last: list[int | None] = []  # labelled step of each piece, or of the nearest piece before it

@@ -90,7 +90,7 @@ def tree_arguments(config, prefix_tree: dict, position_ids: torch.Tensor) -> dic
             f"The batch is a packed prefix tree, but the model's attention is '{config._attn_implementation}', which "
             "would misread it. Leave `attn_implementation` as the trainer set it, or set `prefix_sharing=False`."
         )
-    layout = TreeLayout(prefix_tree["spans"], position_ids[0], prefix_tree["longest"])
+    layout = TreeLayout(prefix_tree["spans"], position_ids[0], prefix_tree["longest"], prefix_tree.get("index"))
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=position_ids.device)
     return {"attention_mask": no_mask, "position_ids": position_ids, "prefix_tree": layout}
 

@@ -60,6 +60,8 @@ def install_reward_head(model: nn.Module) -> bool:
             )
         if type(module) is nn.Linear:  # PEFT's copies of it in `modules_to_save` too
             module.__class__ = RewardHead
+            if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
+                module._old_forward = types.MethodType(RewardHead.forward, module)
         if isinstance(module, RewardHead):
             _to_fp32(module)
     heads = reward_heads(model)

@@ -14,10 +14,14 @@ import functools
 import logging
 
 import torch
+import torch.nn.functional as F
 
 from .layout import TreeLayout, causal_spans, full_spans
 
 logger = logging.getLogger(__name__)
+
+BLOCK = 128
+"""tokens of a block of FlexAttention's mask"""
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, softcap: float | None):
@@ -150,7 +154,7 @@ class _Blocks:
         if span[:2] == span[2:]:
             scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), torch.finfo(wide).min)
         if self.window is not None:
-            position_ids_T = self.layout.positions(query.device)
+            position_ids_T = self.layout.position_ids_T.to(query.device, non_blocking=True)
             far = position_ids_T[q0:q1, None] - position_ids_T[k0:k1] >= self.window
             scores = scores.masked_fill(far, torch.finfo(wide).min)
         return scores, slope
@@ -163,16 +167,16 @@ def varlen_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, s
     """Flash attention a branch, over its ancestors' keys and its own, gathered; causal from the bottom right corner."""
     from torch.nn.attention.varlen import varlen_attn
 
-    key_index, cu_seq_q, cu_seq_k, max_q, max_k = layout.varlen(query_HTD.device)
+    index = layout.on(query_HTD.device)
     query_THD, key_TKD, value_TKD = (tensor.transpose(0, 1) for tensor in (query_HTD, key_KTD, value_KTD))
     output_THD = varlen_attn(
         query_THD.contiguous(),
-        key_TKD.index_select(0, key_index),
-        value_TKD.index_select(0, key_index),
-        cu_seq_q,
-        cu_seq_k,
-        max_q,
-        max_k,
+        key_TKD.index_select(0, index["key_index"]),
+        value_TKD.index_select(0, index["key_index"]),
+        index["cu_seq_q"],
+        index["cu_seq_k"],
+        index["max_q"],
+        index["max_k"],
         scale=scale,
         window_size=(-1, 0) if window is None else (window - 1, 0),  # the left bound is inclusive
         enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
@@ -238,19 +242,51 @@ def _soft_cap(softcap: float):
 
 
 def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
-    from torch.nn.attention.flex_attention import create_block_mask
+    """What `create_block_mask` makes of all T x T pairs, from the first and last tokens of each block.
 
-    if (window, device) not in layout.cache:
-        end_T, position_ids_T = layout.subtree_end(device), layout.positions(device)
-        before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
+    With a window a block may be taken for a partial one in which nothing is visible; the mask decides there.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
-        def visible(batch, head, query, key):
-            return (key <= query) & (query < end_T[key])
+    index = layout.on(device)
+    if ("block_mask", window) in index:
+        return index["block_mask", window]
+    end_T, position_ids_T = index["subtree_end"], index["position_ids"]
+    before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
 
-        def visible_in_window(batch, head, query, key):
-            return visible(batch, head, query, key) & (position_ids_T[key] > before_T[query])
+    def visible(batch, head, query, key):
+        return (key <= query) & (query < end_T[key])
 
-        size = len(position_ids_T)
-        mask = visible if window is None else visible_in_window
-        layout.cache[window, device] = create_block_mask(mask, None, None, size, size, device=str(device))
-    return layout.cache[window, device]
+    def visible_in_window(batch, head, query, key):
+        return visible(batch, head, query, key) & (position_ids_T[key] > before_T[query])
+
+    size = len(position_ids_T)
+    first_N = torch.arange(0, size, BLOCK, device=device)
+    last_N, whole_N = first_N + BLOCK - 1, first_N + BLOCK <= size
+    below_NN = first_N < first_N[:, None]
+    some_NN = below_NN & (_blocks(end_T, 0).amax(1) > first_N[:, None])
+    all_NN = below_NN & (_blocks(end_T, 0).amin(1) > last_N[:, None]) & whole_N[:, None]
+    if window is not None:
+        most, least = torch.iinfo(torch.long).max, torch.iinfo(torch.long).min
+        some_NN &= _blocks(position_ids_T, least).amax(1) > _blocks(before_T, most).amin(1)[:, None]
+        all_NN &= _blocks(position_ids_T, most).amin(1) > _blocks(before_T, least).amax(1)[:, None]
+    some_NN = (some_NN & ~all_NN) | torch.eye(len(first_N), dtype=torch.bool, device=device)
+    index["block_mask", window] = BlockMask.from_kv_blocks(
+        *_ordered(some_NN),
+        *_ordered(all_NN),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible if window is None else visible_in_window,
+        seq_lengths=(size, size),
+    )
+    return index["block_mask", window]
+
+
+def _blocks(values_T: torch.Tensor, fill: int) -> torch.Tensor:
+    """(blocks, BLOCK), the last one filled up."""
+    return F.pad(values_T, (0, -len(values_T) % BLOCK), value=fill).unflatten(0, (-1, BLOCK))
+
+
+def _ordered(mask_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many key blocks each query block sees, and the indices of these before all others."""
+    indices_NN = mask_NN.int().argsort(dim=1, descending=True, stable=True)
+    return mask_NN.sum(1, dtype=torch.int32)[None, None], indices_NN.int()[None, None]

@@ -21,50 +21,67 @@ class TreeLayout:
         spans: see above.
         position_ids_T: positions in the sequences, which sliding windows count.
         longest: tokens of the longest sequence; a window that wide changes nothing.
+        index: `tree_index` of the spans, where the collator made it.
     """
 
-    def __init__(self, spans: list[Span], position_ids_T: torch.Tensor, longest: int):
-        self.spans, self.position_ids_T, self.longest = spans, position_ids_T, longest
+    def __init__(self, spans: list[Span], position_ids_T: torch.Tensor, longest: int, index: dict | None = None):
+        self.spans, self.position_ids_T, self.longest, self.index = spans, position_ids_T, longest, index
         self.cache: dict = {}
 
-    def positions(self, device: torch.device) -> torch.Tensor:
-        """`position_ids_T` on the device of a layer, where a model is spread over several."""
-        if ("positions", device) not in self.cache:
-            self.cache["positions", device] = self.position_ids_T.to(device, non_blocking=True)
-        return self.cache["positions", device]
-
-    def varlen(self, device: torch.device):
-        """(key_index, cu_seq_q, cu_seq_k, max_q, max_k): each branch's queries; its ancestors' keys, then its own."""
-        if ("varlen", device) not in self.cache:
-            keys, lengths, counts = [], [], []
-            for start, stop, ancestors in branches(self.spans):
-                ranges = [*ancestors, (start, stop)]
-                keys += [torch.arange(*keys_of) for keys_of in ranges]
-                lengths.append(stop - start)
-                counts.append(sum(b - a for a, b in ranges))
-            cumulated = [torch.tensor([0, *values]).cumsum(0).int() for values in (lengths, counts)]
-            tensors = [tensor.to(device, non_blocking=True) for tensor in (torch.cat(keys), *cumulated)]
-            self.cache["varlen", device] = (*tensors, max(lengths), max(counts))
-        return self.cache["varlen", device]
-
-    def subtree_end(self, device: torch.device) -> torch.Tensor:
-        """Index behind the last token that sees each token: q sees k where k <= q < subtree_end[k]."""
-        if ("end", device) not in self.cache:
-            end_T = torch.empty(len(self.position_ids_T), dtype=torch.long)
-            for start, stop, *_ in causal_spans(self.spans):
-                end_T[start:stop] = stop
-            for _, stop, k0, k1 in full_spans(self.spans):
-                end_T[k0:k1].clamp_(min=stop)
-            self.cache["end", device] = end_T.to(device, non_blocking=True)
-        return self.cache["end", device]
+    def on(self, device: torch.device) -> dict:
+        """`tree_index`, with `position_ids`, on the device of a layer, where a model is spread over several."""
+        if device not in self.cache:
+            if self.index is None:
+                self.index = tree_index(self.spans, len(self.position_ids_T))
+            index = {**self.index, "position_ids": self.position_ids_T}
+            self.cache[device] = {
+                key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+                for key, value in index.items()
+            }
+        return self.cache[device]
 
     def mask_TT(self, window: int | None) -> torch.Tensor:
         """Which query (row) sees which key (column)."""
         index_T = torch.arange(len(self.position_ids_T), device=self.position_ids_T.device)
-        mask_TT = (index_T <= index_T[:, None]) & (index_T[:, None] < self.subtree_end(self.position_ids_T.device))
+        end_T = self.on(self.position_ids_T.device)["subtree_end"]
+        mask_TT = (index_T <= index_T[:, None]) & (index_T[:, None] < end_T)
         if window is not None:
             mask_TT &= self.position_ids_T[:, None] - self.position_ids_T < window
         return mask_TT
+
+
+def tree_index(spans: list[Span], length: int) -> dict[str, torch.Tensor | int]:
+    """The tree as the CUDA kernels want it; the trainers have it made in the data loader's workers.
+
+    Returns:
+        key_index, cu_seq_q, cu_seq_k, max_q, max_k: for each branch its queries, and its ancestors' keys, then its own
+        subtree_end: (T,), index behind the last token that sees each token: q sees k where k <= q < subtree_end[k]
+
+    >>> index = tree_index([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)], 6)
+    >>> index["key_index"].tolist(), index["cu_seq_q"].tolist(), index["cu_seq_k"].tolist()
+    ([0, 1, 2, 3, 0, 1, 4, 5], [0, 4, 6], [0, 4, 8])
+    >>> index["subtree_end"].tolist()
+    [6, 6, 4, 4, 6, 6]
+    """
+    keys, lengths, counts = [], [], []
+    for start, stop, ancestors in branches(spans):
+        ranges = [*ancestors, (start, stop)]
+        keys += [torch.arange(*keys_of) for keys_of in ranges]
+        lengths.append(stop - start)
+        counts.append(sum(b - a for a, b in ranges))
+    end_T = torch.empty(length, dtype=torch.long)
+    for start, stop, *_ in causal_spans(spans):
+        end_T[start:stop] = stop
+    for _, stop, k0, k1 in full_spans(spans):
+        end_T[k0:k1].clamp_(min=stop)
+    return {
+        "key_index": torch.cat(keys),
+        "cu_seq_q": torch.tensor([0, *lengths]).cumsum(0).int(),
+        "cu_seq_k": torch.tensor([0, *counts]).cumsum(0).int(),
+        "max_q": max(lengths),
+        "max_k": max(counts),
+        "subtree_end": end_T,
+    }
 
 
 def causal_spans(spans):

@@ -38,6 +38,8 @@ def register_liger(model: nn.Module, device: torch.device) -> str | None:
     """
     if device.type not in DEVICES:
         return f"Triton kernels do not run on '{device.type}'"
+    if getattr(unwrapped(model), "use_kernels", False):  # which binds its own forwards at each `train()` and `eval()`
+        return "the model was loaded with `use_kernels=True`, which replaces the same layers"
     if not is_liger_kernel_available():
         return "the package is not installed: `pip install liger-kernel`"
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as registry

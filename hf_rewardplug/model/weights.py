@@ -25,6 +25,7 @@ from transformers.utils import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
     cached_file,
+    import_utils,
 )
 
 from .head import HEAD_NAME
@@ -53,8 +54,14 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
 
     Raises:
         ValueError: the weights are cut off, or a pickle (`use_safetensors=False` allows it); the head does not fit
-            (`ignore_mismatched_sizes=True` draws a new one).
+            (`ignore_mismatched_sizes=True` draws a new one); `use_kernels=True` without the package `kernels`.
     """
+    if given.get("use_kernels") and not import_utils.is_kernels_available():  # told before the weights are read
+        raise ValueError(
+            "model_init_kwargs={'use_kernels': True} needs the package `kernels`, in a version that this transformers "
+            f"takes: `pip install 'kernels>={import_utils.KERNELS_MIN_VERSION},<{import_utils.KERNELS_MAX_VERSION}'`; "
+            "or leave it out. (`use_liger_kernel=True` needs `liger-kernel` instead.)"
+        )
     if given.get("use_safetensors") is False or any(given.get(key) for key in _ELSEWHERE):
         return given
     given = {"use_safetensors": True, **given}

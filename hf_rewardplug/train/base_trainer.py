@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data.canonical import EXAMPLE_ID, SUBSET
 from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
+from ..model.layout import tree_index
 from ..model.liger import register_liger
 from ..model.sharding import ask_for_head_group, keep_head_fp32
 from .callbacks import TokenClock, TokenProgress
@@ -61,6 +62,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         self._evaluated: list[Tensors] = []
         if self._shares_prefixes:
             self.data_collator.prefix_sharing = True
+            self.data_collator.tree_index = tree_index if self.args.device.type == "cuda" else None
         if self.is_fsdp_enabled:
             ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
         if self.is_deepspeed_enabled:

@@ -27,6 +27,11 @@ class DataOptions:
         max_tokens_per_batch (`int`, *optional*): fill each device's batches up to so many unique tokens, instead of
             with `per_device_train_batch_size` rows. The loss stays the mean of the pairs or steps of an optimizer step.
         group_by_prefix (`bool`): bring rows with the same prompt into one batch, where it stands once.
+
+    Two defaults differ from transformers', so that a step waits for nothing that the device computes:
+
+        logging_nan_inf_filter: False. The filter reads each loss, and logs the average of the others in place of a NaN.
+        accelerator_config: `non_blocking` is `dataloader_pin_memory`.
     """
 
     adapter: str | None = field(
@@ -55,6 +60,16 @@ class DataOptions:
         metadata={"help": "Fill a device's batches up to so many unique tokens, instead of with so many rows."},
     )
     group_by_prefix: bool = field(default=False, metadata={"help": "Bring rows with the same prompt into one batch."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Log the average of the other losses in place of a NaN; reads every loss."}
+    )
+
+    def __post_init__(self):
+        given = self.accelerator_config
+        super().__post_init__()
+        if given is None or (isinstance(given, dict) and "non_blocking" not in given):
+            self.accelerator_config.non_blocking = self.dataloader_pin_memory
+        _check_choices(self)
 
 
 @dataclass
@@ -66,10 +81,6 @@ class RewardConfig(DataOptions, trl.RewardConfig):
     """
 
     _VALID_DICT_FIELDS = [*trl.RewardConfig._VALID_DICT_FIELDS, "column_mapping"]
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_choices(self)
 
 
 @dataclass
@@ -134,7 +145,6 @@ class PRMConfig(DataOptions, _BaseConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choices(self)
         if not self.step_separator and self.step_token is None:
             raise ValueError("step_separator='' leaves no token to score behind a step; set it to text such as '\\n'.")
         if self.num_labels not in (1, 2) or isinstance(self.num_labels, bool):

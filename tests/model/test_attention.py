@@ -9,13 +9,14 @@ from families import CONFIGS, HEADS, SIZES, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
 from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
-from hf_rewardplug.model.kernels import SpanAttention, reference_attention
+from hf_rewardplug.model.kernels import SpanAttention, _block_mask, reference_attention
 from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -192,7 +193,8 @@ def test_the_mask_and_the_gathered_keys_are_the_paths(sequences):
     packed = tree.pack()
     layout = TreeLayout(packed.spans, torch.tensor(packed.position_ids), max(packed.position_ids) + 1)
     mask_TT = layout.mask_TT(None)
-    key_index, cu_q, cu_k, max_q, max_k = layout.varlen(torch.device("cpu"))
+    names = ("key_index", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
+    key_index, cu_q, cu_k, max_q, max_k = (layout.on(torch.device("cpu"))[name] for name in names)
     for sequence, of_sequence in zip(sequences, places, strict=True):
         path = [tree.position(place) for place in of_sequence]
         assert [packed.input_ids[index] for index in path] == sequence
@@ -201,6 +203,34 @@ def test_the_mask_and_the_gathered_keys_are_the_paths(sequences):
         seen = int(cu_k[branch + 1]) - (int(cu_q[branch + 1]) - 1 - path[-1])  # causal from the bottom right
         assert key_index[int(cu_k[branch]) : seen].tolist() == path
     assert max_q == max(cu_q.diff()) and max_k == max(cu_k.diff())
+
+
+@pytest.mark.parametrize("window", [None, 40, 200])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_block_mask_is_that_of_all_pairs(seed, window):
+    """torch's own looks at all T x T pairs. With a window ours may call a block partial in which nothing is seen."""
+    g = random.Random(seed)
+    stem = [g.randrange(64) for _ in range(300)]
+    sequences = [stem[: g.randint(1, 300)] + [g.randrange(64) for _ in range(g.randint(1, 250))] for _ in range(5)]
+    layout, size = layout_of(sequences)
+    found = _block_mask(layout, window, torch.device("cpu"))
+    expected = create_block_mask(found.mask_mod, None, None, size, size, device="cpu")
+    assert torch.equal(create_mask(found.mask_mod, 1, 1, size, size, device="cpu")[0, 0], layout.mask_TT(window))
+    assert found.shape == expected.shape
+    seen, seen_by_torch = found.to_dense(), expected.to_dense()
+    whole, whole_for_torch = full_blocks(found), full_blocks(expected)
+    if window is None:
+        assert torch.equal(seen, seen_by_torch) and torch.equal(whole, whole_for_torch) and whole.any()
+    else:
+        assert (seen >= seen_by_torch).all() and (whole <= whole_for_torch).all()
+        assert seen.sum() <= 1.5 * seen_by_torch.sum()
+
+
+def full_blocks(mask) -> torch.Tensor:
+    found = torch.zeros_like(mask.to_dense()[0, 0], dtype=torch.bool)
+    for row, (count, indices) in enumerate(zip(mask.full_kv_num_blocks[0, 0], mask.full_kv_indices[0, 0], strict=True)):
+        found[row, indices[:count]] = True
+    return found
 
 
 def test_branches_of_the_drawing():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from families import SIZES
 from transformers import (
     AutoConfig,
@@ -128,3 +129,15 @@ def test_other_heads_compute_every_position_and_pick():
     assert not install_reward_head(gpt2)
     logits = gpt2(**plain, score_positions=steps["score_positions"]).logits
     torch.testing.assert_close(logits, torch.stack([expected[0, 1], expected[0, 4], expected[1, 1]]))
+
+
+def test_a_head_with_accelerates_hook_is_fp32():
+    """As `device_map` over several devices leaves it: the hook calls the forward that it found."""
+    model = build(AutoModelForSequenceClassification, "llama", 1, dtype=torch.bfloat16)
+    add_hook_to_module(model.score, AlignDevicesHook("cpu"))
+    install_reward_head(model)
+    hidden = torch.randn(5, SIZES["hidden_size"], dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.score(hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, hidden.float() @ model.score.weight.T)

@@ -7,11 +7,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from rows import quick, solutions, text_pairs
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import import_utils
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 from hf_rewardplug.demo import save_demo_model
 from hf_rewardplug.model.head import reward_heads
+from hf_rewardplug.model.liger import register_liger
 
 KINDS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
 VERSIONS = f"{import_utils.KERNELS_MIN_VERSION} <= kernels < {import_utils.KERNELS_MAX_VERSION}"
@@ -19,7 +21,6 @@ needs_kernels = pytest.mark.skipif(not import_utils.is_kernels_available(), reas
 SOURCE = """
 import torch
 from torch import nn
-
 CALLS = {True: 0, False: 0}  # kernel for training or not: calls
 
 def norm(training):
@@ -34,7 +35,6 @@ def norm(training):
 
 class layers:
     Training, Inference = norm(True), norm(False)
-
     class Linear(nn.Module):
         def forward(self, input):
             raise AssertionError("the head's product is not a kernel's")
@@ -59,8 +59,7 @@ def calls(tmp_path_factory):
     (variant / "metadata.json").write_text(json.dumps({**about, "backend": {"type": "cpu"}}))
     layers = {name: LocalLayerRepository(folder, layer_name=name) for name in ("Training", "Inference", "Linear")}
     norms = {Mode.TRAINING: layers["Training"], Mode.INFERENCE: layers["Inference"]}
-    mapping = {"RMSNorm": {"cpu": norms}, "Linear": {"cpu": layers["Linear"]}}
-    with use_kernel_mapping(mapping):
+    with use_kernel_mapping({"RMSNorm": {"cpu": norms}, "Linear": {"cpu": layers["Linear"]}}):
         yield get_local_kernel(folder).CALLS
 
 
@@ -127,6 +126,12 @@ def test_a_checkpoint_knows_nothing_of_kernels(kind, calls, model_path, tmp_path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_package_the_error_names_it(kind, model_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.modeling_utils.is_kernels_available", lambda *versions: False)
-    with pytest.raises(ValueError, match=r"(?i)kernels.*pip install .*kernels"):
+    monkeypatch.setattr(import_utils, "is_kernels_available", lambda *versions: False)
+    with pytest.raises(ValueError, match=r"'use_kernels': True.* needs the package `kernels`.*pip install 'kernels>="):
         trainer_for(kind, model_path, tmp_path)
+
+
+def test_ligers_kernels_and_these_are_one_or_the_other(model_path):
+    model = AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=1)
+    model._use_kernels = True
+    assert "`use_kernels=True`" in register_liger(model, torch.device("cuda"))
