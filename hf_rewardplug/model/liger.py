@@ -90,7 +90,7 @@ def _apply_to_body(apply: Callable, body: nn.Module, options: dict) -> None:
     for name, plain in before.items():
         fused = vars(modeling)[name]
         if fused is not plain:
-            new = inspect.isfunction(plain) and not hasattr(plain, "by_device")
+            new = not isinstance(plain, type) and not hasattr(plain, "by_device")
             setattr(modeling, name, _by_device(fused, plain) if new else plain)
     for module, forward in forwards.items():
         fused = vars(module).get("forward")

@@ -61,14 +61,14 @@ def scores_and_gradients(model, batch: dict) -> tuple[torch.Tensor, dict[str, to
 
 
 def assert_computes_the_same(model, plain, batch: dict, plain_batch: dict | None = None):
-    """Scores within 1e-5, gradients within 1e-5 relative."""
+    """Scores within 1e-5, gradients within 1e-4 relative."""
     scores, gradients = scores_and_gradients(model, batch)
     expected, expected_gradients = scores_and_gradients(plain, batch if plain_batch is None else plain_batch)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
         difference = (gradient - expected_gradients[name]).norm()
-        assert difference <= 1e-5 * expected_gradients[name].norm() + 1e-7, name
+        assert difference <= 1e-4 * expected_gradients[name].norm() + 1e-7, name
 
 
 @pytest.mark.parametrize("family", [pytest.param(name, marks=SLOW.get(name, ())) for name in ACCELERATED])
