@@ -14,7 +14,7 @@ import torch
 import trl
 from accelerate import PartialState
 from transformers import HfArgumentParser
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils import is_liger_kernel_available, is_torch_bf16_gpu_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.files import at_most, hold_out, load_split
@@ -55,7 +55,9 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
     """
     parser = _RecipeParser((RecipeArguments, config_class, ModelConfig))
     flags, _ = HfArgumentParser((RecipeArguments, ModelConfig)).parse_known_args()
-    defaults = {"bf16": is_torch_bf16_gpu_available(), **defaults}
+    on_gpu = torch.cuda.is_available()
+    fast = {"use_liger_kernel": on_gpu and is_liger_kernel_available(), "dataloader_num_workers": 2 * on_gpu}
+    defaults = {"bf16": is_torch_bf16_gpu_available(), **fast, **defaults}
     if flags.use_peft:
         defaults["learning_rate"] = 1e-4  # adapters take ten times a full model's
     if flags.demo:

@@ -12,13 +12,15 @@ import pytest
 import torch
 from test_attention import layout_of
 from transformers import AutoModelForSequenceClassification, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers.integrations.liger import apply_liger_kernel
 
 from hf_rewardplug.data.collator import PreferenceCollator
 from hf_rewardplug.model import attention, kernels
 from hf_rewardplug.model.attention import share_prefixes
 from hf_rewardplug.model.head import install_reward_head
 from hf_rewardplug.model.kernels import SpanAttention, flex_attention, reference_attention, varlen_attention
-from hf_rewardplug.model.layout import TreeLayout
+from hf_rewardplug.model.layout import TreeLayout, tree_index
+from hf_rewardplug.model.liger import register_liger
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = torch.device("cuda")
@@ -140,13 +142,13 @@ def test_flex_is_compiled_a_few_times_whatever_the_lengths():
     kernels._compiled_flex.cache_clear()
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     sizes = set()
-    for seed in range(30):
-        layout, size = random_trie(seed, longest=5 if seed % 5 == 4 else 50 + 10 * seed)
+    for seed in range(100):
+        layout, size = random_trie(seed, longest=5 if seed % 5 == 4 else 50 + 3 * seed)
         sizes.add(size)
         for window in (None, 40):
             output = flex_attention(*random_inputs(size, 4, 2, 64), layout, 0.125, 5.0, window)
             output.sum().backward()
-    assert len(sizes) > 20 and min(sizes) <= 128
+    assert len(sizes) > 60 and min(sizes) <= 128
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 4
 
 
@@ -163,9 +165,9 @@ def model_of(family: str, dtype: torch.dtype):
     return model
 
 
-def batches(count: int = 12) -> tuple[dict, dict]:
+def batches(count: int = 12, seed: int = 0) -> tuple[dict, dict]:
     """The same pairs padded and packed, on the device; some are longer than the windows."""
-    g = random.Random(0)
+    g = random.Random(seed)
 
     def tokens(most: int) -> list[int]:
         return [g.randrange(2, 128) for _ in range(g.randint(1, most))]
@@ -231,6 +233,56 @@ def test_fp32_weights_under_autocast_take_the_bf16_kernels(family, monkeypatch):
             found = shared(**packed, use_cache=False).logits
     assert dtypes == {torch.bfloat16}
     assert (found - scores).abs().max() <= 2 * rounding
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_liger_is_as_near_to_fp32_as_the_plain_model(family):
+    pytest.importorskip("liger_kernel")
+    _, packed = batches()
+    plain, fused, exact = (model_of(family, dtype) for dtype in (torch.bfloat16, torch.bfloat16, torch.float32))
+    for model in (plain, fused, exact):
+        share_prefixes(model)
+    assert register_liger(fused, DEVICE) is None
+    apply_liger_kernel(fused, {})
+    assert sum(hasattr(vars(module).get("forward"), "by_device") for module in fused.modules()) >= 7
+    scores, gradient = scores_and_gradient(exact, packed)
+    rounded_scores, rounded_gradient = scores_and_gradient(plain, packed)
+    found_scores, found_gradient = scores_and_gradient(fused, packed)
+    assert (found_scores - scores).abs().max() <= 2 * (rounded_scores - scores).abs().max()
+    assert (found_gradient - gradient).norm() <= 2 * (rounded_gradient - gradient).norm()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_workers_index_is_the_layouts(family):
+    _, packed = batches()
+    model = model_of(family, torch.bfloat16)
+    share_prefixes(model)
+    expected, _ = scores_and_gradient(model, packed)
+    tree = packed["prefix_tree"]
+    index = {
+        key: value.to(DEVICE) if torch.is_tensor(value) else value
+        for key, value in tree_index(tree["spans"], packed["input_ids"].shape[1]).items()
+    }
+    found, _ = scores_and_gradient(model, {**packed, "prefix_tree": {**tree, "index": index}})
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_a_hundred_batches_compile_nothing_again(family):
+    """With gradient checkpointing, as TRL trains; Gemma 2's two graphs and their backwards are all that there is."""
+    torch._dynamo.reset()
+    kernels._compiled_flex.cache_clear()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    model = model_of(family, torch.bfloat16).train()
+    share_prefixes(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    sizes = set()
+    for count in range(2, 102):
+        _, packed = batches(count // 2 * 2, seed=count)
+        sizes.add(packed["input_ids"].shape[1])
+        scores_and_gradient(model, packed)
+    assert len(sizes) > 60
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 4
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])

@@ -37,7 +37,10 @@ class Reads(TorchDispatchMode, TrainerCallback):
         return function(*args, **(kwargs or {}))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 1:
+        if args.device.type == "cuda":
+            watched = 1 <= state.global_step < state.max_steps
+            torch.cuda.set_sync_debug_mode("error" if watched else "default")
+        elif state.global_step == 1:
             self.patch = pytest.MonkeyPatch()
             for name in READS:
                 self.patch.setattr(torch.Tensor, name, self.counted(name, getattr(torch.Tensor, name)))
@@ -54,20 +57,76 @@ class Reads(TorchDispatchMode, TrainerCallback):
         return read
 
 
+def train(kind: str, assets, folder, callback, **options):
+    trainer_class, config_class, make_rows = TRAINERS[kind]
+    defaults = {"max_steps": 4, "logging_steps": 100, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
+    trainer = trainer_class(
+        str(assets / "stories260K"),
+        config_class(**quick(folder, **{**defaults, **options})),
+        train_dataset=Dataset.from_list(make_rows(40)),
+        callbacks=[callback],
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4
+    return trainer
+
+
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_step_reads_nothing(kind, sharing, assets, tmp_path):
-    trainer_class, config_class, make_rows = TRAINERS[kind]
     reads = Reads()
-    options = {"max_steps": 4, "logging_steps": 100, "gradient_accumulation_steps": 2, "prefix_sharing": sharing}
-    trainer = trainer_class(
-        str(assets / "stories260K"),
-        config_class(**quick(tmp_path, **options, dataloader_num_workers=1)),
-        train_dataset=Dataset.from_list(make_rows(40)),
-        callbacks=[reads],
-    )
-    trainer.train()
-    assert trainer.state.global_step == 4 and reads.patch is not None
+    train(kind, assets, tmp_path, reads, prefix_sharing=sharing)
+    assert reads.patch is not None
     own = {read for read in reads.found if "transformers/masking_utils.py" not in read}
     assert own == set()  # transformers looks into the mask of a padded batch
     assert sharing is False or not reads.found
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_nan_is_not_hidden(kind, assets, tmp_path):
+    """transformers' filter would log the average of the other losses."""
+
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:
+                model.score.weight.data.fill_(float("nan"))
+
+    trainer = train(kind, assets, tmp_path, Poison(), logging_steps=1)
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert [loss != loss for loss in losses] == [False, False, True, True]
+
+
+def test_copies_do_not_block_unless_they_are_asked_to(tmp_path):
+    options = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    for config_class in (RewardConfig, PRMConfig):
+        for pinned, given, expected in [(True, None, True), (False, {}, False), (True, {"non_blocking": False}, False)]:
+            args = config_class(str(tmp_path), dataloader_pin_memory=pinned, accelerator_config=given, **options)
+            assert args.accelerator_config.non_blocking is (expected and args.dataloader_pin_memory)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("liger", [False, True])
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_step_on_a_gpu_waits_for_nothing(kind, liger, assets, tmp_path):
+    """CUDA raises at whatever synchronises, transformers' part of the step included."""
+    options = {"use_cpu": False, "bf16": True, "use_liger_kernel": liger}
+    try:
+        train(kind, assets, tmp_path, Reads(), **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_workers_make_pinned_batches_with_the_trees_index(assets, tmp_path):
+    class Seen(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            loader = train_dataloader.base_dataloader
+            batch = next(iter(loader))
+            index = batch["prefix_tree"]["index"]
+            self.pinned = [batch["input_ids"].is_pinned(), index["key_index"].is_pinned(), loader.num_workers]
+
+    seen = Seen()
+    train("orm", assets, tmp_path, seen, use_cpu=False, bf16=True)
+    assert seen.pinned == [True, True, 1]
