@@ -16,6 +16,7 @@ both      padding-free            packed without padding, nothing shared
 Ablation  prefix_sharing=False    padded batches in this package's trainer
           (padding-free is the packed one)
           FlexAttention           in place of varlen attention
+          index in the step       the tree's index tensors are made in the forward, not by the collator
           no checkpointing        without gradient checkpointing, which all others have, as is TRL's default
           Liger                   `use_liger_kernel=True`
 and       dense                   plain rows of equal length, tokens and (query, key) pairs as many as hf_rewardplug's
@@ -25,6 +26,7 @@ weights are bf16 without autocast. MFU is 6 * parameters of the body (no embeddi
 included, over seconds and the device's dense bf16 peak; with gradient checkpointing the hardware does 8/6 of that.
 Peak memory is what a step takes beyond weights and gradients. `times_as_slow` is the median of the rounds' ratios to
 hf_rewardplug. `disagreement` is the relative difference of loss and gradient norm from the first contestant's.
+`host_syncs` is how often the host waits for the device in a step, as the profiler counts it.
 """
 
 import argparse
@@ -39,6 +41,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -51,6 +54,7 @@ from side_by_side import (
     Contestant,
     dense,
     disagreement,
+    host_syncs,
     machine,
     on_device,
     peak_memory,
@@ -58,6 +62,8 @@ from side_by_side import (
     timed,
     unpadded,
 )
+
+from hf_rewardplug.model.layout import tree_index
 
 TOLERANCE = 5e-2 if CUDA else 1e-3  # bf16, fp32
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -68,11 +74,13 @@ GROUPS = (("Qwen2.5-3B", "orm"), ("Qwen2.5-3B", "prm"), ("Gemma-2-2b", "orm"))
 def contestants_of(subject: Subject, batches: list[list[dict]], kind: str) -> tuple[list[Contestant], dict[str, str]]:
     """The contestants, and why others do not run."""
     ours = subject.ours
-    packed = [ours.data_collator(rows) for rows in batches]
+    unindexed = [replace(ours.data_collator, tree_index=None)(rows) for rows in batches]
+    packed = [indexed(batch) for batch in unindexed]
     padded = [type(ours.data_collator)(ours.data_collator.pad_token_id)(rows) for rows in batches]
     made = {
-        "padding-free": (ours, [unpadded(batch) for batch in padded], Setting()),
+        "padding-free": (ours, [indexed(unpadded(batch)) for batch in padded], Setting()),
         "hf_rewardplug": (ours, packed, Setting()),
+        "index in the step": (ours, unindexed, Setting()),
     }
     missing = {}
     if kind == "orm":
@@ -84,12 +92,12 @@ def contestants_of(subject: Subject, batches: list[list[dict]], kind: str) -> tu
             made["FlexAttention"] = (ours, packed, Setting(flex=True))
         else:
             missing["FlexAttention"] = f"not run: the kernel here is {subject.kernel}"
-        if subject.liger is not None:
-            made["Liger"] = (ours, packed, Setting(liger=True))
-        else:
-            missing["Liger"] = "not run: needs a CUDA device and liger_kernel"
     else:
         made = {"padded": (ours, padded, Setting(tree=False)), **made}
+    if subject.liger is not None:
+        made["Liger"] = (ours, packed, Setting(liger=True))
+    else:
+        missing["Liger"] = "not run: needs a CUDA device and liger_kernel"
     count = sum(map(len, batches))
     found = [
         Contestant(name, [on_device(batch, DEVICE) for batch in of_it], stepper(trainer), subject.model, pairs=count)
@@ -100,6 +108,12 @@ def contestants_of(subject: Subject, batches: list[list[dict]], kind: str) -> tu
     for contestant, setting in zip(found, settings, strict=True):
         contestant.prepare = lambda setting=setting: subject.prepare(setting)
     return found, missing
+
+
+def indexed(batch: dict) -> dict:
+    """A packed batch with the tensors that its collator makes where attention runs on a GPU."""
+    tree = batch["prefix_tree"]
+    return {**batch, "prefix_tree": {**tree, "index": tree_index(tree["spans"], batch["input_ids"].shape[1])}}
 
 
 def measured(subject: Subject, contestants: list[Contestant], notes: dict[str, str], seconds: float) -> dict:
@@ -124,6 +138,7 @@ def measured(subject: Subject, contestants: list[Contestant], notes: dict[str, s
     for contestant in running:
         figures = figures_of(subject, contestant, ours)
         figures["peak_memory_GiB"] = rounded(peaks[contestant.name])
+        figures["host_syncs"] = host_syncs(contestant)
         agrees = disagreement(results[contestant.name], expected) if contestant.pairs else None
         figures["disagreement"] = None if agrees is None else float(f"{agrees:.2g}")
         if agrees is not None and not agrees <= TOLERANCE:
@@ -215,7 +230,8 @@ def write(results: dict, path: str | None) -> None:
 
 
 def print_tables(results: dict) -> None:
-    columns = ("rows_per_second", "tokens_per_second", "mfu", "peak_memory_GiB", "times_as_slow", "disagreement")
+    columns = ("rows_per_second", "tokens_per_second", "mfu", "peak_memory_GiB", "times_as_slow", "host_syncs")
+    columns += ("disagreement",)
     print(", ".join(str(value) for value in results["machine"].values()))
     for name, stage in results["stages"].items():
         print(f"\n{name} ({stage['kernel']})\n{'':22}" + "".join(f"{column:>19}" for column in columns))

@@ -50,7 +50,7 @@ class Subject:
         named = kernel in (kernels.varlen_attention, kernels.flex_attention)
         self.kernel = kernel.__name__ if named else "SpanAttention"
         self.liger = None
-        if CUDA and kind == "orm" and find_spec("liger_kernel") is not None:
+        if CUDA and find_spec("liger_kernel") is not None:
             self.liger = Liger(trainer_of(kind, batch_size=len(rows), use_liger_kernel=True, **arguments))
 
     def prepare(self, setting: Setting) -> None:

@@ -152,7 +152,13 @@ def unpadded(padded: dict) -> dict:
 
 
 def on_device(batch: dict, device) -> dict:
-    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    """The batch with its tensors, those of its `prefix_tree` too, on the device."""
+    moved = {key: value.to(device) for key, value in batch.items() if torch.is_tensor(value)}
+    return {
+        **batch,
+        **moved,
+        **{key: on_device(value, device) for key, value in batch.items() if isinstance(value, dict)},
+    }
 
 
 def dense(model, packed: list[dict], device=None) -> Contestant:
@@ -193,6 +199,20 @@ def peak_memory(contestant: Contestant) -> int:
     for batch in contestant.batches:
         contestant.run(dict(batch))
     return torch.cuda.max_memory_allocated() - before if torch.cuda.is_available() else _status("VmHWM") - before
+
+
+def host_syncs(contestant: Contestant) -> int:
+    """How often a step of its first batch waits for the device: CUDA's synchronisations; on the CPU values read."""
+    names = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+    names = names if torch.cuda.is_available() else ("aten::_local_scalar_dense",)
+
+    def count(step: Callable[[], object]) -> int:
+        with torch.profiler.profile() as profiler:
+            step()
+        return sum(event.count for event in profiler.key_averages() if event.key in names)
+
+    contestant.prepare()
+    return count(lambda: contestant.run(dict(contestant.batches[0]))) - count(lambda: None)  # the profiler waits too
 
 
 def _status(key: str) -> int:

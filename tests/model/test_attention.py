@@ -2,6 +2,7 @@
 
 import copy
 import random
+import shutil
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
 from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
-from hf_rewardplug.model.kernels import SpanAttention, _block_mask, reference_attention
+from hf_rewardplug.model.kernels import SpanAttention, _block_mask, flex_attention, reference_attention
 from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -224,6 +225,24 @@ def test_the_block_mask_is_that_of_all_pairs(seed, window):
     else:
         assert (seen >= seen_by_torch).all() and (whole <= whole_for_torch).all()
         assert seen.sum() <= 1.5 * seen_by_torch.sum()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention is compiled with g++ here")
+@pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, 40)])
+def test_compiled_flex_attention_sees_what_the_definition_sees(softcap, window):
+    """Forward alone: the CPU's has no backward. One graph for all lengths."""
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for seed in range(3):
+        g = random.Random(seed)
+        stem = [g.randrange(64) for _ in range(300)]
+        layout, size = layout_of([stem[: g.randint(1, 300)] + [g.randrange(64)] * g.randint(1, 250) for _ in range(5)])
+        tensors = [torch.randn(heads, size, 16) for heads in (4, 2, 2)]
+        with torch.no_grad():
+            found = flex_attention(*tensors, layout, 0.25, softcap, window)
+            expected = reference_attention(*tensors, layout, 0.25, softcap, window)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
 
 
 def full_blocks(mask) -> torch.Tensor:
