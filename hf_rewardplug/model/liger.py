@@ -14,8 +14,10 @@ import logging
 import sys
 import types
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
+from packaging.version import Version
 from torch import nn
 from transformers.utils import is_liger_kernel_available
 
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 DEVICES = {"cuda", "xpu", "npu"}
 """where Triton runs"""
+
+OLDEST = "0.8.5"
+"""of Liger; before it the rotary kernel turned whole heads where the model turns a part (Phi-4-mini)"""
 
 _ACTIVATIONS = {"swiglu": {"silu", "swish"}, "geglu": {"gelu_pytorch_tanh"}}
 """what Liger's MLPs compute, whatever the config says"""
@@ -40,8 +45,9 @@ def register_liger(model: nn.Module, device: torch.device) -> str | None:
         return f"Triton kernels do not run on '{device.type}'"
     if getattr(unwrapped(model), "use_kernels", False):  # which binds its own forwards at each `train()` and `eval()`
         return "the model was loaded with `use_kernels=True`, which replaces the same layers"
-    if not is_liger_kernel_available():
-        return "the package is not installed: `pip install liger-kernel`"
+    installed = version("liger-kernel") if is_liger_kernel_available() else None
+    if installed is None or Version(installed) < Version(OLDEST):
+        return f"liger-kernel is {installed or 'missing'}: `pip install 'liger-kernel>={OLDEST}'`"
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as registry
 
     kind = unwrapped(model).config.model_type

@@ -100,6 +100,14 @@ def test_lora(triton_here, modules_to_save):  # noqa: F811
     assert_computes_the_same(model, plain, batches("orm", random_rows("orm", count=2))[0])
 
 
+def test_partial_rotary_embeddings(triton_here, monkeypatch):  # noqa: F811
+    """Phi-4-mini's: a part of each head is turned."""
+    monkeypatch.setitem(CONFIGS["phi3"].rope_parameters, "partial_rotary_factor", 0.5)
+    assert_computes_the_same(
+        accelerated(model_of("phi3")), model_of("phi3"), batches("orm", random_rows("orm", count=2))[0]
+    )
+
+
 def test_options_are_passed_on(triton_here):  # noqa: F811
     model = accelerated(model_of("llama"), rms_norm=False, rope=False, fused_linear_cross_entropy=True)
     assert patched(model) == {"LlamaMLP"}
@@ -153,8 +161,10 @@ def test_why_not(monkeypatch):
     cuda = torch.device("cuda")
     assert register_liger(model_of("phi"), cuda) == "Liger does not know 'phi'"
     assert register_liger(model_of("llama"), cuda) is None
+    monkeypatch.setattr(liger, "version", lambda name: "0.8.4")
+    assert "liger-kernel is 0.8.4: `pip install 'liger-kernel>=0.8.5'`" in register_liger(model_of("llama"), cuda)
     monkeypatch.setattr(liger, "is_liger_kernel_available", lambda: False)
-    assert "pip install liger-kernel" in register_liger(model_of("llama"), cuda)
+    assert "liger-kernel is missing" in register_liger(model_of("llama"), cuda)
 
 
 def test_a_class_that_liger_does_not_take_is_told(caplog):
