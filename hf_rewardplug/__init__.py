@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imp
     from .data.adapters import adapter_names, get_adapter, register_adapter
     from .data.collator import PreferenceCollator, StepCollator
     from .data.encoding import Encoder
-    from .model.loading import merge_adapter
+    from .model.checkpoint import merge_adapter
     from .train.config import PRMConfig, RewardConfig
     from .train.metrics import compute_accuracy
     from .train.prm_trainer import PRMTrainer
@@ -28,7 +28,7 @@ _WHERE = {
     "adapter_names": ".data.adapters",
     "compute_accuracy": ".train.metrics",
     "get_adapter": ".data.adapters",
-    "merge_adapter": ".model.loading",
+    "merge_adapter": ".model.checkpoint",
     "register_adapter": ".data.adapters",
 }
 

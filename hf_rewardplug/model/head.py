@@ -113,6 +113,15 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
     return state
 
 
+def step_probabilities(logits_SC: torch.Tensor) -> torch.Tensor:
+    """Probability that each step is right: the shape of the logits without its last dimension.
+
+    >>> step_probabilities(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    tensor([0.5000, 0.2689])
+    """
+    return logits_SC.squeeze(-1).sigmoid() if logits_SC.shape[-1] == 1 else logits_SC.softmax(-1)[..., 1]
+
+
 def behind_virtual_tokens(
     model: nn.Module, score_positions: torch.Tensor, input_ids: torch.Tensor, **_
 ) -> torch.Tensor:

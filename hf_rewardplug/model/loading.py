@@ -14,18 +14,10 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, _set_trainable
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention import unwrapped
-from .head import HEAD_NAME, install_reward_head
-from .weights import check_saved_head
+from .head import HEAD_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +28,6 @@ _OTHER_HEADS = (
     *("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "ForTokenClassification"),
 )
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
-_AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
 
@@ -200,45 +191,6 @@ def with_whole_head(quantization_config: Any) -> Any:
         if hasattr(fixed, name):
             setattr(fixed, name, sorted({*(getattr(fixed, name) or ()), HEAD_NAME}))
     return fixed
-
-
-def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
-    """Merge a trained LoRA adapter into its base model, the head included, and save a plain transformers folder.
-
-    Args:
-        adapter: the folder or hub id that a trainer saved.
-        output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`) and `AutoTokenizer` load it.
-        kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default).
-
-    Raises:
-        ValueError: it is no adapter of a reward model, or one that cannot be merged (prompt tuning).
-
-    >>> merge_adapter("Qwen2.5-0.5B-Reward", "Qwen2.5-0.5B-Reward-merged")  # doctest: +SKIP
-    """
-    peft_config = PeftConfig.from_pretrained(adapter)
-    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG)
-    auto_class = _AUTO_CLASSES.get(peft_config.task_type)
-    if auto_class is None or peft_config.is_prompt_learning:
-        raise ValueError(
-            f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
-            "one that changes weights (LoRA), with SEQ_CLS or TOKEN_CLS."
-        )
-    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **kwargs}
-    model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
-    if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
-        model.resize_token_embeddings(config.get_text_config().vocab_size)
-    install_reward_head(model)
-    model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
-            model.set_submodule(name, module.modules_to_save["default"])
-    model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
-    model.config.problem_type = config.problem_type
-    if (description := getattr(config, "rewardplug", None)) is not None:
-        model.config.rewardplug = description
-    model.save_pretrained(output_dir)
-    check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
 
 
 def reward_peft_config(peft_config: Any, task_type: str) -> Any:

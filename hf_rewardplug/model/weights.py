@@ -66,7 +66,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         return given
     given = {"use_safetensors": True, **given}
     hub = {key: given[key] for key in HUB if key in given}
-    if _file(name, ADAPTER_CONFIG_NAME, hub) and not _file(name, CONFIG_NAME, hub):
+    if find_file(name, ADAPTER_CONFIG_NAME, hub) and not find_file(name, CONFIG_NAME, hub):
         raise ValueError(
             f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
             "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
@@ -168,11 +168,11 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapt
 
 def _shards(name: str, hub: dict) -> dict[str, Path]:
     """{key of a tensor: its file}; empty where nothing can be looked at and `from_pretrained` must tell."""
-    if single := _file(name, SAFE_WEIGHTS_NAME, hub):
+    if single := find_file(name, SAFE_WEIGHTS_NAME, hub):
         _check(name, [single])
         with safe_open(single, framework="pt") as tensors:
             return dict.fromkeys(tensors.keys(), single)
-    if index := _file(name, SAFE_WEIGHTS_INDEX_NAME, hub):
+    if index := find_file(name, SAFE_WEIGHTS_INDEX_NAME, hub):
         try:
             file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError) as error:
@@ -180,9 +180,9 @@ def _shards(name: str, hub: dict) -> dict[str, Path]:
         if Path(name).is_dir():
             _check(name, [index.parent / file for file in sorted({*file_of.values()})])
         wanted = {file for key, file in file_of.items() if _HEAD_KEY.match(key)}
-        paths = {file: _file(name, file, hub) for file in wanted}
+        paths = {file: find_file(name, file, hub) for file in wanted}
         return {key: paths[file] for key, file in file_of.items() if paths.get(file)}
-    pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file(name, file, hub)]
+    pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if find_file(name, file, hub)]
     if pickles:
         raise ValueError(
             f"'{name}' holds its weights as a pickle ({pickles[0]}), which can run code when it is read. Convert it to "
@@ -204,7 +204,7 @@ def _shape(path: Path, key: str) -> list[int]:
         return list(tensors.get_slice(key).get_shape())
 
 
-def _file(name: str, file: str, hub: dict) -> Path | None:
+def find_file(name: str, file: str, hub: dict) -> Path | None:
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     try:
         found = cached_file(name, file, **quiet, **hub)

@@ -46,12 +46,3 @@ def step_loss(logits_SC: torch.Tensor, labels_S: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(logits_SC.squeeze(-1), labels_S, reduction="none")
     log_probs_SC = F.log_softmax(logits_SC, dim=-1)
     return -(labels_S * log_probs_SC[:, 1] + (1 - labels_S) * log_probs_SC[:, 0])
-
-
-def step_probabilities(logits_SC: torch.Tensor) -> torch.Tensor:
-    """Probability that each step is right: the shape of the logits without its last dimension.
-
-    >>> step_probabilities(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
-    tensor([0.5000, 0.2689])
-    """
-    return logits_SC.squeeze(-1).sigmoid() if logits_SC.shape[-1] == 1 else logits_SC.softmax(-1)[..., 1]

@@ -17,10 +17,11 @@ from trl.trainer.utils import get_config_model_id
 from ..data.canonical import EXAMPLE_ID, SUBSET, UNLABELLED, to_steps
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, step_token_ids
+from ..model.head import step_probabilities
 from ..model.loading import check_model, embedding_rows
 from .base_trainer import ScoreTrainer, Tensors
 from .config import PRMConfig, default_args
-from .losses import step_loss, step_probabilities
+from .losses import step_loss
 from .metrics import step_figures
 from .prm_model import called, load_model, make_ready, with_template_of
 

@@ -11,7 +11,7 @@ import torch
 
 from ..data.canonical import UNLABELLED
 from ..data.prefix_tree import common_prefix_length
-from .losses import step_probabilities
+from ..model.head import step_probabilities
 
 
 def print_summary(trainer, output) -> None:

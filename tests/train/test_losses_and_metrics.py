@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers.trainer_utils import EvalPrediction
 
-from hf_rewardplug.train.losses import bradley_terry_loss, step_loss, step_probabilities
+from hf_rewardplug.model.head import step_probabilities
+from hf_rewardplug.train.losses import bradley_terry_loss, step_loss
 from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen, pair_figures, step_figures
 
 

@@ -1,0 +1,103 @@
+"""A trained reward model from what a trainer saved: a plain transformers folder, or an adapter over its base model.
+
+In: a folder or hub id. Out: the model with its fp32 head, and its tokenizer; or (`merge_adapter`) a plain folder again.
+"""
+
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
+
+from .head import HEAD_NAME, install_reward_head
+from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
+from .weights import HUB, check_saved_head, find_file, loading_arguments, naming_mismatches
+
+_AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
+_KINDS = {"ForSequenceClassification": AutoModelForSequenceClassification}
+_KINDS["ForTokenClassification"] = AutoModelForTokenClassification
+
+
+def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """A trained reward model, ready to score: in eval mode, on the CPU unless `device_map` says otherwise.
+
+    Args:
+        name: folder or hub id of a sequence or token classifier, or of an adapter that a trainer saved.
+        kwargs: for `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
+
+    Raises:
+        ValueError: it is no classifier, or its weights cannot be read.
+    """
+    hub = {key: kwargs[key] for key in HUB if key in kwargs}
+    tokenizer = AutoTokenizer.from_pretrained(name, **{key: hub[key] for key in hub if key != "subfolder"})
+    if find_file(name, ADAPTER_CONFIG_NAME, hub) and not find_file(name, CONFIG_NAME, hub):
+        return _adapted(name, **kwargs).eval(), tokenizer
+    config = AutoConfig.from_pretrained(name, trust_remote_code=kwargs.get("trust_remote_code", False), **hub)
+    architecture = (config.architectures or ["a model without architectures"])[0]
+    auto_class = next((cls for suffix, cls in _KINDS.items() if architecture.endswith(suffix)), None)
+    if auto_class is None:
+        raise ValueError(
+            f"'{name}' is {architecture}; expected a sequence classifier (ORM) or a token classifier (PRM), as "
+            "`RewardTrainer` and `PRMTrainer` save them."
+        )
+    kwargs = loading_arguments(name, auto_class, config.num_labels, {"dtype": "auto", **kwargs})
+    with naming_mismatches(name):
+        model = auto_class.from_pretrained(name, **kwargs)
+    install_reward_head(model)
+    return model.eval(), tokenizer
+
+
+def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
+    """Merge a trained LoRA adapter into its base model, the head included, and save a plain transformers folder.
+
+    Args:
+        adapter: the folder or hub id that a trainer saved.
+        output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`) and `AutoTokenizer` load it.
+        kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default).
+
+    Raises:
+        ValueError: it is no adapter of a reward model, or one that cannot be merged (prompt tuning).
+
+    >>> merge_adapter("Qwen2.5-0.5B-Reward", "Qwen2.5-0.5B-Reward-merged")  # doctest: +SKIP
+    """
+    model = _adapted(adapter, merges=True, **kwargs)
+    description = getattr(model.config, "rewardplug", None)
+    model = model.merge_and_unload(safe_merge=True)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
+            model.set_submodule(name, module.modules_to_save["default"])
+    if description is not None:
+        model.config.rewardplug = description
+    model.save_pretrained(output_dir)
+    check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
+
+
+def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
+    """The base model with the adapter on it, and in its config what the trainer wrote beside the adapter."""
+    peft_config = PeftConfig.from_pretrained(adapter)
+    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG)
+    auto_class = _AUTO_CLASSES.get(peft_config.task_type)
+    if auto_class is None or (merges and peft_config.is_prompt_learning):
+        raise ValueError(
+            f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
+            f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS or TOKEN_CLS."
+        )
+    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **kwargs}
+    model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
+    if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
+        model.resize_token_embeddings(config.get_text_config().vocab_size)
+    install_reward_head(model)
+    model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
+    model.config.problem_type = config.problem_type
+    if (description := getattr(config, "rewardplug", None)) is not None:
+        model.config.rewardplug = description
+    return PeftModel.from_pretrained(model, adapter)
