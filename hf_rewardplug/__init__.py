@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imp
     from .data.collator import PreferenceCollator, StepCollator
     from .data.encoding import Encoder
     from .model.checkpoint import merge_adapter
+    from .score.scorer import RewardScorer
     from .train.config import PRMConfig, RewardConfig
     from .train.metrics import compute_accuracy
     from .train.prm_trainer import PRMTrainer
@@ -23,6 +24,7 @@ _WHERE = {
     "PRMTrainer": ".train.prm_trainer",
     "PreferenceCollator": ".data.collator",
     "RewardConfig": ".train.config",
+    "RewardScorer": ".score.scorer",
     "RewardTrainer": ".train.reward_trainer",
     "StepCollator": ".data.collator",
     "adapter_names": ".data.adapters",
@@ -39,6 +41,7 @@ __all__ = [
     "PRMTrainer",
     "PreferenceCollator",
     "RewardConfig",
+    "RewardScorer",
     "RewardTrainer",
     "StepCollator",
     "adapter_names",

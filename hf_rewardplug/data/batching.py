@@ -171,3 +171,39 @@ def _first_sequence(row: dict) -> list[int]:
             break
         length += tokens
     return row["input_ids"][:length]
+
+
+def packed_batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list[int]]:
+    """Indices of the sequences in batches of up to `budget` unique tokens, those with common beginnings together.
+
+    >>> list(packed_batches([[1, 2, 3], [7, 8], [1, 2, 4]], budget=4))
+    [[0, 2], [1]]
+    """
+    batch: list[int] = []
+    cost = 0
+    for index in sorted(range(len(sequences)), key=sequences.__getitem__):  # neighbours share most
+        own = len(sequences[index])
+        shared = common_prefix_length(sequences[batch[-1]], sequences[index]) if batch else 0
+        if batch and cost + own - shared > budget:
+            yield batch
+            batch, cost, shared = [], 0, 0
+        batch.append(index)
+        cost += own - shared
+    if batch:
+        yield batch
+
+
+def padded_batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list[int]]:
+    """Indices of the sequences in batches of up to `budget` tokens, padding included, those of like length together.
+
+    >>> list(padded_batches([[1], [2, 2, 2], [3, 3]], budget=6))
+    [[1, 2], [0]]
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(sequences)), key=lambda index: -len(sequences[index])):
+        if batch and (len(batch) + 1) * len(sequences[batch[0]]) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

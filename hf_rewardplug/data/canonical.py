@@ -146,6 +146,13 @@ def checked_pair(row: Row) -> Row:
     return {**checked, **_template_arguments(row)}
 
 
+def checked_completion(row: Row) -> Row:
+    """A prompt (or none) with its `completion`, which may be empty, as text or as messages both; or a `RowError`."""
+    checked = {"prompt": _text_or_messages(row, "prompt")} if row.get("prompt") else {}
+    checked["completion"] = _text_or_messages(row, "completion", may_be_empty=True)
+    return {"prompt": type(checked["completion"])(), **checked}
+
+
 def checked_steps(row: Row, column: str = "completions") -> Row:
     """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled)."""
     prompt = _text_or_messages(row, "prompt", may_be_empty=True)

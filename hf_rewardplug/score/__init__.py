@@ -1,0 +1,1 @@
+"""What a trained reward model is worth: scores of prompts and completions, benchmarks, reports."""

@@ -1,0 +1,103 @@
+"""What a scorer is given, as rows that the encoder takes, and the way back to the caller's nesting.
+
+In: prompts and completions or steps, single or N a prompt, text or conversations. Out: flat rows, each with a `name`
+for errors, and a function that nests their scores as the input was.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..data.canonical import RowError, checked_completion, checked_steps
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether it is a list of messages.
+
+    >>> is_conversation([{"role": "user", "content": "Hi"}]), is_conversation(["Hi"]), is_conversation([])
+    (True, False, False)
+    """
+    return isinstance(value, list) and bool(value) and all(isinstance(message, dict) for message in value)
+
+
+class Completions:
+    """Completions of a prompt: text, or the messages that follow."""
+
+    name = "completions"
+
+    @staticmethod
+    def is_one(value: Any) -> bool:
+        return isinstance(value, str) or is_conversation(value)
+
+    @staticmethod
+    def row(prompt: Any, completion: Any) -> dict[str, Any]:
+        """Text and messages together become messages: a question and its answer.
+
+        >>> Completions.row([{"role": "user", "content": "2+2?"}], "4")["completion"]
+        [{'role': 'assistant', 'content': '4'}]
+        """
+        if is_conversation(prompt) and isinstance(completion, str):
+            completion = [{"role": "assistant", "content": completion}]
+        elif isinstance(prompt, str) and prompt and is_conversation(completion):
+            prompt = [{"role": "user", "content": prompt}]
+        return checked_completion({"prompt": prompt, "completion": completion})
+
+
+class Solutions:
+    """Solutions of a prompt: lists of steps."""
+
+    name = "steps"
+
+    @staticmethod
+    def is_one(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(isinstance(step, str) for step in value)
+
+    @staticmethod
+    def row(prompt: Any, steps: Any) -> dict[str, Any]:
+        """
+        >>> Solutions.row("2+2?", ["4"])
+        {'prompt': '2+2?', 'completions': ['4']}
+        """
+        labels = [1] * len(steps) if isinstance(steps, list) else [1]
+        checked = checked_steps({"prompt": prompt, "completions": steps, "labels": labels})
+        return {"prompt": checked["prompt"], "completions": checked["completions"]}
+
+
+def nested_rows(
+    prompts: Any, items: Any, kind: type[Completions] | type[Solutions], names: list[str] | None = None
+) -> tuple[list[dict[str, Any]], Callable[[Iterable], Any]]:
+    """Flat rows, and what nests their scores.
+
+    Args:
+        prompts, items: lists of the same length, or a single prompt with its item or items.
+        names: what errors call each prompt; by its index when None.
+
+    Raises:
+        ValueError: lengths differ, or an item is neither one nor a list of them.
+
+    >>> rows, nest = nested_rows(["p", "q"], [["a", "b"], "c"], Completions)
+    >>> [row["completion"] for row in rows], nest([1.0, 2.0, 3.0])
+    (['a', 'b', 'c'], [[1.0, 2.0], 3.0])
+    """
+    single = isinstance(prompts, str) or is_conversation(prompts)
+    prompts, items = ([prompts], [items]) if single else (list(prompts), list(items))
+    if len(prompts) != len(items):
+        raise ValueError(f"{len(items)} {kind.name} for {len(prompts)} prompts; expected one (or one list) a prompt.")
+    rows, sizes = [], []
+    for index, (prompt, item) in enumerate(zip(prompts, items, strict=True)):
+        name = names[index] if names else f"{kind.name}[{index}]"
+        one = kind.is_one(item)
+        if not one and not isinstance(item, list | tuple):
+            raise ValueError(f"{name} is {type(item).__name__}; expected one of the {kind.name} or a list of them.")
+        sizes.append(None if one else len(item))
+        for number, each in enumerate([item] if one else item):
+            try:
+                rows.append({"name": name if one else f"{name}[{number}]", **kind.row(prompt, each)})
+            except RowError as error:
+                raise ValueError(f"{name if one else f'{name}[{number}]'}: {error}.") from error
+
+    def nest(scores: Iterable) -> Any:
+        flat = iter(list(scores))
+        nested = [next(flat) if size is None else [next(flat) for _ in range(size)] for size in sizes]
+        return nested[0] if single else nested
+
+    return rows, nest

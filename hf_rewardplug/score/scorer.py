@@ -1,0 +1,270 @@
+"""Scores of a trained reward model: one number a completion, or a probability a step, by the encoder of training.
+
+In: a checkpoint, prompts and completions (text or conversations). Out: floats in the nesting and order of the input.
+
+    prompts               completions, steps            scores
+    ["p", "q"]            ["a", "b"]                    [0.3, -1.2]                 score
+    ["p", "q"]            [["a", "b"], ["c"]]           [[0.3, 0.1], [-1.2]]        score, best-of-N
+    ["p"]                 [["step", "step"]]            [[0.9, 0.2]]                score_steps
+    ["p"]                 [[["step"], ["s", "t"]]]      [[[0.9], [0.8, 0.2]]]       score_steps, best-of-N
+
+Sequences are sorted so that common prefixes meet in a batch, where they are computed once; a batch holds so many unique
+tokens. Models that cannot take prefix trees get padded batches, sorted by length.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.batching import packed_batches, padded_batches
+from ..data.canonical import UNLABELLED, RowError
+from ..data.collator import StepCollator
+from ..data.encoding import Encoder
+from ..data.token_checks import check_ids
+from ..model.attention import share_prefixes, unwrapped
+from ..model.checkpoint import load_checkpoint
+from ..model.head import behind_virtual_tokens, install_reward_head, step_probabilities
+from ..model.layout import tree_index
+from .aggregates import AGGREGATES, aggregated
+from .inputs import Completions, Solutions, nested_rows
+
+WINDOW = 4096
+"""sequences that are sorted together; what lies in memory at a time"""
+
+
+class RewardScorer:
+    """Scores completions with an outcome reward model (ORM), solutions and steps with a process reward model (PRM).
+
+    A text completion is scored at the EOS behind it and a conversation at the last token that its template renders; a
+    step at the last token of its separator: as in training, with the checkpoint's own separator. Rewards are fp32.
+
+    It is a TRL reward function too: `GRPOTrainer(reward_funcs=scorer)`.
+
+    Args:
+        model: a sequence classifier (ORM) or token classifier (PRM), PEFT-wrapped or not.
+        tokenizer: the checkpoint's.
+        max_tokens_per_batch: unique tokens of a packed batch, tokens with padding of a padded one.
+        aggregate: what `score` makes of a PRM's steps: "min", "prod", "last", "mean" or "soft-min".
+        normalize: subtract the mean of the rewards and divide by their standard deviation, both of the evaluation that
+            the checkpoint remembers. ORM only.
+        prefix_sharing: False pads.
+
+    >>> scorer = RewardScorer.from_pretrained("runs/orm_gemma")  # doctest: +SKIP
+    >>> scorer.score(["What is 2+2?"], [["4", "5"]])  # doctest: +SKIP
+    [[1.7, -0.6]]
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_tokens_per_batch: int = 16384,
+        aggregate: str = "min",
+        normalize: bool = False,
+        prefix_sharing: bool = True,
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
+        description = getattr(model.config, "rewardplug", None) or {}
+        steps = type(unwrapped(model)).__name__.endswith("ForTokenClassification")
+        self.kind = description.get("kind") or ("prm" if steps else "orm")
+        if self.kind == "orm" and model.config.num_labels != 1:
+            raise ValueError(f"The model has {model.config.num_labels} labels; an outcome reward model has one.")
+        _check_aggregate(aggregate)
+        self.calibration = description.get("calibration")
+        if normalize and not self.calibration:
+            raise ValueError(
+                "normalize=True, but the checkpoint remembers no mean and standard deviation of its rewards; an ORM "
+                "that was trained here does. Leave it out, or normalise the scores yourself."
+            )
+        self.__name__ = Path(model.config.name_or_path or "reward").name  # TRL names a reward function's figures by it
+        self.encoder = Encoder(
+            tokenizer=tokenizer,
+            vocab_size=model.get_input_embeddings().weight.shape[0],
+            step_separator=description.get("step_separator") or "\n",
+            step_token=description.get("step_token"),
+        )
+        install_reward_head(model)
+        self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
+        on_cuda = model.device.type == "cuda"
+        self._collate = StepCollator(
+            tokenizer.pad_token_id or 0, prefix_sharing=self.prefix_sharing, tree_index=tree_index if on_cuda else None
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str | torch.device | None = None,
+        max_tokens_per_batch: int = 16384,
+        aggregate: str = "min",
+        normalize: bool = False,
+        prefix_sharing: bool = True,
+        **kwargs,
+    ) -> "RewardScorer":
+        """Load a folder or hub id: a plain checkpoint, or an adapter that a trainer saved.
+
+        Args:
+            device: this process's accelerator when None, or the CPU.
+            kwargs: for the model's `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
+
+        Raises:
+            ValueError: it is no reward model, or cannot be read.
+        """
+        model, tokenizer = load_checkpoint(name, **kwargs)
+        if "device_map" not in kwargs:
+            model.to(_own_device() if device is None else device)
+        options = {"aggregate": aggregate, "normalize": normalize, "prefix_sharing": prefix_sharing}
+        return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, **options)
+
+    # ---- scores --------------------------------------------------------------------------------------------------
+
+    def score(self, prompts, completions) -> Any:
+        """A score a completion, in the nesting of `completions`.
+
+        Args:
+            prompts: strings or conversations (lists of `{"role", "content"}`); or a single one.
+            completions: for each prompt a completion (a string, or the messages that follow) or a list of them. A PRM
+                cuts them into steps at its separator, and gives one number a solution (`aggregate`).
+
+        Raises:
+            ValueError: another number of prompts than of completions, or something that cannot be scored, by its index.
+        """
+        return self._completions(prompts, completions)
+
+    def score_steps(self, prompts, steps, aggregate: str | None = None) -> Any:
+        """The probability that each step is right, in the nesting of `steps`; or one number a solution.
+
+        Args:
+            prompts: as in `score`.
+            steps: for each prompt a solution, which is a list of strings, or a list of solutions.
+            aggregate: "min", "prod", "last", "mean" or "soft-min"; None for the probabilities themselves.
+
+        Raises:
+            ValueError: as in `score`; or the model is no PRM.
+        """
+        return self._solutions(prompts, steps, aggregate)
+
+    def score_rows(self, rows: Iterable[dict[str, Any]], *, window: int = 1024) -> Iterator[Any]:
+        """Scores of rows that need not fit into memory, one by one, in order.
+
+        Args:
+            rows: `{"prompt", "completion"}`, or "completions" (a list), or "steps" (a solution or a list of them).
+            window: rows that are read, sorted and scored at a time.
+
+        Raises:
+            ValueError: a row that cannot be scored, by its number.
+        """
+        rows, start = iter(rows), 0
+        while batch := list(islice(rows, window)):
+            scores: dict[int, Any] = {}
+            for key, method in (
+                ("completion", self._completions),
+                ("completions", self._completions),
+                ("steps", self._solutions),
+            ):
+                chosen = [index for index, row in enumerate(batch) if key in row and index not in scores]
+                if chosen:
+                    names = [f"row {start + index}" for index in chosen]
+                    prompts, items = ([batch[index].get(name, "") for index in chosen] for name in ("prompt", key))
+                    scores |= zip(chosen, method(prompts, items, names=names), strict=True)
+            for index, row in enumerate(batch):
+                if index not in scores:
+                    raise ValueError(
+                        f"row {start + index}: found {sorted(row)}; expected 'prompt' and one of 'completion', "
+                        "'completions' and 'steps'."
+                    )
+                yield scores[index]
+            start += len(batch)
+
+    def __call__(self, prompts, completions, **kwargs) -> list[float]:
+        """TRL's reward function: `(prompts, completions, columns of the data set) -> [reward]`."""
+        return self.score(prompts, completions)
+
+    def _completions(self, prompts, completions, names: list[str] | None = None) -> Any:
+        rows, nest = nested_rows(prompts, completions, Completions, names)
+        if self.kind == "prm":
+            return nest(aggregated(steps, self.aggregate) for steps in self._scores(map(self._cut, rows)))
+        mean, std = (self.calibration["mean"], self.calibration["std"]) if self.normalize else (0.0, 1.0)
+        return nest((score - mean) / std for (score,) in self._scores(rows))
+
+    def _solutions(self, prompts, steps, aggregate: str | None = None, names: list[str] | None = None) -> Any:
+        if self.kind != "prm":
+            raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
+        _check_aggregate(aggregate or "min")
+        rows, nest = nested_rows(prompts, steps, Solutions, names)
+        return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
+
+    def _cut(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A completion's steps: what stands between its separators."""
+        text = row["completion"] if isinstance(row["completion"], str) else row["completion"][-1]["content"]
+        steps = [step for step in text.split(self.encoder.step_token or self.encoder.step_separator) if step.strip()]
+        return {"name": row["name"], "prompt": row["prompt"], "completions": steps or [text]}
+
+    # ---- the model -----------------------------------------------------------------------------------------------
+
+    def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
+        """The scores of each row, in order, window by window."""
+        rows = iter(rows)
+        while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
+            yield from self._window(window)
+
+    def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
+        """Token ids, and a label wherever a score is wanted."""
+        try:
+            if self.kind == "prm":
+                return self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
+            ids = check_ids(self.encoder.completion(row), "completion", self.encoder.vocab_size)
+        except RowError as error:
+            raise ValueError(f"{row['name']}: {error}.") from error
+        return {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
+
+    def _window(self, encoded: list[dict[str, list]]) -> list[list[float]]:
+        sequences = [row["input_ids"] for row in encoded]
+        plan = list((packed_batches if self.prefix_sharing else padded_batches)(sequences, self.max_tokens_per_batch))
+        found: list[list[float]] = [[] for _ in encoded]
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=len(plan) < 2):
+                values = iter(self._forward([encoded[index] for index in batch]))
+                for index in batch:
+                    count = sum(label != UNLABELLED for label in encoded[index]["labels"])
+                    found[index] = list(islice(values, count))
+        finally:
+            self.model.train(training)
+        return found
+
+    @torch.no_grad()
+    def _forward(self, rows: list[dict[str, list]]) -> list[float]:
+        batch = self._collate(rows)
+        keys = ("input_ids", "attention_mask", "position_ids", "score_positions")
+        arguments = {key: batch[key].to(self.model.device) for key in keys if key in batch}
+        arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
+        if "prefix_tree" in batch:
+            arguments["prefix_tree"] = batch["prefix_tree"]
+        logits_SC = self.model(**arguments, use_cache=False).logits.float()
+        return (step_probabilities(logits_SC) if self.kind == "prm" else logits_SC.squeeze(-1)).tolist()
+
+
+def _check_aggregate(aggregate: str) -> None:
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate={aggregate!r} is not one of {', '.join(AGGREGATES)}.")
+
+
+def _own_device() -> torch.device:
+    """This process's accelerator, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return (
+        torch.device("cpu")
+        if accelerator is None
+        else torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+    )
