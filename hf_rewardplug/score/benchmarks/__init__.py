@@ -1,0 +1,46 @@
+"""Benchmarks of the field: a scorer and a benchmark's rows -> its figures, as its own code defines them.
+
+In: `scorer.score(prompts, completions)` (floats, nested as the completions are) and raw rows in the benchmark's own
+columns. Out: a `Result` of flat figures ("accuracy", "accuracy/Chat", "n", ...) and of every example with its scores.
+
+    registry.py        names -> benchmarks, detection from columns, rows with their numbers
+    evaluation.py      `evaluate`: load, detect, run
+    examples.py        what the benchmarks share: turns, one call of the scorer, means by subset
+    pairs.py           preference data of any format; JudgeBench
+    rewardbench.py     RewardBench: four sections of pairs
+    rewardbench2.py    RewardBench 2: best of four, and ties
+    rm_bench.py        RM-Bench: three styles against three
+    process_bench.py   ProcessBench: the first wrong step (process reward models)
+    prm_bench.py       PRMBench: right and wrong steps in nine classes (process reward models)
+    best_of_n.py       accuracy of the best of n samples, and of votes, against n (either kind)
+"""
+
+from . import best_of_n, pairs, prm_bench, process_bench, rewardbench, rewardbench2, rm_bench  # noqa: F401  registers
+from .evaluation import evaluate, prepare
+from .examples import as_chat, mean_by, scored
+from .registry import (
+    BENCHMARKS,
+    Benchmark,
+    Result,
+    Rows,
+    detect_benchmark,
+    get_benchmark,
+    read_rows,
+    register_benchmark,
+)
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Result",
+    "Rows",
+    "as_chat",
+    "detect_benchmark",
+    "evaluate",
+    "get_benchmark",
+    "mean_by",
+    "prepare",
+    "read_rows",
+    "register_benchmark",
+    "scored",
+]

@@ -1,0 +1,74 @@
+"""Between a benchmark's rows and its figures: what the benchmarks share.
+
+    texts -> as_chat -> prompts and completions -> scored -> scores, nested as the completions -> mean_by -> figures
+
+The scorer sees a benchmark in one call, with all completions of a prompt beside it, so that it can batch and share.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+
+from hf_rewardplug.data.adapters.turns import assistant, user
+
+Prompt = str | list[dict]
+Completion = str | list[dict]
+
+
+def as_chat(prompt: str, completions: Iterable[str], *, chat: bool = True) -> tuple[Prompt, list[Completion]]:
+    """A text prompt and its answers as turns (the model's template then applies), or as they are.
+
+    >>> as_chat("1+1?", ["2"])
+    ([{'role': 'user', 'content': '1+1?'}], [[{'role': 'assistant', 'content': '2'}]])
+    >>> as_chat("1+1?", ["2"], chat=False)
+    ('1+1?', ['2'])
+    """
+    if not chat:
+        return prompt, list(completions)
+    return [user(prompt)], [[assistant(completion)] for completion in completions]
+
+
+def scored(name: str, scorer: Any, prompts: list[Prompt], completions: list[list[Completion]]) -> list[list[float]]:
+    """One finite float for each completion, from one call of the scorer.
+
+    Raises:
+        ValueError: other numbers of scores, or NaN and infinity, which would count as wrong in silence.
+    """
+    found = scorer.score(prompts, completions)
+    if [len(scores) for scores in found] != [len(several) for several in completions]:
+        raise ValueError(f"benchmark '{name}': the scorer gave other numbers of scores than there are completions.")
+    scores = [[float(score) for score in row] for row in found]
+    for number, row in enumerate(scores):
+        if not all(map(math.isfinite, row)):
+            raise ValueError(
+                f"benchmark '{name}', example {number}: the scores are {row}. Look at the model: its weights or its "
+                "activations overflow (fp16?)."
+            )
+    return scores
+
+
+def text_of(completion: Completion) -> str:
+    """The text of an answer, without roles.
+
+    >>> text_of([{"role": "assistant", "content": "4"}])
+    '4'
+    """
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(message.get("content", "") for message in completion)
+
+
+def mean_by(values: Iterable[float], keys: Iterable[Hashable], *, name: str = "accuracy") -> dict[str, float]:
+    """The mean over all and over each key, and the counts.
+
+    >>> mean_by([1, 0, 1, 1], ["a", "a", "b", "b"])
+    {'accuracy': 0.75, 'accuracy/a': 0.5, 'accuracy/b': 1.0, 'n': 4, 'n/a': 2, 'n/b': 2}
+    """
+    values, groups = list(values), defaultdict(list)
+    for value, key in zip(values, keys, strict=True):
+        groups[key].append(value)
+    means = {name: float(np.mean(values)), **{f"{name}/{key}": float(np.mean(of)) for key, of in groups.items()}}
+    return {**means, "n": len(values), **{f"n/{key}": len(of) for key, of in groups.items()}}

@@ -1,0 +1,161 @@
+"""Two answers each, one of them better -> accuracy: preference data of any format, and JudgeBench.
+
+In: rows that an adapter of `hf_rewardplug.data` reads as pairs or ranked lists, or JudgeBench's own. Out: a `Result`.
+An answer is right where it scores higher than the other one; a tie is wrong.
+"""
+
+import json
+from typing import Any
+
+from hf_rewardplug.data.adapters import detect_adapter, get_adapter
+from hf_rewardplug.data.adapters.fields import text
+from hf_rewardplug.data.canonical import RowError, to_pairs
+
+from .examples import Completion, Prompt, as_chat, mean_by, scored, text_of
+from .registry import Result, Row, read_rows, register_benchmark
+
+Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
+"""a prompt, its different completions, which of them is chosen over which, and the subset"""
+
+_CATEGORIES = {
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
+    "livecodebench": "coding",
+}
+
+
+@register_benchmark(
+    "preference",
+    kind="orm",
+    columns=("chosen", "rejected"),
+    source="pairwise accuracy as TRL's RewardTrainer counts it: https://github.com/huggingface/trl",
+)
+def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subset: str | None = None) -> Result:
+    """Pairs of any format that the adapters read; a ranked list gives each pair whose scores differ.
+
+    Each completion is scored once, however many pairs it is in. Figures: "accuracy" (a tie is wrong), "ties" (their
+    share), "margin" (mean of chosen minus rejected), "accuracy/<subset>", "accuracy/chosen longer" and "accuracy/chosen
+    shorter" in characters (a model that likes length is far better at the first), counts "n...", and "left out": rows
+    without a pair (ties of the annotators).
+
+    Args:
+        adapter: the format's name; None: found from the columns of the first row.
+        subset: column that tells subsets apart; None: `subset` or `source`, where there is one.
+    """
+    first = rows[0] if rows else {}
+    found = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+    column = subset or next((name for name in ("subset", "source") if name in first), None)
+    if subset is not None and subset not in first:
+        raise ValueError(f"benchmark 'preference': there is no column {subset!r} for subset; found {sorted(first)}.")
+
+    def read(row: Row) -> list[Group]:
+        value = None if column is None else row.get(column)
+        groups = [_group(canonical, None if value is None else str(value)) for canonical in found(row)]
+        return [group for group in groups if group[2]]
+
+    read_groups = read_rows("preference", rows, read, columns=found.columns or ())
+    groups = [group for several in read_groups for group in several]
+    if not groups:
+        raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
+    scores = scored("preference", scorer, [group[0] for group in groups], [group[1] for group in groups])
+    items = [
+        _item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
+        for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)
+        for good, bad in pairs
+    ]
+    figures = {**_pair_figures(items), "left out": sum(not several for several in read_groups)}
+    return Result("preference", figures, items)
+
+
+@register_benchmark(
+    "judge_bench",
+    kind="orm",
+    hub="ScalerLab/JudgeBench",
+    split="gpt",
+    columns=("question", "response_A", "response_B", "label", "source"),
+    source="arXiv:2410.12784, https://github.com/ScalerLab/JudgeBench (run_judge.py, utils/metrics.py)",
+)
+def judge_bench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
+    """JudgeBench: two answers to a hard question, one of them objectively correct (arXiv:2410.12784).
+
+    Split "gpt" (350 pairs, answers of GPT-4o) or "claude" (270). Categories by the beginning of `source`, as in its
+    run_judge.py: mmlu-pro is knowledge, livebench-reasoning reasoning, livebench-math math, livecodebench coding; the
+    overall accuracy is over all pairs. Its judges see both orders, and a pair on which they disagree is not correct; a
+    reward model disagrees where scores tie (its --single_game, one order, would count a tie as "B>A").
+
+    Args:
+        chat: questions and answers are turns; False: plain text.
+    """
+
+    def read(row: Row) -> Group:
+        label, source = text(row, "label"), text(row, "source")
+        if label not in ("A>B", "B>A"):
+            raise RowError(f"expected 'A>B' or 'B>A', found {label!r}", "label")
+        prompt, completions = as_chat(
+            text(row, "question"), [text(row, "response_A"), text(row, "response_B")], chat=chat
+        )
+        category = next((name for start, name in _CATEGORIES.items() if source.startswith(start)), source)
+        return prompt, completions, [(0, 1) if label == "A>B" else (1, 0)], category
+
+    groups = read_rows("judge_bench", rows, read)
+    scores = scored("judge_bench", scorer, [group[0] for group in groups], [group[1] for group in groups])
+    items = [
+        _item(prompt, completions[good], completions[bad], row[good], row[bad], category)
+        for (prompt, completions, [(good, bad)], category), row in zip(groups, scores, strict=True)
+    ]
+    figures = mean_by([item["right"] for item in items], [item["subset"] for item in items])
+    return Result("judge_bench", {**figures, "ties": _ties(items)}, items)
+
+
+def _group(canonical: Row, subset: str | None) -> Group:
+    """All pairs of a canonical row, each completion once.
+
+    >>> _group({"prompt": "Hi", "completions": ["a", "b", "c"], "scores": [1, 3, 2]}, None)
+    ('Hi', ['b', 'a', 'c'], [(0, 1), (2, 1), (0, 2)], None)
+    """
+    places, completions, pairs, prompt = {}, [], [], ""
+    for pair in to_pairs(canonical):
+        if extra := [name for name in ("tools", "chat_template_kwargs") if name in pair]:
+            raise RowError("a scorer takes no arguments of the chat template; take the column away", extra[0])
+        prompt = pair.get("prompt", "" if isinstance(pair["chosen"], str) else [])
+        for side in ("chosen", "rejected"):
+            key = json.dumps(pair[side], sort_keys=True)
+            if key not in places:
+                places[key] = len(completions)
+                completions.append(pair[side])
+        pairs.append(tuple(places[json.dumps(pair[side], sort_keys=True)] for side in ("chosen", "rejected")))
+    return prompt, completions, pairs, subset
+
+
+def _item(
+    prompt: Prompt, chosen: Completion, rejected: Completion, good: float, bad: float, subset: str | None
+) -> dict:
+    return {
+        "prompt": prompt,
+        "completions": [chosen, rejected],
+        "scores": [good, bad],
+        "right": good > bad,
+        "subset": subset,
+    }
+
+
+def _ties(items: list[dict]) -> float:
+    return sum(item["scores"][0] == item["scores"][1] for item in items) / len(items)
+
+
+def _pair_figures(items: list[dict]) -> dict[str, float]:
+    with_subset = [item for item in items if item["subset"] is not None]
+    by_subset = mean_by([item["right"] for item in items], ["all"] * len(items))
+    figures = {"accuracy": by_subset["accuracy"], "ties": _ties(items)}
+    figures["margin"] = sum(item["scores"][0] - item["scores"][1] for item in items) / len(items)
+    groups = {"chosen longer": [], "chosen shorter": []}
+    for item in items:
+        chosen, rejected = (len(text_of(completion)) for completion in item["completions"])
+        if chosen != rejected:
+            groups["chosen longer" if chosen > rejected else "chosen shorter"].append(item["right"])
+    for item in with_subset:
+        groups.setdefault(item["subset"], []).append(item["right"])
+    groups = {name: rights for name, rights in groups.items() if rights}
+    figures |= {f"accuracy/{name}": sum(rights) / len(rights) for name, rights in groups.items()}
+    return {**figures, "n": len(items), **{f"n/{name}": len(rights) for name, rights in groups.items()}}

@@ -1,0 +1,184 @@
+"""Names -> benchmarks: in goes a name, or the columns and the first row of data; out comes the benchmark.
+
+Registration is all that happens at import. A benchmark's function reads its rows with `read_rows`, gets their scores
+with one `scored`, and returns a `Result`:
+
+    @register_benchmark("my_bench", kind="orm", columns=["question", "good", "bad"], source="my paper")
+    def my_bench(scorer, rows): ...
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_rewardplug.data.adapters import detect_adapter
+from hf_rewardplug.data.canonical import RowError, row_type
+
+Row = dict[str, Any]
+
+BENCHMARKS: dict[str, "Benchmark"] = {}  # in the order of registration: detection prefers the last
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark gave.
+
+    Attributes:
+        name: the benchmark.
+        figures: flat: "accuracy", "accuracy/Chat", ..., and the counts "n", "n/Chat".
+        items: one an example, JSON-able: prompt, completions, scores, right (bool or float), subset.
+    """
+
+    name: str
+    figures: dict[str, float]
+    items: list[dict]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A registered benchmark.
+
+    Attributes:
+        run: (scorer, rows, **options) -> Result.
+        kind: the models it is for, "orm" or "prm".
+        hub, config, split: its data on the hub (None: it has none of its own).
+        columns: what its rows must have, and what it is detected from.
+        matches: a look at the first row, where columns do not tell benchmarks apart.
+        detected: False where it is used by name only.
+        source: paper and code.
+    """
+
+    name: str
+    run: Callable[..., Result]
+    kind: str
+    hub: str | None
+    split: str
+    columns: tuple[str, ...]
+    source: str
+    config: str | None = None
+    matches: Callable[[Row], bool] | None = None
+    detected: bool = True
+
+    def fits(self, columns: Iterable[str], first_row: Row | None) -> bool:
+        return (
+            self.detected
+            and set(self.columns) <= set(columns)
+            and (first_row is None or self.matches is None or self.matches(first_row))
+        )
+
+
+def register_benchmark(
+    name: str,
+    *,
+    kind: str,
+    columns: Iterable[str],
+    source: str,
+    hub: str | None = None,
+    split: str = "test",
+    config: str | None = None,
+    matches: Callable[[Row], bool] | None = None,
+    detected: bool = True,
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Decorator: `function(scorer, rows, **options) -> Result` is the benchmark called `name`, and stays as it is."""
+    if kind not in ("orm", "prm"):
+        raise ValueError(f"benchmark '{name}' has kind {kind!r}. Expected 'orm' or 'prm'.")
+    rest = {"columns": tuple(columns), "source": source, "config": config, "matches": matches, "detected": detected}
+
+    def register(function: Callable[..., Result]) -> Callable[..., Result]:
+        BENCHMARKS.pop(name, None)
+        BENCHMARKS[name] = Benchmark(name, function, kind, hub, split, **rest)
+        return function
+
+    return register
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark called `name`, or a ValueError that begins with the nearest name.
+
+    >>> get_benchmark("reward-bench")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: unknown benchmark 'reward-bench'. Known, the nearest first: rewardbench, ...
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    nearest = difflib.get_close_matches(str(name).lower(), BENCHMARKS, n=1, cutoff=0.0)
+    names = ", ".join(nearest + [other for other in sorted(BENCHMARKS) if other not in nearest])
+    raise ValueError(f"unknown benchmark '{name}'. Known, the nearest first: {names}. Or give a file or a hub id.")
+
+
+def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Benchmark:
+    """The most specific benchmark that fits: most columns, then one that looked at the row, then the last registered.
+
+    What no benchmark fits and an adapter reads as pairs is `preference`.
+
+    >>> detect_benchmark(["question", "response_A", "response_B", "label", "source"]).name
+    'judge_bench'
+    >>> detect_benchmark(["prompt", "chosen", "rejected"]).name
+    'preference'
+    """
+    columns = list(columns)
+    fitting = [
+        (len(benchmark.columns), benchmark.matches is not None, order, benchmark)
+        for order, benchmark in enumerate(BENCHMARKS.values())
+        if benchmark.fits(columns, first_row)
+    ]
+    if fitting:
+        return max(fitting, key=lambda candidate: candidate[:3])[3]
+    if first_row is not None and _adapter_gives_pairs(first_row):
+        return BENCHMARKS["preference"]
+    lines = [f"no benchmark fits the columns {columns}. Known ones:"]
+    lines += [f"  {name}: {', '.join(known.columns) or 'by name'}" for name, known in sorted(BENCHMARKS.items())]
+    raise ValueError("\n".join([*lines, "Name the benchmark, or map columns: column_mapping={expected: yours}."]))
+
+
+class Rows(list):
+    """Raw rows, and the number that each has in its data: `max_rows` leaves some out.
+
+    >>> Rows(["a", "c"], numbers=[0, 2]).numbers
+    [0, 2]
+    """
+
+    def __init__(self, rows: Iterable[Row], numbers: Iterable[int] | None = None):
+        super().__init__(rows)
+        self.numbers = list(range(len(self)) if numbers is None else numbers)
+
+
+def read_rows(
+    name: str, rows: Sequence[Row], read: Callable[[Row], Any], *, columns: Iterable[str] | None = None
+) -> list:
+    """`read` of every row, after a look at the benchmark's columns; what `read` finds wrong gets the row's number.
+
+    >>> read_rows("judge_bench", [{"question": "1+1?", "label": "A>B", "source": "mmlu-pro-math"}], dict)
+    Traceback (most recent call last):
+    ValueError: benchmark 'judge_bench', row 0: columns ['response_A', 'response_B'] are missing; \
+found ['label', 'question', 'source']. Map them: column_mapping={expected: yours}.
+    """
+    if columns is None:
+        columns = BENCHMARKS[name].columns if name in BENCHMARKS else ()
+    columns, found = list(columns), []
+    for number, row in zip(getattr(rows, "numbers", range(len(rows))), rows, strict=True):
+        if missing := [column for column in columns if column not in row]:
+            raise ValueError(
+                f"benchmark '{name}', row {number}: columns {missing} are missing; found {sorted(row, key=str)}. "
+                "Map them: column_mapping={expected: yours}."
+            )
+        try:
+            found.append(read(row))
+        except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
+            why = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"benchmark '{name}', row {number}: {why}.") from error
+    if not found:
+        raise ValueError(f"benchmark '{name}': there are no rows. Give some.")
+    return found
+
+
+def _adapter_gives_pairs(row: Row) -> bool:
+    try:
+        adapter = detect_adapter(list(row), row)
+    except ValueError:
+        return False
+    try:
+        return all(row_type(found) in ("preference", "ranked") for found in adapter(row))
+    except RowError:
+        return True  # `preference` will say what is wrong with row 0
