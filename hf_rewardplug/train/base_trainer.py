@@ -6,6 +6,7 @@ whole optimizer step, logs and evaluation figures from sums and counts over all 
 
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from .callbacks import TokenClock, TokenProgress
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
+from .model_card import with_usage
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         self._running = Running()
         self._tokens = TokenCounter()
         self._evaluated: list[Tensors] = []
+        self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
         if self._shares_prefixes:
             self.data_collator.prefix_sharing = True
             self.data_collator.tree_index = tree_index if self.args.device.type == "cuda" else None
@@ -160,6 +163,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._evaluated:
             figures = self._own_figures()
+            self.evaluated[metric_key_prefix] = figures
             self.remember(figures, metric_key_prefix)
             own = {f"{metric_key_prefix}_{key}": value for key, value in figures.items()}
             loss_key = f"{metric_key_prefix}_loss"
@@ -180,6 +184,13 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
 
     def remember(self, figures: dict[str, float], prefix: str) -> None:
         """What a checkpoint should keep of an evaluation's figures, or (prefix "train") of the training logs'."""
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """TRL's tells no figures, and its quick start is a pipeline that knows neither prompts nor steps."""
+        super().create_model_card(model_name, dataset_name, tags)
+        card = Path(self.args.output_dir, "README.md")
+        if self.is_world_process_zero() and card.is_file():
+            card.write_text(with_usage(card.read_text(encoding="utf-8"), self), encoding="utf-8")
 
     # ---- set-up --------------------------------------------------------------------------------------------------
 

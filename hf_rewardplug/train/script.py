@@ -19,7 +19,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.files import at_most, hold_out, load_split
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
-from .summary import print_summary
+from .summary import print_summary, save_items
 
 
 @dataclass
@@ -156,7 +156,9 @@ def run(trainer) -> dict[str, float]:
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.save_config()  # with the rewards' mean and spread
     trainer.save_metrics("eval", output.metrics)
+    trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
     if trainer.is_world_process_zero():
+        save_items(trainer, output)
         print_summary(trainer, output)
     trainer.accelerator.wait_for_everyone()  # a rank that leaves early can abort in gloo's teardown and take all along
     trainer.accelerator.end_training()

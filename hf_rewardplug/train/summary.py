@@ -1,15 +1,17 @@
 """What a person wants to see at the end of a run: a table, three scored examples, a plot.
 
-In: a trainer that has trained, and the output of its `predict` on the held-out rows. Out: text on stdout and
-`training.png` in `output_dir` (with matplotlib, the extra `plots`).
+In: a trainer that has trained, and the output of its `predict` on the held-out rows. Out: text on stdout, and in
+`output_dir` `eval_items.jsonl` (each example with its scores, what `rewardplug report` reads) and `training.png` (with
+matplotlib, the extra `plots`).
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..data.canonical import UNLABELLED
+from ..data.canonical import SUBSET, UNLABELLED
 from ..data.prefix_tree import common_prefix_length
 from ..model.head import step_probabilities
 
@@ -28,6 +30,42 @@ def print_summary(trainer, output) -> None:
     plot = save_plot(trainer, output, folder / "training.png")
     print(f"\nModel, tokenizer and eval_results.json: {folder}")
     print(f"Plot: {plot}" if plot else "Plot: not drawn, matplotlib is missing (pip install 'hf_rewardplug[plots]')")
+
+
+def save_items(trainer, output) -> None:
+    """`eval_items.jsonl`: {prompt, completions, scores, lengths, subset} a pair, {prompt, steps, probabilities, labels,
+    subset} a solution; a tree of steps is not a solution and is left out."""
+    describe = _step_item if output.predictions.ndim == 3 else _pair_item
+    with open(Path(trainer.args.output_dir) / "eval_items.jsonl", "w", encoding="utf-8") as lines:
+        for row, scores in zip(trainer.eval_dataset, output.predictions, strict=False):
+            if not row.get("node_lengths"):
+                item = {**describe(trainer.processing_class, row, scores), "subset": row.get(SUBSET)}
+                lines.write(json.dumps(item) + "\n")
+
+
+def _pair_item(tokenizer, row: dict, rewards) -> dict:
+    ids = [row["chosen_ids"], row["rejected_ids"]]
+    prefix = min(common_prefix_length(*ids), *(len(one) - 1 for one in ids))
+    return {
+        "prompt": tokenizer.decode(ids[0][:prefix], skip_special_tokens=True),
+        "completions": [tokenizer.decode(one[prefix:], skip_special_tokens=True) for one in ids],
+        "scores": [float(reward) for reward in rewards],
+        "lengths": [len(one) - prefix for one in ids],
+    }
+
+
+def _step_item(tokenizer, row: dict, logits) -> dict:
+    ends = [index + 1 for index, label in enumerate(row["labels"]) if label != UNLABELLED]
+    texts = [
+        tokenizer.decode(row["input_ids"][start:end], skip_special_tokens=True)
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return {
+        "prompt": texts[0],  # up to the first labelled step, which no mark divides from the prompt
+        "steps": ["(up to here)", *texts[1:]],
+        "probabilities": step_probabilities(torch.from_numpy(logits))[: len(ends)].tolist(),
+        "labels": [row["labels"][end - 1] for end in ends],
+    }
 
 
 def _row(name: str, before: dict, after: dict, key: str) -> tuple[str, str, str]:

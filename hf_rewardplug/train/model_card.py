@@ -1,0 +1,85 @@
+"""The model card's part that TRL's template does not have: the held-out figures, the data, and three ways to use it.
+
+In: a trainer that has evaluated. Out: Markdown in place of the template's quick start, whose pipeline knows no prompts.
+"""
+
+import re
+
+from accelerate.utils import is_peft_model
+
+_QUICK_START = re.compile(r"^## Quick start$.*?(?=^## )", re.MULTILINE | re.DOTALL)
+
+_SCORE = {
+    "orm": """from hf_rewardplug import RewardScorer
+
+scorer = RewardScorer.from_pretrained("{name}")
+scorer.score(["What is 2 + 2?"], [["4", "5"]])  # a reward each; more is better""",
+    "prm": """from hf_rewardplug import RewardScorer
+
+scorer = RewardScorer.from_pretrained("{name}")
+scorer.score_steps(["What is 2 + 2?"], [["2 + 2 is 1 + 3.", "So 5."]])  # the probability that each step is right""",
+}
+_PLAIN = {
+    "orm": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # the raw reward""",
+    "prm": """from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+model = AutoModelForTokenClassification.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+ids = tokenizer("What is 2 + 2?").input_ids
+ids += tokenizer("2 + 2 is 1 + 3." + {separator!r}, add_special_tokens=False).input_ids
+model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)  # wrong, right""",
+}
+_SERVE = {
+    "orm": """vLLM, as its documentation has it (`problem_type="regression"` in the config keeps the reward raw):
+
+```
+vllm serve {name} --runner pooling --convert classify
+curl localhost:8000/classify -H 'Content-Type: application/json' \\
+    -d '{{"model": "{name}", "input": "What is 2 + 2? 4"}}'
+```""",
+    "prm": """vLLM does not serve this model: the heads of its classifiers have no bias, this one has.""",
+}
+
+
+def with_usage(card: str, trainer) -> str:
+    """TRL's card with this package's sections in place of its quick start."""
+    name = trainer.hub_model_id or trainer.args.hub_model_id or trainer.args.output_dir
+    description = trainer.model.config.rewardplug
+    kind = description["kind"]
+    separator = description.get("step_token") or description.get("step_separator")
+    merged = is_peft_model(trainer.model)
+    sections = [
+        f"## Use it\n\n```python\n{_SCORE[kind].format(name=name)}\n```",
+        "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
+        "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
+        "transformers alone"
+        + (f", after `hf_rewardplug.merge_adapter({name!r}, {name + '-merged'!r})`" if merged else "")
+        + f":\n\n```python\n{_PLAIN[kind].format(name=name + '-merged' * merged, separator=separator)}\n```",
+        _SERVE[kind].format(name=name + "-merged" * merged),
+        *_figures(trainer),
+        *_data(trainer),
+    ]
+    text = "\n\n".join(sections) + "\n\n"
+    card = card.replace("[None](https://huggingface.co/None)", "a local model")  # TRL's words for one
+    return _QUICK_START.sub(lambda _: text, card, count=1)
+
+
+def _figures(trainer) -> list[str]:
+    """A table of each eval set's last figures."""
+    rows = [
+        f"| {prefix} | {key} | {value:.4g} |"
+        for prefix, figures in trainer.evaluated.items()
+        for key, value in figures.items()
+        if key != "num_tokens"
+    ]
+    return ["## Held-out figures\n\n| set | figure | value |\n|---|---|---|\n" + "\n".join(rows)] if rows else []
+
+
+def _data(trainer) -> list[str]:
+    """How many rows were seen, and which were left out or cut and why."""
+    reports = [str(report) for report in trainer.preparation_reports.values() if report.rows]  # a stream counts none
+    return ["## Data\n\n```\n" + "\n".join(reports) + "\n```"] if reports else []

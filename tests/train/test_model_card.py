@@ -1,0 +1,53 @@
+"""The model card: it loads as one, its code runs as it stands, and its figures are the evaluation's."""
+
+import re
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from peft import LoraConfig
+from rows import quick, solutions, text_pairs
+
+from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, merge_adapter
+
+TRAINERS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_the_card_of_a_saved_model(kind, adapter, assets, tmp_path):
+    trainer_class, config_class, make_rows = TRAINERS[kind]
+    trainer = trainer_class(
+        str(assets / "stories260K"),
+        config_class(**quick(tmp_path / "out")),
+        train_dataset=Dataset.from_list(make_rows(6)),
+        eval_dataset=Dataset.from_list(make_rows(4, 1)),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]) if adapter else None,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card(model_name="tiny")
+    card = ModelCard.load(str(tmp_path / "out" / "README.md"))
+    assert "Quick start" not in card.text and "[None]" not in card.text and "vLLM" in card.text
+    assert f"| eval | accuracy | {metrics['eval_accuracy']:.4g} |" in card.text
+    assert "train: 6 rows gave 6 examples." in card.text
+    if adapter:
+        assert f"merge_adapter('{tmp_path / 'out'}', '{tmp_path / 'out'}-merged')" in card.text
+        merge_adapter(str(tmp_path / "out"), f"{tmp_path / 'out'}-merged")
+    scored, _, plain = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
+    found = [evaluated(code) for code in (scored, plain)]
+    if kind == "orm":
+        assert [len(of_prompt) for of_prompt in found[0]] == [2] and found[1].shape == (1, 1)
+    else:
+        assert [len(of_prompt) for of_prompt in found[0]] == [2]
+        assert found[1][1].item() == pytest.approx(found[0][0][0], abs=1e-4)
+
+
+def evaluated(code: str):
+    """Run the lines, and give the value of the last one."""
+    *lines, last = code.splitlines()
+    names = {"torch": torch}
+    exec("\n".join(lines), names)
+    return eval(last, names)
