@@ -30,7 +30,8 @@ model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")
 model = AutoModelForTokenClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ids = tokenizer("What is 2 + 2?").input_ids
-ids += tokenizer("2 + 2 is 1 + 3." + {separator!r}, add_special_tokens=False).input_ids
+for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
+    ids += tokenizer(text, add_special_tokens=False).input_ids
 model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)  # wrong, right""",
 }
 _SERVE = {
