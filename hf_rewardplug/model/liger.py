@@ -92,18 +92,23 @@ def _apply_to_body(apply: Callable, body: nn.Module, options: dict) -> None:
     try:
         apply(model=body, **options)
     except TypeError as error:  # some families name the classes that they take
-        logger.warning("Liger does not take a %s (%s); training goes on without it.", type(body).__name__, error)
+        logger.warning("Liger does not take a %s: %s", type(body).__name__, error)
+    patched = False
     for name, plain in before.items():
         fused = vars(modeling)[name]
         if fused is not plain:
+            patched = True
             new = not isinstance(plain, type) and not hasattr(plain, "by_device")
             setattr(modeling, name, _by_device(fused, plain) if new else plain)
     for module, forward in forwards.items():
         fused = vars(module).get("forward")
         if fused is not forward:
+            patched = True
             new = not hasattr(forward, "by_device")
             both = types.MethodType(_by_device(fused.__func__, type(module).forward), module) if new else forward
             module.forward = both
+    if not patched:
+        logger.warning("Liger has no kernel for the layers of a %s; training goes on without it.", type(body).__name__)
 
 
 def _by_device(fused: Callable, plain: Callable) -> Callable:

@@ -175,5 +175,6 @@ def test_a_class_that_liger_does_not_take_is_told(caplog):
         raise TypeError("The model must be LlamaForCausalLM.")
 
     liger._for_bodies(refuses)(model=model)
-    assert "does not take a LlamaModel (The model must be LlamaForCausalLM.)" in caplog.text
+    assert "does not take a LlamaModel: The model must be LlamaForCausalLM." in caplog.text
+    assert "has no kernel for the layers of a LlamaModel; training goes on without it" in caplog.text
     assert patched(model) == set() and unwrapped(model).forward is not None
