@@ -1,0 +1,198 @@
+"""What a run left in its folder -> `Run`: JSON files, read and checked.
+
+trainer_state.json                  needed: the logs of every step
+eval_results.json                   the last evaluation's figures
+config.json or reward_config.json   model type, kind, calibration, separator
+eval_items.jsonl                    one example a line (`PAIR`, `SOLUTION`)
+benchmark_*.json                    {"name", "figures"}
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...data.canonical import UNLABELLED
+
+PAIR = '{"prompt": str, "completions": [chosen, rejected], "scores": [2 numbers], "lengths": [2 tokens], "subset": str}'
+SOLUTION = '{"prompt": str, "steps": [str], "probabilities": [0 to 1], "labels": [0 to 1, or -100], "subset": str}'
+"""the two kinds of line; "lengths" and "subset" may be null or left out"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        kind: "orm" or "prm".
+        steps: optimizer steps.
+        logs: the Trainer's log history.
+        results: figures of the last evaluation, without "eval_"; of the last one logged where the file is missing.
+        items: examples in the file's order, each with its "line"; none where the file is missing.
+        missing: {file: how to get it}.
+    """
+
+    folder: Path
+    kind: str
+    steps: int
+    logs: list[dict[str, Any]]
+    results: dict[str, float]
+    config: dict[str, Any]
+    items: list[dict[str, Any]]
+    benchmarks: list[dict[str, Any]]
+    missing: dict[str, str]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        ValueError: there is no trainer_state.json, or a file cannot be read, by its name and line.
+    """
+    state = _state(folder)
+    logs = state["log_history"]
+    config = _read(folder / "config.json") or _read(folder / "reward_config.json") or {}
+    results = _read(folder / "eval_results.json")
+    items = list(_items(folder / "eval_items.jsonl"))
+    missing = {}
+    if not config:
+        missing["config.json"] = (
+            "trainer.save_model() writes it: what kind of model this is, and the spread of its rewards."
+        )
+    if results is None:
+        missing["eval_results.json"] = (
+            'trainer.save_metrics("eval", trainer.evaluate()) writes it, as the recipes do. Without it figures that '
+            "need it are those of the last evaluation that was logged."
+        )
+        results = next((log for log in reversed(logs) if any(key.startswith("eval_") for key in log)), {})
+    if not items:
+        missing["eval_items.jsonl"] = (
+            "The recipes write it at their end. Without it there are no histograms, no calibration curve, no accuracy "
+            f"by subset or length, and no examples. One example a line: {PAIR} or {SOLUTION}."
+        )
+    benchmarks = [_benchmark(path) for path in sorted(folder.glob("benchmark_*.json"))]
+    if not benchmarks:
+        missing["benchmark_*.json"] = (
+            'Name and figures of hf_rewardplug.score.benchmarks.evaluate(scorer, "rewardbench"), as {"name": str, '
+            '"figures": {str: number}}.'
+        )
+    results = {key.removeprefix("eval_"): value for key, value in results.items() if is_number(value)}
+    kind = _kind(config, items, results)
+    return Run(folder, kind, state.get("global_step") or 0, logs, results, config, items, benchmarks, missing)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state = _read(folder / "trainer_state.json")
+    if state is None:
+        checkpoints = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+        newest = max(checkpoints, key=lambda path: (path / "trainer_state.json").stat().st_mtime, default=None)
+        raise ValueError(
+            f"'{folder}' has no trainer_state.json, so it is no run's folder. Call trainer.save_state() behind "
+            "trainer.train() (the recipes do)" + (f", or take the checkpoint '{newest}'." if newest else ".")
+        )
+    logs = state.get("log_history")
+    if not isinstance(logs, list) or not all(isinstance(log, dict) and is_number(log.get("step")) for log in logs):
+        raise ValueError(
+            f"'{folder / 'trainer_state.json'}' has no log_history, a list of logs with their step. Take the file that "
+            "trainer.save_state() writes."
+        )
+    return state
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no JSON: {error}. Write it anew, or remove it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}, not an object. Write it anew, or remove it.")
+    return content
+
+
+def _benchmark(path: Path) -> dict[str, Any]:
+    content = _read(path) or {}
+    figures = content.get("figures")
+    if not isinstance(figures, dict):
+        raise ValueError(f"'{path}' has no 'figures', an object of numbers; found {sorted(content)}. Remove the file.")
+    numbers = {key: value for key, value in figures.items() if is_number(value)}
+    return {"name": str(content.get("name") or path.stem.removeprefix("benchmark_")), "figures": numbers}
+
+
+def _kind(config: dict, items: list[dict], results: dict) -> str:
+    if items:
+        return "prm" if "steps" in items[0] else "orm"
+    if (kind := (config.get("rewardplug") or {}).get("kind")) in ("orm", "prm"):
+        return kind
+    steps = any(str(name).endswith("ForTokenClassification") for name in config.get("architectures") or [])
+    return "prm" if steps or "f1_wrong" in results else "orm"
+
+
+# ---- eval_items.jsonl ------------------------------------------------------------------------------------------------
+
+
+def _items(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    expected = None
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+                why = _fault(item, expected)
+            except ValueError as error:
+                why = f"no JSON: {error}"
+            if why:
+                form = {None: f"{PAIR} or {SOLUTION}", "scores": PAIR, "steps": SOLUTION}[expected]
+                raise ValueError(f"'{path}', line {number}: {why}. Expected {form}; write it anew, or remove the file.")
+            expected = "steps" if "steps" in item else "scores"
+            yield {**item, "line": number}
+
+
+def _fault(item: Any, expected: str | None) -> str | None:
+    """What is wrong with a line, or None."""
+    if not isinstance(item, dict) or (expected or ("steps" if "steps" in item else "scores")) not in item:
+        return f"found {sorted(item) if isinstance(item, dict) else type(item).__name__}"
+    if not isinstance(item.get("prompt"), str):
+        return "'prompt' is no text"
+    if not isinstance(item.get("subset"), str | None):
+        return f"'subset' is a {type(item['subset']).__name__}, not text"
+    if "steps" not in item:
+        return (
+            _list_fault(item, "completions", 2, str)
+            or _list_fault(item, "scores", 2)
+            or (None if item.get("lengths") is None else _list_fault(item, "lengths", 2))
+        )
+    steps = item["steps"]
+    if not isinstance(steps, list) or not steps:
+        return "'steps' is no list of texts, or empty"
+    fault = (
+        _list_fault(item, "steps", len(steps), str)
+        or _list_fault(item, "probabilities", len(steps))
+        or _list_fault(item, "labels", len(steps))
+    )
+    if fault:
+        return fault
+    if strange := [p for p in item["probabilities"] if not (0 <= p <= 1 or math.isnan(p))]:
+        return f"'probabilities' holds {strange[0]}"
+    strange = [label for label in item["labels"] if label != UNLABELLED and not 0 <= label <= 1]
+    return f"'labels' holds {strange[0]}" if strange else None
+
+
+def _list_fault(item: dict, key: str, length: int, of: type | None = None) -> str | None:
+    values = item.get(key)
+    fits = isinstance(values, list) and len(values) == length
+    if fits and all(isinstance(value, of) if of else isinstance(value, int | float) for value in values):
+        return None
+    found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
+    return f"'{key}' is no list of {length} {'texts' if of else 'numbers'} (found: {found})"
