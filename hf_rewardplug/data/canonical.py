@@ -143,14 +143,14 @@ def checked_pair(row: Row) -> Row:
         checked["margin"] = finite(row["margin"], "margin")
     elif "margin" in row:
         raise RowError("is None; every row needs a margin where the column exists", column="margin")
-    return {**checked, **_template_arguments(row)}
+    return {**checked, **template_arguments(row)}
 
 
 def checked_completion(row: Row) -> Row:
     """A prompt (or none) with its `completion`, which may be empty, as text or as messages both; or a `RowError`."""
     checked = {"prompt": _text_or_messages(row, "prompt")} if row.get("prompt") else {}
     checked["completion"] = _text_or_messages(row, "completion", may_be_empty=True)
-    return {"prompt": type(checked["completion"])(), **checked}
+    return {"prompt": type(checked["completion"])(), **checked, **template_arguments(row)}
 
 
 def checked_steps(row: Row, column: str = "completions") -> Row:
@@ -169,7 +169,7 @@ def checked_steps(row: Row, column: str = "completions") -> Row:
         _encodable(step, column)
     label_column = "labels" if column == "completions" else column
     labels = [_label(label, index, label_column) for index, label in enumerate(labels)]
-    return {"prompt": prompt, "completions": steps, "labels": labels, **_template_arguments(row)}
+    return {"prompt": prompt, "completions": steps, "labels": labels, **template_arguments(row)}
 
 
 def _label(label: Any, index: int, column: str) -> int | float:
@@ -244,7 +244,7 @@ def _encodable(text: str, column: str) -> str:
     return text
 
 
-def _template_arguments(row: Row) -> Row:
+def template_arguments(row: Row) -> Row:
     """`tools` (a list, or JSON as TRL takes it) and `chat_template_kwargs`, where the row has them."""
     arguments = {}
     tools = row.get("tools")

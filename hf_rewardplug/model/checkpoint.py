@@ -34,7 +34,7 @@ def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, P
         kwargs: for `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
 
     Raises:
-        ValueError: it is no classifier, or its weights cannot be read.
+        ValueError: it is no classifier, its weights cannot be read, or have no head.
     """
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
     tokenizer = AutoTokenizer.from_pretrained(name, **{key: hub[key] for key in hub if key != "subfolder"})
@@ -50,7 +50,12 @@ def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, P
         )
     kwargs = loading_arguments(name, auto_class, config.num_labels, {"dtype": "auto", **kwargs})
     with naming_mismatches(name):
-        model = auto_class.from_pretrained(name, **kwargs)
+        model, info = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    if missing := sorted(key for key in info["missing_keys"] if key.startswith(f"{HEAD_NAME}.")):
+        raise ValueError(
+            f"'{name}' has no weights for its head ({', '.join(missing)}): it was never trained as a reward model, and "
+            "would score by a random head."
+        )
     install_reward_head(model)
     return model.eval(), tokenizer
 

@@ -19,6 +19,11 @@ def is_conversation(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(message, dict) for message in value)
 
 
+def _listed(value: Any) -> Any:
+    """Tuples, arrays, generators as lists."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | dict | list) else value
+
+
 class Completions:
     """Completions of a prompt: text, or the messages that follow."""
 
@@ -29,7 +34,7 @@ class Completions:
         return isinstance(value, str) or is_conversation(value)
 
     @staticmethod
-    def row(prompt: Any, completion: Any) -> dict[str, Any]:
+    def row(prompt: Any, completion: Any, more: dict[str, Any] | None = None) -> dict[str, Any]:
         """Text and messages together become messages: a question and its answer.
 
         >>> Completions.row([{"role": "user", "content": "2+2?"}], "4")["completion"]
@@ -39,7 +44,7 @@ class Completions:
             completion = [{"role": "assistant", "content": completion}]
         elif isinstance(prompt, str) and prompt and is_conversation(completion):
             prompt = [{"role": "user", "content": prompt}]
-        return checked_completion({"prompt": prompt, "completion": completion})
+        return checked_completion({**(more or {}), "prompt": prompt, "completion": completion})
 
 
 class Solutions:
@@ -52,18 +57,22 @@ class Solutions:
         return isinstance(value, list) and bool(value) and all(isinstance(step, str) for step in value)
 
     @staticmethod
-    def row(prompt: Any, steps: Any) -> dict[str, Any]:
+    def row(prompt: Any, steps: Any, more: dict[str, Any] | None = None) -> dict[str, Any]:
         """
         >>> Solutions.row("2+2?", ["4"])
         {'prompt': '2+2?', 'completions': ['4']}
         """
         labels = [1] * len(steps) if isinstance(steps, list) else [1]
-        checked = checked_steps({"prompt": prompt, "completions": steps, "labels": labels})
-        return {"prompt": checked["prompt"], "completions": checked["completions"]}
+        row = {**(more or {}), "prompt": "" if prompt is None else prompt, "completions": steps, "labels": labels}
+        return {key: value for key, value in checked_steps(row).items() if key != "labels"}
 
 
 def nested_rows(
-    prompts: Any, items: Any, kind: type[Completions] | type[Solutions], names: list[str] | None = None
+    prompts: Any,
+    items: Any,
+    kind: type[Completions] | type[Solutions],
+    names: list[str] | None = None,
+    more: list[dict[str, Any]] | None = None,
 ) -> tuple[list[dict[str, Any]], Callable[[Iterable], Any]]:
     """Flat rows, and what nests their scores.
 
@@ -79,19 +88,26 @@ def nested_rows(
     (['a', 'b', 'c'], [[1.0, 2.0], 3.0])
     """
     single = isinstance(prompts, str) or is_conversation(prompts)
+    if isinstance(items, str) and not single:
+        raise ValueError(f"{kind.name} is one text for a list of prompts; expected one (or one list) a prompt.")
     prompts, items = ([prompts], [items]) if single else (list(prompts), list(items))
     if len(prompts) != len(items):
         raise ValueError(f"{len(items)} {kind.name} for {len(prompts)} prompts; expected one (or one list) a prompt.")
     rows, sizes = [], []
     for index, (prompt, item) in enumerate(zip(prompts, items, strict=True)):
-        name = names[index] if names else f"{kind.name}[{index}]"
+        name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)
         one = kind.is_one(item)
-        if not one and not isinstance(item, list | tuple):
+        if not one and not isinstance(item, list):
             raise ValueError(f"{name} is {type(item).__name__}; expected one of the {kind.name} or a list of them.")
         sizes.append(None if one else len(item))
         for number, each in enumerate([item] if one else item):
             try:
-                rows.append({"name": name if one else f"{name}[{number}]", **kind.row(prompt, each)})
+                rows.append(
+                    {
+                        "name": name if one else f"{name}[{number}]",
+                        **kind.row(_listed(prompt), _listed(each), more[index] if more else {}),
+                    }
+                )
             except RowError as error:
                 raise ValueError(f"{name if one else f'{name}[{number}]'}: {error}.") from error
 

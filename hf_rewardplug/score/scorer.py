@@ -12,7 +12,8 @@ Sequences are sorted so that common prefixes meet in a batch, where they are com
 tokens. Models that cannot take prefix trees get padded batches, sorted by length.
 """
 
-import os
+import math
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -23,13 +24,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import packed_batches, padded_batches
-from ..data.canonical import UNLABELLED, RowError
+from ..data.canonical import UNLABELLED, RowError, template_arguments
 from ..data.collator import StepCollator
-from ..data.encoding import Encoder
+from ..data.encoding import Encoder, check_whole
 from ..data.token_checks import check_ids
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.head import behind_virtual_tokens, install_reward_head, step_probabilities
+from ..model.inference import check_scorable, evaluating, learned_positions, own_device
 from ..model.layout import tree_index
 from .aggregates import AGGREGATES, aggregated
 from .inputs import Completions, Solutions, nested_rows
@@ -54,6 +56,8 @@ class RewardScorer:
         normalize: subtract the mean of the rewards and divide by their standard deviation, both of the evaluation that
             the checkpoint remembers. ORM only.
         prefix_sharing: False pads.
+        separator: what `score` cuts a PRM's completions at; the checkpoint's own when None. Needed where that is a
+            special token, which TRL leaves out when it decodes.
 
     >>> scorer = RewardScorer.from_pretrained("runs/orm_gemma")  # doctest: +SKIP
     >>> scorer.score(["What is 2+2?"], [["4", "5"]])  # doctest: +SKIP
@@ -69,14 +73,15 @@ class RewardScorer:
         aggregate: str = "min",
         normalize: bool = False,
         prefix_sharing: bool = True,
+        separator: str | None = None,
     ):
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self._lock = model, tokenizer, threading.Lock()  # of the model's mode
         self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
         description = getattr(model.config, "rewardplug", None) or {}
         steps = type(unwrapped(model)).__name__.endswith("ForTokenClassification")
         self.kind = description.get("kind") or ("prm" if steps else "orm")
-        if self.kind == "orm" and model.config.num_labels != 1:
-            raise ValueError(f"The model has {model.config.num_labels} labels; an outcome reward model has one.")
+        check_scorable(model, tokenizer, self.kind)
+        check_whole("max_tokens_per_batch", max_tokens_per_batch)
         _check_aggregate(aggregate)
         self.calibration = description.get("calibration")
         if normalize and not self.calibration:
@@ -91,7 +96,9 @@ class RewardScorer:
             step_separator=description.get("step_separator") or "\n",
             step_token=description.get("step_token"),
         )
+        self.separator = separator or self.encoder.step_token or self.encoder.step_separator
         install_reward_head(model)
+        self._positions = learned_positions(model)
         self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
         on_cuda = model.device.type == "cuda"
         self._collate = StepCollator(
@@ -108,6 +115,7 @@ class RewardScorer:
         aggregate: str = "min",
         normalize: bool = False,
         prefix_sharing: bool = True,
+        separator: str | None = None,
         **kwargs,
     ) -> "RewardScorer":
         """Load a folder or hub id: a plain checkpoint, or an adapter that a trainer saved.
@@ -121,9 +129,28 @@ class RewardScorer:
         """
         model, tokenizer = load_checkpoint(name, **kwargs)
         if "device_map" not in kwargs:
-            model.to(_own_device() if device is None else device)
-        options = {"aggregate": aggregate, "normalize": normalize, "prefix_sharing": prefix_sharing}
-        return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, **options)
+            model.to(own_device() if device is None else device)
+        scorer = cls(
+            model,
+            tokenizer,
+            max_tokens_per_batch=max_tokens_per_batch,
+            aggregate=aggregate,
+            normalize=normalize,
+            prefix_sharing=prefix_sharing,
+            separator=separator,
+        )
+        scorer.__name__ = Path(name).resolve().name  # an adapter's config names its base model, and "." has no name
+        return scorer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """TRL's AsyncGRPOTrainer pickles its reward functions, and pickle takes a bound `forward` for the class's."""
+        vars(self).update(state, _lock=threading.Lock())
+        for name in ("forward", "_plain_forward"):
+            vars(unwrapped(self.model)).pop(name, None)
+        install_reward_head(self.model)
 
     # ---- scores --------------------------------------------------------------------------------------------------
 
@@ -163,6 +190,7 @@ class RewardScorer:
         Raises:
             ValueError: a row that cannot be scored, by its number.
         """
+        check_whole("window", window)
         rows, start = iter(rows), 0
         while batch := list(islice(rows, window)):
             scores: dict[int, Any] = {}
@@ -171,11 +199,12 @@ class RewardScorer:
                 ("completions", self._completions),
                 ("steps", self._solutions),
             ):
-                chosen = [index for index, row in enumerate(batch) if key in row and index not in scores]
+                chosen = [index for index, row in enumerate(batch) if row.get(key) is not None and index not in scores]
                 if chosen:
                     names = [f"row {start + index}" for index in chosen]
                     prompts, items = ([batch[index].get(name, "") for index in chosen] for name in ("prompt", key))
-                    scores |= zip(chosen, method(prompts, items, names=names), strict=True)
+                    more = [template_arguments(batch[index]) for index in chosen]
+                    scores |= zip(chosen, method(prompts, items, names=names, more=more), strict=True)
             for index, row in enumerate(batch):
                 if index not in scores:
                     raise ValueError(
@@ -189,25 +218,27 @@ class RewardScorer:
         """TRL's reward function: `(prompts, completions, columns of the data set) -> [reward]`."""
         return self.score(prompts, completions)
 
-    def _completions(self, prompts, completions, names: list[str] | None = None) -> Any:
-        rows, nest = nested_rows(prompts, completions, Completions, names)
+    def _completions(self, prompts, completions, **given) -> Any:
+        rows, nest = nested_rows(prompts, completions, Completions, **given)
         if self.kind == "prm":
             return nest(aggregated(steps, self.aggregate) for steps in self._scores(map(self._cut, rows)))
-        mean, std = (self.calibration["mean"], self.calibration["std"]) if self.normalize else (0.0, 1.0)
+        mean, std = (self.calibration["mean"], self.calibration["std"] or 1.0) if self.normalize else (0.0, 1.0)
         return nest((score - mean) / std for (score,) in self._scores(rows))
 
-    def _solutions(self, prompts, steps, aggregate: str | None = None, names: list[str] | None = None) -> Any:
+    def _solutions(self, prompts, steps, aggregate: str | None = None, **given) -> Any:
         if self.kind != "prm":
             raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
         _check_aggregate(aggregate or "min")
-        rows, nest = nested_rows(prompts, steps, Solutions, names)
+        rows, nest = nested_rows(prompts, steps, Solutions, **given)
         return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
 
     def _cut(self, row: dict[str, Any]) -> dict[str, Any]:
         """A completion's steps: what stands between its separators."""
-        text = row["completion"] if isinstance(row["completion"], str) else row["completion"][-1]["content"]
-        steps = [step for step in text.split(self.encoder.step_token or self.encoder.step_separator) if step.strip()]
-        return {"name": row["name"], "prompt": row["prompt"], "completions": steps or [text]}
+        prompt, text = row["prompt"], row["completion"]
+        if not isinstance(text, str):  # the turns before the last one belong to what is asked
+            prompt, text = [*prompt, *text[:-1]] or "", text[-1].get("content", "")
+        steps = [step for step in text.split(self.separator) if step.strip()]
+        return {"name": row["name"], **template_arguments(row), "prompt": prompt, "completions": steps or [text]}
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
@@ -221,26 +252,30 @@ class RewardScorer:
         """Token ids, and a label wherever a score is wanted."""
         try:
             if self.kind == "prm":
-                return self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
-            ids = check_ids(self.encoder.completion(row), "completion", self.encoder.vocab_size)
+                encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
+            else:
+                ids = check_ids(self.encoder.completion(row), "completion", self.encoder.vocab_size)
+                encoded = {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
+            if self._positions and len(encoded["input_ids"]) > self._positions:
+                raise RowError(
+                    f"{len(encoded['input_ids'])} tokens are more than the model's {self._positions} positions"
+                )
+            return encoded
         except RowError as error:
             raise ValueError(f"{row['name']}: {error}.") from error
-        return {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
 
     def _window(self, encoded: list[dict[str, list]]) -> list[list[float]]:
         sequences = [row["input_ids"] for row in encoded]
-        plan = list((packed_batches if self.prefix_sharing else padded_batches)(sequences, self.max_tokens_per_batch))
+        batches = packed_batches if self.prefix_sharing else padded_batches
+        plan = list(batches(sequences, self.max_tokens_per_batch or math.inf))
+        quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
         found: list[list[float]] = [[] for _ in encoded]
-        training = self.model.training
-        self.model.eval()
-        try:
-            for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=len(plan) < 2):
+        with self._lock, evaluating(self.model):
+            for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
                 values = iter(self._forward([encoded[index] for index in batch]))
                 for index in batch:
                     count = sum(label != UNLABELLED for label in encoded[index]["labels"])
                     found[index] = list(islice(values, count))
-        finally:
-            self.model.train(training)
         return found
 
     @torch.no_grad()
@@ -258,13 +293,3 @@ class RewardScorer:
 def _check_aggregate(aggregate: str) -> None:
     if aggregate not in AGGREGATES:
         raise ValueError(f"aggregate={aggregate!r} is not one of {', '.join(AGGREGATES)}.")
-
-
-def _own_device() -> torch.device:
-    """This process's accelerator, or the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return (
-        torch.device("cpu")
-        if accelerator is None
-        else torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
-    )

@@ -180,3 +180,14 @@ def test_errors_name_the_place(orm, prm):
         RewardScorer.from_pretrained(prm[0], aggregate="max")
     with pytest.raises(ValueError, match="remembers no mean"):
         RewardScorer.from_pretrained(prm[0], normalize=True)
+
+
+def test_a_model_without_a_head_is_refused(base, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("score.")}
+    model.save_pretrained(tmp_path, state_dict=state)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no weights for its head \(score.weight\)"):
+        RewardScorer.from_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="expected a sequence classifier"):
+        RewardScorer.from_pretrained(base)

@@ -1,0 +1,276 @@
+"""The command `rewardplug`: look at data, score files, check checkpoints, run benchmarks, write reports.
+
+In: a command line. Out: tables on stdout, warnings and progress on stderr, exit status 0, or 1 after one `error: ...`.
+Each command is a few lines over a function that Python can call too; what is heavy is imported when a command runs.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from . import options as opt
+from .options import Aggregate, encoder_options, mapping, run_options
+from .output import console, figure_rows, print_table, quiet
+
+app = typer.Typer(
+    name="rewardplug",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+"""what the package raises where the user can mend it; anything else is a fault of ours and shows its traceback"""
+
+_OUT_OF_MEMORY = "the device is out of memory. Lower --max-tokens-per-batch, or take a --dtype with fewer bits."
+
+_debug = {"on": False}  # set by `main`
+
+
+def command(summary: str) -> Callable:
+    """Register a command whose user errors end as `error: ...` and exit status 1; `--debug` lets the traceback out."""
+
+    def register(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            try:
+                function(*args, **kwargs)
+            except Exception as error:
+                full = type(error).__name__ == "OutOfMemoryError"  # torch's
+                if _debug["on"] or not (full or isinstance(error, USER_ERRORS)):
+                    raise
+                message = "\n".join(line for line in str(error).splitlines() if line.strip())
+                message = _OUT_OF_MEMORY if full else message or type(error).__name__
+                typer.echo(f"error: {message}", err=True)
+                raise typer.Exit(1) from None
+
+        return app.command(short_help=summary)(run)
+
+    return register
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"rewardplug {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="REWARDPLUG_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Reward models, before and after training: look at the data, score, check, evaluate, report.
+
+    \b
+    rewardplug inspect pairs.jsonl --model Qwen/Qwen2.5-0.5B     what training would see
+    rewardplug check runs/orm                                    is the checkpoint what servers take it for?
+    rewardplug score runs/orm rows.jsonl -o scores.jsonl         scores of a file
+    rewardplug evaluate runs/orm rewardbench                     a benchmark's figures
+    rewardplug report runs/orm                                   a page about a run
+
+    Training is Python: `from hf_rewardplug import RewardTrainer, PRMTrainer`, or the recipes.
+    """
+    _debug["on"] = debug
+
+
+@command("What training would see of a data set.")
+def inspect(
+    data: opt.Data = None,
+    model: opt.TokenizerOf = None,
+    adapter: opt.Adapter = None,
+    column_mapping: opt.ColumnMapping = None,
+    split: opt.Split = "train",
+    max_rows: opt.RowsRead = 5000,
+    max_length: opt.MaxLength = None,
+    overlong: opt.OverlongRows = None,
+    step_separator: opt.StepSeparator = None,
+    step_token: opt.StepToken = None,
+    chat_template: opt.TemplateName = None,
+    config: opt.RunFile = None,
+) -> None:
+    """What training would see: format, rows left out or cut and why, lengths, padding, sharing, an example.
+
+    With --model the rows are tokenized as the trainers tokenize them. Figures of batches are of 8 random rows. In the
+    example, [[...]] (or the green background) is the token that gets a score.
+
+    \b
+    rewardplug inspect pairs.jsonl
+    rewardplug inspect Anthropic/hh-rlhf --model Qwen/Qwen2.5-0.5B --max-length 512
+    rewardplug inspect steps.jsonl --model Qwen/Qwen2.5-0.5B --step-token "<|fim_pad|>"
+    """
+    given = {
+        "dataset_name": data,
+        "model_name_or_path": model,
+        "adapter": adapter,
+        "column_mapping": column_mapping and mapping(column_mapping),
+        "max_length": max_length,
+        "overlong": overlong and overlong.value,
+        "step_separator": step_separator and step_separator.replace("\\n", "\n"),
+        "step_token": step_token,
+        "chat_template": chat_template and chat_template.value,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    options = {**({} if config is None else run_options(config)), **given}
+    _inspect(options, split, max_rows or None)
+
+
+@command("Scores of the rows of a file.")
+def score(
+    model: opt.Model,
+    data: opt.RowsFile,
+    out: opt.ScoresFile,
+    aggregate: opt.AggregateName = Aggregate.min,
+    normalize: opt.Normalize = False,
+    skip_bad: opt.SkipBad = False,
+    overwrite: opt.Overwrite = False,
+    column: opt.Column = "score",
+    max_tokens_per_batch: opt.TokensPerBatch = 16384,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+) -> None:
+    """Score the rows of a file; OUT has the same rows, in order, with "score" or "scores" behind their columns.
+
+    \b
+    {"prompt", "completion"}              "score"    one number (of a PRM: its steps', aggregated)
+    {"prompt", "completions": [...]}      "scores"   one each
+    {"chosen", "rejected"}, any format    "scores"   of the chosen, of the rejected one
+    {"prompt", "steps": [...]}            "scores"   of each step, and "score", aggregated (PRM)
+
+    Prompts and completions are text or lists of messages. A run that was stopped goes on where it stopped, with the
+    same command; memory does not grow with the file.
+    """
+    from ..score.files import find_progress, rejects_of, score_file
+
+    progress = find_progress(data, out, column=column, overwrite=overwrite)
+    scorer = _scorer(model, device, dtype, max_tokens_per_batch, aggregate=aggregate.value, normalize=normalize)
+    found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress)
+    before = f" ({found.before:,} were there)" if found.before else ""
+    typer.echo(f"{out}: {found.scored:,} rows scored{before}")
+    if found.rejected:
+        typer.echo(f"{rejects_of(out)}: {found.rejected:,} lines could not be scored")
+
+
+@command("Do others read this checkpoint right?")
+def check(model: opt.Model, data: opt.CheckRows = None, dtype: opt.CheckDtype = None) -> None:
+    """Is a checkpoint what others take it for? Its files, and the scores that plain transformers gives.
+
+    Loads it as AutoModelForSequenceClassification or AutoModelForTokenClassification (PEFT over the base model for an
+    adapter) and compares with the scorer of this package. Exit status 1 if a check fails.
+    """
+    quiet(reports=False)
+    from ..score.check import check_model, rows_of_file
+
+    findings = check_model(model, rows=None if data is None else rows_of_file(data), dtype=dtype and dtype.value)
+    words = {True: "ok", False: "NOT OK", None: "-"}
+    print_table(("check", "", "found"), [(one.check, words[one.ok], one.found) for one in findings])
+    failed = [one for one in findings if one.ok is False]
+    for one in failed:
+        typer.echo(f"\n{one.check}: {one.remedy}" if one.remedy else "")
+    typer.echo(f"\n{model}: " + (f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"))
+    if failed:
+        raise typer.Exit(1)
+
+
+@command("A benchmark's figures.")
+def evaluate(
+    model: opt.Model,
+    bench: opt.Bench,
+    data: opt.BenchData = None,
+    max_rows: opt.MaxRows = None,
+    out: opt.FiguresFile = None,
+    max_tokens_per_batch: opt.TokensPerBatch = 16384,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+) -> None:
+    """Run a benchmark and print its figures.
+
+    \b
+    preference      any pairs: accuracy        process_bench   the first wrong step (PRM)
+    rewardbench     rewardbench2   rm_bench    prm_bench       wrong steps in nine classes (PRM)
+    judge_bench     best_of_n
+
+    \b
+    rewardplug evaluate runs/orm held_out.jsonl
+    rewardplug evaluate runs/orm rewardbench --data rewardbench.parquet -o figures.json
+    """
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"'{out.parent}' is no folder, so '{out}' cannot be written.")
+    quiet()
+    from ..score.benchmarks import evaluate as run_benchmark
+
+    scorer = _scorer(model, device, dtype, max_tokens_per_batch)
+    result = run_benchmark(scorer, bench, data=data, max_rows=max_rows)
+    print_table((result.name, "", "n"), figure_rows(result.figures))
+    if out is not None:
+        content = {"model": model, "benchmark": result.name, "figures": result.figures, "items": result.items}
+        out.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"\n{out}: the figures and {len(result.items):,} examples")
+
+
+@command("One page about a run.")
+def report(run: opt.RunFolder, out: opt.Page = None) -> None:
+    """Write one page about a run: its figures, curves and examples."""
+    quiet()
+    from ..score.report import write_report
+
+    typer.echo(write_report(run, output=out))
+
+
+def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
+    name = options.get("dataset_name")
+    if not name:
+        raise ValueError("DATA is missing: give a file, a folder or a hub id (or --config RUN with `dataset_name`).")
+    quiet()
+    from ..data.files import load_split
+    from ..data.inspection import inspect_rows, load_tokenizer
+    from ..data.inspection.wording import example_text, lines
+
+    dataset = load_split(name, split, config=options.get("dataset_config"))
+    tokenizer, encoding = None, {}
+    if options.get("model_name_or_path"):
+        tokenizer, encoding = load_tokenizer(options["model_name_or_path"], options.get("chat_template"))
+    found = inspect_rows(
+        dataset,
+        tokenizer,
+        name=name,
+        adapter=options.get("adapter"),
+        column_mapping=options.get("column_mapping"),
+        max_rows=max_rows,
+        **encoder_options(encoding, options),
+    )
+    for line in lines(found, tokenizer):
+        typer.echo(line)
+    if found.example:
+        screen = console()
+        typer.echo("\nExample" + ("" if tokenizer is None else ": the first one that is kept, token by token"))
+        screen.print(example_text(found.example, colour=screen.is_terminal and not screen.no_color))
+
+
+def _scorer(model: str, device: str | None, dtype: opt.DtypeName | None, max_tokens_per_batch: int, **options: Any):
+    quiet()
+    import torch
+
+    from ..score.scorer import RewardScorer
+
+    try:
+        _ = device and torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch's, for a device that is not there or not one
+        raise ValueError(
+            f"--device {device}: {str(error).splitlines()[0]}. Leave it out to take what is there."
+        ) from error
+    kwargs = {} if dtype is None else {"dtype": dtype.value}
+    return RewardScorer.from_pretrained(
+        model, device=device, max_tokens_per_batch=max_tokens_per_batch, **options, **kwargs
+    )

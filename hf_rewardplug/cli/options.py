@@ -1,0 +1,142 @@
+"""Options that commands share, and their texts as values.
+
+In: what stands on the command line or in a run's file. Out: choices, JSON and YAML as Python. Nothing heavy.
+"""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Overlong = Enum("Overlong", {name: name for name in ("drop", "truncate", "error")}, type=str)
+Aggregate = Enum("Aggregate", {name: name for name in ("min", "prod", "last", "mean", "soft-min")}, type=str)
+ChatTemplate = Enum("ChatTemplate", {name: name for name in ("gemma", "chatml", "llama3")}, type=str)
+
+DtypeName = Enum("DtypeName", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+
+ENCODER_OPTIONS = ("max_length", "max_completion_length", "overlong", "step_separator", "step_token")
+"""options of a run that say how rows are encoded"""
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A trained reward model: folder or hub id, an adapter's too.")
+]
+Dtype = Annotated[DtypeName | None, typer.Option(help="Of the weights. [default: the checkpoint's]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")]
+TokensPerBatch = Annotated[int, typer.Option(min=1, help="Unique tokens of a batch: lower it if memory runs out.")]
+MaxRows = Annotated[int | None, typer.Option(min=1, help="So many rows at most.")]
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA", help="A json, jsonl or parquet file, a folder of them, or a hub id.", show_default=False
+    ),
+]
+TokenizerOf = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Whose tokenizer: folder or hub id. Without: no token figures.")
+]
+Adapter = Annotated[str | None, typer.Option(help="Format of the rows. [default: found from the columns]")]
+ColumnMapping = Annotated[
+    str | None, typer.Option(metavar="JSON", help="""Expected column -> column of the data: '{"input": "question"}'.""")
+]
+Split = Annotated[str, typer.Option(help="Split of a hub data set.")]
+RowsRead = Annotated[int, typer.Option(min=0, help="Read so many rows; 0 reads all.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=0, help="Longest sequence in tokens; 0: no limit. [default: the trainers', 1024]")
+]
+OverlongRows = Annotated[
+    Overlong | None, typer.Option(help="Longer rows. [default: the trainers': drop pairs, truncate steps]")
+]
+StepSeparator = Annotated[
+    str | None, typer.Option(help=r"Text behind each step, \n is a new line. [default: the model's, or \n]")
+]
+StepToken = Annotated[str | None, typer.Option(help="A reserved token behind each step instead.")]
+TemplateName = Annotated[ChatTemplate | None, typer.Option(help="For a tokenizer without a template.")]
+RunFile = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="A run's YAML or JSON (--config of the recipes): what is not given here."),
+]
+
+RowsFile = Annotated[Path, typer.Argument(metavar="DATA", help="A jsonl file.", show_default=False)]
+ScoresFile = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The jsonl file with the scores.")]
+AggregateName = Annotated[Aggregate, typer.Option("--aggregate", help="PRM: a solution's score from its steps'.")]
+Normalize = Annotated[
+    bool, typer.Option("--normalize", help="ORM: mean 0, standard deviation 1 on its evaluation data.")
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad/--stop-at-bad", help="Lines that cannot be scored: go on (they go to OUT.rejects), or stop."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, whatever OUT holds.")]
+Column = Annotated[str, typer.Option(help="Name of the new column; 's' is added for several scores.")]
+
+CheckRows = Annotated[
+    Path | None, typer.Option("--data", metavar="FILE", help="jsonl; its first 8 rows are scored. [default: built-in]")
+]
+CheckDtype = Annotated[
+    DtypeName | None, typer.Option("--dtype", help="Compared with fp32 and told. [default: the checkpoint's]")
+]
+
+Bench = Annotated[
+    str,
+    typer.Argument(metavar="BENCH", help="A benchmark's name, or data: file, folder or hub id.", show_default=False),
+]
+BenchData = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="The benchmark's rows. [default: its own, from the hub]")
+]
+FiguresFile = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="OUT", help="JSON with the figures and every example.")
+]
+
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder (a trainer's `output_dir`).", show_default=False)
+]
+Page = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="The page. [default: report.html in RUN]")
+]
+
+
+def mapping(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(
+            f"""--column-mapping {text!r} is no mapping; expected JSON such as '{{"input": "question"}}'."""
+        )
+    return found
+
+
+def run_options(path: Path) -> dict[str, Any]:
+    """The options of a run's file, as far as it sets them."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' holds {type(found).__name__}; expected options, such as `max_length: 512`.")
+    if isinstance(found.get("column_mapping"), str):
+        found["column_mapping"] = mapping(found["column_mapping"])
+    if found.get("max_length", 0) is None:  # no limit, in a config
+        found["max_length"] = 0
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def encoder_options(of_model: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the encoder: a run's or the command line's before the model's; no limit for a `max_length` of 0.
+
+    >>> encoder_options({"step_token": "<s>"}, {"step_separator": "|", "max_length": 0, "seed": 1})
+    {'max_length': None, 'step_separator': '|'}
+    """
+    asked = {key: given[key] for key in ENCODER_OPTIONS if key in given}
+    if "step_separator" in asked:
+        of_model = {key: value for key, value in of_model.items() if key != "step_token"}
+    if asked.get("max_length") == 0:
+        asked["max_length"] = None
+    return {**of_model, **asked}

@@ -1,0 +1,179 @@
+"""Figures about encoded rows: lengths, what prefix sharing saves, and step separators that merge.
+
+In: token lists (`array("i")` or lists), or step rows with their encoder. Out: small dataclasses of numbers. No torch.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..canonical import Row
+from ..encoding import Encoder
+from ..prefix_tree import common_prefix_length
+
+BATCH_ROWS = 8
+"""rows of the random batches whose padding and sharing are counted"""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number is distributed, by nearest rank: each figure is one of the numbers.
+
+    >>> Spread.of(range(1, 101))
+    Spread(p50=50, p90=90, p99=99, max=100)
+    """
+
+    p50: int
+    p90: int
+    p99: int
+    max: int
+
+    @classmethod
+    def of(cls, numbers: Iterable[int]) -> "Spread":
+        ordered = sorted(numbers)
+        return cls(*(ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 90, 99, 100)))
+
+
+def unique_tokens_of(sequences: Iterable[Sequence[int]]) -> int:
+    """Tokens of the sequences as one prefix tree.
+
+    >>> unique_tokens_of([[1, 2, 3], [7, 8], [1, 2, 4]])
+    6
+    """
+    ordered = sorted(sequences)  # what a sequence shares with all before it, it shares with its neighbour
+    shared = sum(map(common_prefix_length, ordered, ordered[1:]))
+    return sum(map(len, ordered)) - shared
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFigures:
+    """Tokens of the examples that are kept.
+
+    Attributes:
+        prompts: tokens that both sequences of a pair begin with, or those before the first step.
+        sequences: tokens of each chosen and rejected one, of each solution, of each path of a tree of steps.
+        tokens, unique: of all sequences, and of all of them as one prefix tree.
+        batch_tokens, batch_unique, batch_padded: of batches of `BATCH_ROWS` random rows, all batches together: the
+            sequences' tokens, the same as packed prefix trees, and with what padded batches add.
+
+    >>> figures = TokenFigures.of([1, 1], [[[5, 1], [5, 2, 3]], [[5, 1, 1, 1], [5, 9]]])
+    >>> figures.tokens, figures.unique, figures.batch_padded, round(figures.padding, 3), figures.sharing
+    (11, 7, 16, 0.312, 1.5714285714285714)
+    """
+
+    prompts: Spread
+    sequences: Spread
+    tokens: int
+    unique: int
+    batch_tokens: int
+    batch_unique: int
+    batch_padded: int
+
+    @property
+    def padding(self) -> float:
+        """Share of a padded batch's tokens that are padding."""
+        return 1 - self.batch_tokens / self.batch_padded
+
+    @property
+    def sharing(self) -> float:
+        """Tokens of the sequences of a random batch for each one that is computed."""
+        return self.batch_tokens / self.batch_unique
+
+    @classmethod
+    def of(cls, prompts: list[int], rows: list[list[Sequence[int]]], *, seed: int = 0) -> "TokenFigures":
+        """Of the prompts' lengths, and of the sequences of each row."""
+        every = [sequence for row in rows for sequence in row]
+        order, unique, padded = list(range(len(rows))), 0, 0
+        random.Random(seed).shuffle(order)
+        for start in range(0, len(order), BATCH_ROWS):
+            batch = [sequence for index in order[start : start + BATCH_ROWS] for sequence in rows[index]]
+            unique += unique_tokens_of(batch)
+            padded += len(batch) * max(map(len, batch))
+        tokens = sum(map(len, every))
+        return cls(
+            prompts=Spread.of(prompts),
+            sequences=Spread.of(map(len, every)),
+            tokens=tokens,
+            unique=unique_tokens_of(every),
+            batch_tokens=tokens,
+            batch_unique=unique,
+            batch_padded=padded,
+        )
+
+
+@dataclass
+class Merges:
+    """Steps whose tokens are others where somebody tokenizes the joint text.
+
+    Training tokenizes the prompt, each step and each separator by itself. Who joins the text first can get the end of
+    a step and its separator as one token, and reads a score that was never trained.
+
+    Attributes:
+        solutions, differing: solutions looked at, and those whose joint encoding differs somewhere.
+        steps, merged: steps looked at, and those that merge with the separator behind them.
+        example: the first place that differs, as texts of tokens: trained, joint.
+    """
+
+    solutions: int = 0
+    differing: int = 0
+    steps: int = 0
+    merged: int = 0
+    example: tuple[list[str], list[str]] | None = None
+
+    def add(self, encoder: Encoder, row: Row) -> None:
+        """Look at a step row; of a tree, at each of its steps and at its first path."""
+        tokenizer, separator = encoder.tokenizer, encoder.step_token or encoder.step_separator
+        steps = _first_path(row)
+        whole = replace(encoder, max_length=None, max_completion_length=None)
+        chain = {"completions": steps, "labels": [1] * len(steps), "parents": list(range(-1, len(steps) - 1))}
+        encoded = whole.steps({**row, **chain})
+        trained, prompt_ids = encoded["input_ids"], encoded["input_ids"][: encoded["node_lengths"][0]]
+        text = "".join(step + separator for step in steps)
+        if isinstance(row["prompt"], str):
+            bos = [tokenizer.bos_token_id]
+            joint = _ids(tokenizer, row["prompt"] + text)
+            joint = bos + joint if prompt_ids[:1] == bos != joint[:1] else joint
+        else:  # a template's turns are tokens of their own
+            joint = prompt_ids + _ids(tokenizer, text)
+        self.solutions += 1
+        self.differing += joint != trained
+        self.steps += len(row["completions"])
+        for step in row["completions"]:
+            self.merged += _ids(tokenizer, step + separator) != _ids(tokenizer, step) + encoder.separator_ids
+        if joint != trained and self.example is None:
+            self.example = tuple([tokenizer.decode([index]) for index in ids] for ids in first_gap(trained, joint))
+
+
+def first_gap(a: list[int], b: list[int], context: int = 2) -> tuple[list[int], list[int]]:
+    """Where two encodings of one text first differ, from `context` tokens before to where they meet again.
+
+    >>> first_gap([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 45, 6, 7, 8], context=1)
+    ([3, 4, 5, 6], [3, 45, 6])
+    """
+    start = common_prefix_length(a, b)
+    for width in range(1, 24):  # tokens of a gap, both sides together
+        for left in range(width + 1):
+            i, j = start + left, start + width - left
+            if a[i : i + 2] == b[j : j + 2]:
+                return a[max(0, start - context) : i + context], b[max(0, start - context) : j + context]
+    return a[max(0, start - context) : start + 6], b[max(0, start - context) : start + 6]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _first_path(row: Row) -> list[str]:
+    """The steps from a tree's first one to the first leaf; of a solution all.
+
+    >>> _first_path({"completions": ["a", "b", "c"], "parents": [-1, -1, 0]})
+    ['a', 'c']
+    """
+    steps, parents = row["completions"], row.get("parents")
+    if parents is None:
+        return steps
+    path = []
+    while (last := path[-1] if path else -1) in parents:
+        path.append(parents.index(last))
+    return [steps[index] for index in path]

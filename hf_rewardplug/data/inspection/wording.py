@@ -1,0 +1,161 @@
+"""An `Inspection` in words, for a terminal or a file.
+
+In: an `Inspection`. Out: lines of plain text (`lines`), and the example token by token (`example_text`), coloured or
+with marks.
+"""
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from ..encoding import reserved_tokens
+from . import Inspection, Segment
+from .tokens import BATCH_ROWS
+
+_TRAINERS = {"pairs": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
+_HEAD, _TAIL = 48, 24  # tokens of a long part that are shown
+_REASONS = 8
+_CHARACTERS = 600  # of a part without tokens
+
+
+def lines(found: Inspection, tokenizer=None) -> Iterator[str]:
+    """All but the example."""
+    yield from _rows(found)
+    if found.tokens is not None:
+        yield from _tokens(found)
+    if found.merges is not None and found.merges.solutions:
+        yield from _merges(found, tokenizer)
+
+
+def _rows(found: Inspection) -> Iterator[str]:
+    report, counts = found.report, found.counts
+    read = f"{report.rows:,} rows"
+    if found.rows is not None and report.rows < found.rows:
+        read = f"the first {report.rows:,} of {found.rows:,} rows (--max-rows 0 reads all)"
+    yield f"{found.name}: {read}"
+    how = "by name" if found.named else "found from the columns"
+    yield f"  format      {found.adapter} ({how}), for {_TRAINERS[found.kind]}"
+    yield f"  columns     {', '.join(found.columns)}"
+    what = "pairs" if found.kind == "pairs" else "trees of steps" if counts.get("trees") else "solutions"
+    yield f"  kept        {report.examples:,} {what}" + (
+        f" of {report.rows:,} rows" if report or found.refusals else ""
+    )
+    if found.kind == "steps" and (labels := counts.get("labels")):
+        yield f"  labels      {labels:,}, {_percent(counts['wrong'], labels)} wrong"
+    if counts.get("margin"):
+        yield f"  margin      in {counts['margin']:,} pairs"
+    if "longer_wins" in counts:
+        yield f"  baseline    the longer one is the chosen one in {_percent(counts['longer_wins'], report.examples)}"
+    if report:
+        yield from (f"  {line.strip()}" for line in str(report).splitlines()[1:])
+    elif not found.refusals:
+        yield "  left out    none" + (", none cut" if found.tokens else "")
+    if found.refusals:
+        yield "  REFUSED     training stops at the first of these"
+        for why, rows in list(found.refusals.items())[:_REASONS]:
+            yield f"    {_counted(rows)}: {why}" if rows else f"    {why}"
+        if len(found.refusals) > _REASONS:
+            yield f"    ... and {len(found.refusals) - _REASONS:,} more reasons"
+
+
+def _tokens(found: Inspection) -> Iterator[str]:
+    tokens, limit = found.tokens, found.options.get("max_length")
+    yield ""
+    yield f"Tokens of what is kept ({'no limit' if limit is None else f'max_length {limit}'})"
+    yield f"  {'':<28}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}"
+    first = "beginnings that pairs share" if found.kind == "pairs" else "prompts"
+    names = ((first, tokens.prompts), ("sequences", tokens.sequences))
+    for name, spread in names:
+        yield f"  {name:<28}{spread.p50:>8,}{spread.p90:>8,}{spread.p99:>8,}{spread.max:>8,}"
+    yield f"  {'all sequences':<24}{tokens.tokens:>12,}"
+    yield f"  Batches of {BATCH_ROWS} random rows:"
+    yield f"    padded: {100 * tokens.padding:.0f} % of the tokens are padding"
+    yield (
+        f"    prefix sharing: {tokens.sharing:.2f} tokens for each one computed, "
+        f"{tokens.batch_padded / tokens.batch_unique:.1f} times fewer than padded"
+    )
+    best = tokens.tokens / tokens.unique
+    if best > 1.05 * tokens.sharing:
+        yield f"  All rows as one tree: {best:.2f}; `group_by_prefix=True` goes towards that."
+
+
+def _merges(found: Inspection, tokenizer) -> Iterator[str]:
+    merges, token = found.merges, found.options.get("step_token")
+    separator = token or found.options.get("step_separator", "\n")
+    yield ""
+    yield f"Step separator {separator!r}"
+    if not merges.differing:
+        yield f"  merges nowhere: {merges.solutions:,} solutions give the same tokens when their text is joined first"
+        return
+    yield (
+        f"  merges with the step before it in {_percent(merges.merged, merges.steps)} of {merges.steps:,} steps; "
+        f"{_percent(merges.differing, merges.solutions)} of the solutions have other tokens"
+    )
+    yield "  when somebody tokenizes the joint text, and other scores then. The first place:"
+    for name, texts in zip(("as trained", "joint text"), merges.example, strict=True):
+        yield f"    {name}   {'|'.join(map(_shown, texts))}"
+    reserved = [] if tokenizer is None else reserved_tokens(tokenizer)[:1]
+    remedy = f"train with step_token={reserved[0]!r}, which cannot merge" if reserved else "train with a `step_token`"
+    yield f"  Score with `rewardplug score` or RewardScorer, which tokenize as training does; or {remedy}."
+
+
+def example_text(segments: list[Segment], *, colour: bool) -> Text:
+    """The example, a part a line; scored tokens stand out.
+
+    >>> print(example_text([Segment("step 1, right", ["Two", ".", "\\n"], scored=2)], colour=False).plain)
+      step 1, right
+        Two|.|[[\\n]]
+    """
+    text = Text()
+    for segment in segments:
+        text.append(f"  {segment.title}\n    ", style="bold" if colour else "")
+        if len(segment.tokens) == 1 and segment.scored is None:
+            text.append(_shortened(segment.tokens[0]).replace("\n", "\n    "))
+        else:
+            _append_tokens(text, segment, colour)
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _append_tokens(text: Text, segment: Segment, colour: bool) -> None:
+    count = len(segment.tokens)
+    for index, token in enumerate(segment.tokens):
+        if _HEAD <= index < count - _TAIL and count > _HEAD + _TAIL + 8:
+            if index == _HEAD:
+                text.append(f" ... {count - _HEAD - _TAIL} tokens ... ", style="dim" if colour else "")
+            continue
+        scored, shown = index == segment.scored, _shown(token)
+        if colour:
+            text.append(shown, style="bold black on green" if scored else ("cyan", "magenta")[index % 2])
+        else:
+            text.append(("|" if index else "") + (f"[[{shown}]]" if scored else shown))
+
+
+def _shown(token: str) -> str:
+    """A token's text with its white space in sight.
+
+    >>> _shown(" a\\n")
+    ' a\\\\n'
+    """
+    return token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _CHARACTERS:
+        return text
+    return f"{text[: 2 * _CHARACTERS // 3]} ... {text[-_CHARACTERS // 3 :]}"
+
+
+def _counted(rows: list[int]) -> str:
+    """
+    >>> _counted([3]), _counted([0, 1, 2, 3, 4, 5, 6])
+    ('row 3', '7 rows (0, 1, 2, 3, 4, ...)')
+    """
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    return f"{len(rows):,} rows ({', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''})"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

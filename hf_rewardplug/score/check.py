@@ -1,0 +1,254 @@
+"""Is a checkpoint what others will take it for? What must be true of its files, and plain transformers' scores.
+
+In: the folder or hub id of a reward model or of an adapter. Out: a list of `Finding`s. Plain transformers means
+`AutoModelFor...` and `AutoTokenizer` (PEFT over the base model for an adapter), right-padded batches in fp32, and
+nothing of this package: `plain.py`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
+
+from ..model.loading import ADAPTER_MODEL_CONFIG
+from ..model.weights import find_file
+from .inputs import Completions, Solutions, nested_rows
+from .lines import Requests, read_lines
+from .plain import load_plain, plain_scores, weight_files
+from .scorer import RewardScorer
+
+TOLERANCE = 1e-5
+"""how far fp32 scores may be apart; of a score beyond 1, that share of it"""
+
+ROWS = 8
+"""rows of a file that are compared"""
+
+_BUILT_IN = (
+    ("What is 2 + 2?\n", ("4.", "It is five, I think.", "Two and two\nmake four.")),
+    ("Name the capital of France and say one thing about it.\n", ("Paris. It lies on the Seine.", "I do not know.")),
+)
+_KINDS = {"ForSequenceClassification": "orm", "ForTokenClassification": "prm", "SEQ_CLS": "orm", "TOKEN_CLS": "prm"}
+_WORDS = {"orm": "outcome reward model (ORM)", "prm": "process reward model (PRM)"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `ok` is None where it is told and not judged."""
+
+    check: str
+    found: str
+    ok: bool | None = None
+    remedy: str = ""
+
+
+def check_model(name: str, *, rows: Iterable[dict[str, Any]] | None = None, dtype: str | None = None) -> list[Finding]:
+    """Look at a checkpoint from all sides; a fault that hides what is behind it ends the list.
+
+    Args:
+        name: a folder or hub id.
+        rows: what is scored both ways, as `RewardScorer.score_rows` takes them; some built-in ones when None.
+        dtype: compared with fp32, and told; the checkpoint's own when None.
+
+    Raises:
+        ValueError: `name` is nowhere, or a row cannot be scored.
+    """
+    return list(_findings(name, None if rows is None else list(rows), dtype))
+
+
+def rows_of_file(path: str | Path, count: int = ROWS) -> list[dict[str, Any]]:
+    """The first rows of a jsonl file, as `check_model` takes them.
+
+    Raises:
+        ValueError: one of them cannot be scored, with its line.
+    """
+    with open(path, "rb") as lines:
+        found = list(islice(read_lines(lines, Requests()), count))
+    for line in found:
+        if line.error is not None:
+            raise ValueError(f"'{path}', line {line.number}: {line.error}.")
+    if not found:
+        raise ValueError(f"'{path}' is empty. Fill it, or leave it out: there are built-in rows.")
+    return [line.request for line in found]
+
+
+def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Finding]:
+    folder, adapter = _folder(name)
+    yield (weights := _weights(folder))
+    if not weights.ok:
+        return
+    own = {"_configuration_file": ADAPTER_MODEL_CONFIG} if adapter else {}
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(name, **own), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        yield Finding("config and tokenizer", why, False, "Save the tokenizer and the config in the model's folder.")
+        return
+    kind, finding = _kind(folder, config, adapter)
+    yield finding
+    if not finding.ok:
+        return
+    if kind == "orm":
+        yield Finding(
+            "problem type",
+            str(config.problem_type),
+            config.problem_type == "regression",
+            'Set `"problem_type": "regression"` in config.json: servers return a sigmoid of the reward otherwise.',
+        )
+    yield _pad_token(tokenizer, config)
+    description = getattr(config, "rewardplug", None) or {}
+    separator = description.get("step_token") or description.get("step_separator")
+    if kind == "prm":
+        remedy = 'Set `"rewardplug": {"step_separator": ...}` in config.json; until then \'\\n\' is taken.'
+        yield Finding("step separator", repr(separator) if separator else "not in the config", bool(separator), remedy)
+    yield Finding("chat template", "there" if tokenizer.chat_template else "none: conversations cannot be scored")
+    rows = _built_in(kind, bool(tokenizer.chat_template)) if rows is None else rows
+    cases = list(_cases(rows, kind, separator or "\n"))
+    model, missing = load_plain(name, kind, config, adapter=adapter)
+    yield _head(model, missing)
+    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n")
+    own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
+    del model  # two models at a time may be one too many
+    yield from _differences(name, kind, cases, expected, own_dtype)
+
+
+def _folder(name: str) -> tuple[Path, bool]:
+    """Where the files are, and whether they are an adapter's."""
+    config, adapter = (find_file(name, file, {}) for file in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
+    if config is None and adapter is None:
+        raise ValueError(
+            f"'{name}' has neither a {CONFIG_NAME} nor an {ADAPTER_CONFIG_NAME}; expected a model's folder."
+        )
+    return (config or adapter).parent, config is None
+
+
+def _weights(folder: Path) -> Finding:
+    files, pickles, faults = weight_files(folder)
+    if faults or not files:
+        found = "; ".join(faults) or "no safetensors file"
+        found += f", but {', '.join(pickles)}" if pickles and not files else ""
+        return Finding("weights", found, False, "Copy the folder again, or save the model again.")
+    size = sum((folder / file).stat().st_size for file in files)
+    found = f"{len(files)} safetensors file{'s' * (len(files) > 1)}, {size / 1e6:,.1f} MB"
+    if pickles:
+        remedy = "Delete them: a pickle can run code when it is read."
+        return Finding("weights", f"{found}, and pickles: {', '.join(pickles)}", False, remedy)
+    return Finding("weights", found, True)
+
+
+def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
+    if adapter:
+        from peft import PeftConfig
+
+        peft_config = PeftConfig.from_pretrained(str(folder))
+        name, base = str(peft_config.task_type), peft_config.base_model_name_or_path
+        told = f" ({peft_config.peft_type.value} adapter of {base})"
+    else:
+        name, told = (config.architectures or ["a model without architectures"])[0], ""
+    kind = next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "")
+    if not kind:
+        remedy = "A reward model is saved as ...ForSequenceClassification (ORM) or ...ForTokenClassification (PRM)."
+        return kind, Finding("kind", f"{name}{told}", False, remedy)
+    expected = (1,) if kind == "orm" else (1, 2)
+    labels = f"{config.num_labels} label{'s' * (config.num_labels != 1)}"
+    remedy = f"Expected {' or '.join(map(str, expected))} label(s)."
+    return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)
+
+
+def _pad_token(tokenizer: Any, config: Any) -> Finding:
+    own, of_config = tokenizer.pad_token_id, config.get_text_config().pad_token_id
+    remedy = "Set a token that ends nothing in the tokenizer, and its id as `pad_token_id` in config.json."
+    if own is None:
+        return Finding("pad token", "the tokenizer has none", False, remedy)
+    found = f"{tokenizer.pad_token!r} (id {own})"
+    faults = []
+    if own == tokenizer.eos_token_id:
+        faults.append("it is EOS too, so the token before EOS is scored")
+    if own != of_config:
+        faults.append(f"the config has {of_config}")
+    return Finding("pad token", "; ".join([found, *faults]), not faults, remedy)
+
+
+def _head(model: torch.nn.Module, missing: list[str]) -> Finding:
+    if missing:
+        remedy = (
+            "transformers drew new values for them: train it, or map the head's name (README: heads of other names)."
+        )
+        return Finding("head", f"not in the checkpoint: {', '.join(missing[:4])}", False, remedy)
+    named = [(key, value) for key, value in model.named_parameters() if re.search(r"\b(score|classifier)\b", key)]
+    named = [(key, value) for key, value in named if "original_module" not in key]  # PEFT's, that is not used
+    if bad := [key for key, value in named if not value.isfinite().all()]:
+        return Finding("head", f"not finite: {', '.join(bad)}", False, "The run diverged; take an earlier checkpoint.")
+    shapes = ", ".join(f"{key.rsplit('.', 2)[-1]} {tuple(value.shape)}" for key, value in named)
+    return Finding(
+        "head", f"there and finite ({shapes})", bool(named), "No parameter is called `score` or `classifier`."
+    )
+
+
+def _built_in(kind: str, conversations: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for prompt, answers in _BUILT_IN:
+        if kind == "prm":
+            items = {"steps": [[f"{answer} " * 2, answer] for answer in answers]}
+        else:
+            items = {"completions": list(answers)}
+        rows.append({"prompt": prompt, **items})
+        if conversations:
+            rows.append({"prompt": [{"role": "user", "content": prompt.strip()}], **items})
+    return rows
+
+
+def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[dict[str, Any]]:
+    """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for a PRM."""
+    for index, row in enumerate(rows):
+        key = next(key for key in ("steps", "completion", "completions") if key in row)
+        if key == "steps" and kind == "orm":
+            raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
+        for case in nested_rows([row["prompt"]], [row[key]], Solutions if key == "steps" else Completions)[0]:
+            if kind == "prm" and key != "steps":
+                answer = case.pop("completion")
+                text = answer if isinstance(answer, str) else answer[-1]["content"]
+                case["completions"] = [step for step in text.split(separator) if step.strip()] or [text]
+            yield case
+
+
+def _differences(name: str, kind: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:
+    check = "scores in fp32"
+    try:
+        found = _own_scores(name, kind, cases, "float32")
+    except ValueError as error:
+        yield Finding(check, f"RewardScorer refuses: {error}", False)
+        return
+    apart, worst = _apart(expected, found)
+    number = sum(map(len, found))
+    told = f"largest difference from plain transformers {apart:.1e} ({number} scores of {len(cases)} sequences)"
+    remedy = "Plain transformers (and servers) score other tokens than training did: see the lines above."
+    yield Finding(check, told, worst <= TOLERANCE, remedy)
+    if dtype in ("", "float32"):
+        return
+    apart, _ = _apart(found, _own_scores(name, kind, cases, dtype))
+    flat = [score for scores in found for score in scores]
+    told = f"largest difference from fp32 {apart:.1e}, of scores from {min(flat):.3g} to {max(flat):.3g}"
+    yield Finding(f"scores in {dtype}", told)
+
+
+def _own_scores(name: str, kind: str, cases: list[dict], dtype: str) -> list[list[float]]:
+    scorer = RewardScorer.from_pretrained(name, dtype=dtype, device="cpu")
+    prompts = [case["prompt"] for case in cases]
+    if kind == "prm":
+        return scorer.score_steps(prompts, [case["completions"] for case in cases])
+    return [[score] for score in scorer.score(prompts, [case["completion"] for case in cases])]
+
+
+def _apart(expected: list[list[float]], found: list[list[float]]) -> tuple[float, float]:
+    """The largest difference, and the largest as a share of scores beyond 1."""
+    pairs = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+    differences = [abs(a - b) for a, b in pairs]
+    if any(difference != difference for difference in differences):
+        return float("nan"), float("nan")
+    return max(differences), max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)

@@ -1,0 +1,107 @@
+"""A reward model as everybody else loads and runs it: transformers, PEFT, right-padded batches, fp32.
+
+In: a checkpoint's name and rows. Out: its scores, without this package's head, attention, encoder or loading.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from ..model.weights import why_not_readable
+
+_CLASSES = {"orm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
+_PICKLES = re.compile(r"(pytorch_model|model|adapter_model)[\w.-]*\.(bin|pt|pth|ckpt|pkl)")
+_BATCH = 8
+
+
+def weight_files(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names of safetensors files and of pickled weights in a folder, and what is wrong with the former."""
+    names = sorted(path.name for path in folder.iterdir())
+    files = [name for name in names if re.fullmatch(r"(adapter_)?model[\w.-]*\.safetensors", name)]
+    faults = [reason for name in files if (reason := why_not_readable(folder / name))]
+    if SAFE_WEIGHTS_INDEX_NAME in names:
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
+        faults += [f"{name} is missing" for name in sorted({*index["weight_map"].values()} - set(files))]
+    return files, [name for name in names if _PICKLES.fullmatch(name)], faults
+
+
+def load_plain(name: str, kind: str, config: Any, *, adapter: bool) -> tuple[torch.nn.Module, list[str]]:
+    """The model in fp32, and the parameters that the checkpoint lacks (transformers draws them anew)."""
+    if adapter:
+        return _load_adapter(name, kind, config)
+    model, info = _CLASSES[kind].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, list[str]]:
+    from peft import PeftConfig, PeftModel
+
+    base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
+    base = _CLASSES[kind].from_pretrained(base_name, num_labels=config.num_labels, dtype=torch.float32)
+    if len(base.get_input_embeddings().weight) != config.get_text_config().vocab_size:
+        base.resize_token_embeddings(config.get_text_config().vocab_size)
+    base.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
+    model = PeftModel.from_pretrained(base, name)
+    with safe_open(Path(name, "adapter_model.safetensors"), framework="pt") as tensors:
+        keys = list(tensors.keys())
+    head = any(re.search(r"\b(score|classifier)\b", key) for key in keys)
+    return model.eval(), [] if head else ["the head (modules_to_save)"]
+
+
+@torch.no_grad()
+def plain_scores(model: torch.nn.Module, tokenizer: Any, cases: list[dict], *, separator: str) -> list[list[float]]:
+    """Scores of canonical rows: of a completion its reward, of steps the probability of each that it is right."""
+    encoded = [
+        _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
+    ]
+    pad, scores = model.config.get_text_config().pad_token_id, []
+    size = _BATCH if pad is not None else 1
+    for start in range(0, len(encoded), size):
+        batch = encoded[start : start + size]
+        width = max(len(ids) for ids, _ in batch)
+        input_ids = torch.full((len(batch), width), pad or 0)
+        mask = torch.zeros_like(input_ids)
+        for row, (ids, _) in enumerate(batch):
+            input_ids[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+        logits = model(input_ids=input_ids, attention_mask=mask).logits.float()
+        for row, (_, ends) in enumerate(batch):
+            scores.append([logits[row].item()] if ends is None else _probabilities(logits[row], ends, width))
+    return scores
+
+
+def _probabilities(logits_LC: torch.Tensor, ends: list[int], width: int) -> list[float]:
+    logits_SC = logits_LC[len(logits_LC) - width :][ends]  # behind the virtual tokens of prompt tuning
+    return (logits_SC.sigmoid()[:, 0] if logits_SC.shape[-1] == 1 else logits_SC.softmax(-1)[:, 1]).tolist()
+
+
+def _completion(tokenizer: Any, case: dict) -> tuple[list[int], None]:
+    """Text with EOS behind it, or what the chat template renders."""
+    prompt, completion = case["prompt"], case["completion"]
+    if not isinstance(completion, str):
+        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)["input_ids"], None
+    ids = tokenizer(prompt + completion)["input_ids"]
+    eos = tokenizer.eos_token_id
+    return (ids if eos is None or ids[-1:] == [eos] else [*ids, eos]), None
+
+
+def _steps(tokenizer: Any, case: dict, separator: str) -> tuple[list[int], list[int]]:
+    """The prompt, each step and each separator tokenized by itself, and where the separators end."""
+    prompt, bos = case["prompt"], tokenizer.bos_token_id
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    else:
+        template = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+        ids = list(tokenizer.apply_chat_template(prompt, **template)["input_ids"])
+    ends = []
+    for step in case["completions"]:
+        for text in (step, separator):
+            ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+        ends.append(len(ids) - 1)
+    return ids, ends

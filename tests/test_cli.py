@@ -1,0 +1,195 @@
+"""The command as a user meets it: help at once, tables, one-line errors, exit statuses."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import datasets
+import pytest
+import transformers
+from tiny_checkpoints import checkpoint
+from typer.testing import CliRunner
+
+from hf_rewardplug import RewardScorer
+from hf_rewardplug.cli import app
+from hf_rewardplug.cli.options import Aggregate, ChatTemplate, Overlong
+from hf_rewardplug.data.chat_templates import CHAT_TEMPLATES
+from hf_rewardplug.data.encoding import OVERLONG
+from hf_rewardplug.score.aggregates import AGGREGATES
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIRS = [{"prompt": "the cat ", "chosen": f"sat {n}", "rejected": f"ran {n}"} for n in range(5)]
+
+
+def run(*arguments, status: int = 0, **env):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+    assert result.exit_code == status, result.output
+    return result
+
+
+@pytest.fixture(autouse=True)
+def loud_again():
+    """A command quietens its whole process, here that of the other tests."""
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "hf_rewardplug.model.head")]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers.utils.logging.get_verbosity()
+    with warnings.catch_warnings():
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def orm(assets) -> str:
+    return checkpoint("orm", str(assets / "stories260K"))
+
+
+def test_help_comes_at_once_and_imports_nothing_heavy():
+    code = """
+import sys
+from typer.testing import CliRunner
+from hf_rewardplug.cli import app
+output = CliRunner().invoke(app, ["--help"]).output
+assert all(name in output for name in ("inspect", "score", "check", "evaluate", "report")), output
+print(sorted({"torch", "transformers", "trl", "datasets", "numpy", "peft"} & set(sys.modules)))
+"""
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "[]\n", result.stderr
+    assert time.perf_counter() - start < 5  # 0.2 seconds on a quiet core
+
+
+@pytest.mark.parametrize("name", ["inspect", "score", "check", "evaluate", "report"])
+def test_every_option_is_explained(name):
+    output = run(name, "--help").output
+    options = re.findall(r"^  (?:-\w, )?--[\w-]+.*$(?:\n {10,}\S.*)*", output, re.MULTILINE)
+    assert options
+    for option in options:
+        assert len(option.split()) > 3, option
+
+
+def test_the_entry_point_and_the_choices():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert '[project.scripts]\nrewardplug = "hf_rewardplug.cli:app"\n' in project and '"typer>=' in project
+    assert [one.value for one in Aggregate] == list(AGGREGATES)
+    assert [one.value for one in Overlong] == list(OVERLONG)
+    assert {one.value for one in ChatTemplate} == set(CHAT_TEMPLATES)
+    assert run("--version").output.startswith("rewardplug 0.")
+
+
+def test_inspect(pairs, assets):
+    output = run("inspect", pairs).output
+    assert "format      preference" in output and "kept        5 pairs" in output and "Tokens" not in output
+    output = run("inspect", pairs, "--model", assets / "stories260K", "--max-length", 12).output
+    assert "max_length 12" in output and "padding" in output and "[[</s>]]" in output
+    assert "\x1b" not in output  # no terminal: no colours
+
+
+def test_inspect_takes_the_options_of_a_run(pairs, assets, tmp_path):
+    config = tmp_path / "run.yaml"
+    options = {"dataset_name": str(pairs), "model_name_or_path": str(assets / "stories260K"), "max_length": 100}
+    config.write_text(json.dumps({**options, "overlong": "truncate", "learning_rate": 1e-4}))
+    assert "max_length 100" in run("inspect", "--config", config).output
+    assert "max_length 90" in run("inspect", "--config", config, "--max-length", 90).output
+    assert "no limit" in run("inspect", "--config", config, "--max-length", 0).output
+    config.write_text("- a\n")
+    assert "holds list" in run("inspect", "--config", config, status=1).stderr
+
+
+def test_inspect_maps_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "2+2?", "chosen": "4", "rejected": "5"}) + "\n")
+    output = run("inspect", path, "--column-mapping", '{"input": "question"}').output
+    assert "bradley_terry.chat_template" in output
+    assert "is no mapping" in run("inspect", path, "--column-mapping", "question", status=1).stderr
+
+
+def test_score_resumes_and_reports(pairs, orm, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert "5 rows scored" in run("score", orm, pairs, "-o", out).output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = RewardScorer.from_pretrained(orm).score(
+        [row["prompt"] for row in PAIRS], [[row["chosen"], row["rejected"]] for row in PAIRS]
+    )
+    assert [row["scores"] for row in rows] == [pytest.approx(scores, abs=1e-5) for scores in expected]
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-20])
+    run("score", orm, pairs, "-o", out)
+    assert out.read_bytes() == whole
+    assert "0 rows scored (5 were there)" in run("score", orm, pairs, "-o", out).output
+    with open(pairs, "a") as lines:
+        lines.write("{\n")
+    stopped = run("score", orm, pairs, "-o", out, status=1)
+    assert "line 6: no JSON" in stopped.stderr and "--skip-bad" in stopped.stderr
+    output = run("score", orm, pairs, "-o", out, "--skip-bad").output
+    assert "1 lines could not be scored" in output and out.read_bytes() == whole
+
+
+def test_check(orm, tmp_path):
+    output = run("check", orm).output
+    assert re.search(r"scores in fp32 +ok", output) and "all checks passed" in output
+    shutil.copytree(orm, tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "problem_type": None}))
+    output = run("check", tmp_path / "m", status=1).output
+    assert re.search(r"problem type +NOT OK", output) and "servers return a sigmoid" in output
+
+
+def test_evaluate(pairs, orm, tmp_path):
+    output = run("evaluate", orm, pairs, "-o", tmp_path / "figures.json", "--max-rows", 4).output
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["benchmark"] == "preference" and found["figures"]["n"] == 4 == len(found["items"])
+    assert f"{found['figures']['accuracy']:.4f}" in output
+    assert "the nearest first: rewardbench" in run("evaluate", orm, "rewardbenc", status=1).stderr
+
+
+def test_report(orm, tmp_path):
+    page = tmp_path / "page.html"
+    assert run("report", orm, "-o", page).output.strip() == str(page)
+    assert "<html" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "nowhere.jsonl"], "neither a file or folder here nor"),
+        (["inspect"], "DATA is missing"),
+        (["score", "nowhere", "nowhere.jsonl", "-o", "out.jsonl"], "'nowhere.jsonl' is no file"),
+        (["check", "/nowhere"], "neither a config.json nor"),
+        (["check", "/nowhere", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["evaluate", "/nowhere", "preference", "-o", "/nowhere/out.json"], "is no folder"),
+    ],
+)
+def test_user_errors_are_one_line_without_a_traceback(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, status=1)
+    assert result.stderr.startswith("error: ") and message in result.stderr and "Traceback" not in result.output
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_device_that_is_not_there(pairs, orm, tmp_path):
+    result = run("score", orm, pairs, "-o", tmp_path / "out.jsonl", "--device", "nothing", status=1)
+    assert result.stderr.startswith("error: --device nothing: ") and not (tmp_path / "out.jsonl").exists()
+
+
+def test_debug_lets_the_traceback_out(tmp_path):
+    for arguments, env in ((["--debug"], {}), ([], {"REWARDPLUG_DEBUG": "1"})):
+        result = CliRunner().invoke(app, [*arguments, "report", str(tmp_path / "nowhere")], env=env)
+        assert isinstance(result.exception, (ValueError, OSError))
