@@ -264,4 +264,5 @@ def test_a_prm_takes_a_conversation_without_a_prompt(prm):
 def test_a_prm_cuts_at_a_separator_of_its_users(prm):
     """TRL decodes without special tokens, so a reserved step token never reaches a reward function."""
     scorer, asked = RewardScorer.from_pretrained(prm), RewardScorer.from_pretrained(prm, separator=" || ")
-    assert asked([""], ["a || b"]) == scorer([""], ["a\nb"]) != scorer([""], ["a || b"])
+    joined = scorer.separator.join(["a", "b"])
+    assert asked([""], ["a || b"]) == scorer([""], [joined]) != scorer([""], ["a || b"])
