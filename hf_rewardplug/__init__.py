@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imp
     from .data.collator import PreferenceCollator, StepCollator
     from .data.encoding import Encoder
     from .model.checkpoint import merge_adapter
+    from .score.callback import BenchmarkCallback
     from .score.scorer import RewardScorer
     from .train.config import PRMConfig, RewardConfig
     from .train.metrics import compute_accuracy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imp
     from .train.reward_trainer import RewardTrainer
 
 _WHERE = {
+    "BenchmarkCallback": ".score.callback",
     "Encoder": ".data.encoding",
     "PRMConfig": ".train.config",
     "PRMTrainer": ".train.prm_trainer",
@@ -36,6 +38,7 @@ _WHERE = {
 
 __version__ = "0.1.0"
 __all__ = [
+    "BenchmarkCallback",
     "Encoder",
     "PRMConfig",
     "PRMTrainer",

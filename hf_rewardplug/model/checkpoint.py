@@ -22,8 +22,7 @@ from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
 from .weights import HUB, check_saved_head, find_file, loading_arguments, naming_mismatches
 
 _AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
-_KINDS = {"ForSequenceClassification": AutoModelForSequenceClassification}
-_KINDS["ForTokenClassification"] = AutoModelForTokenClassification
+_KINDS = {"ForSequenceClassification": _AUTO_CLASSES["SEQ_CLS"], "ForTokenClassification": _AUTO_CLASSES["TOKEN_CLS"]}
 
 
 def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
@@ -37,10 +36,11 @@ def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, P
         ValueError: it is no classifier, its weights cannot be read, or have no head.
     """
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
-    tokenizer = AutoTokenizer.from_pretrained(name, **{key: hub[key] for key in hub if key != "subfolder"})
+    code = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
+    tokenizer = AutoTokenizer.from_pretrained(name, **code, **{key: hub[key] for key in hub if key != "subfolder"})
     if find_file(name, ADAPTER_CONFIG_NAME, hub) and not find_file(name, CONFIG_NAME, hub):
         return _adapted(name, **kwargs).eval(), tokenizer
-    config = AutoConfig.from_pretrained(name, trust_remote_code=kwargs.get("trust_remote_code", False), **hub)
+    config = AutoConfig.from_pretrained(name, **code, **hub)
     architecture = (config.architectures or ["a model without architectures"])[0]
     auto_class = next((cls for suffix, cls in _KINDS.items() if architecture.endswith(suffix)), None)
     if auto_class is None:
@@ -66,21 +66,18 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
     Args:
         adapter: the folder or hub id that a trainer saved.
         output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`) and `AutoTokenizer` load it.
-        kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default).
+        kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default); `revision`,
+            `token` and the like are the adapter's.
 
     Raises:
         ValueError: it is no adapter of a reward model, or one that cannot be merged (prompt tuning).
 
     >>> merge_adapter("Qwen2.5-0.5B-Reward", "Qwen2.5-0.5B-Reward-merged")  # doctest: +SKIP
     """
-    model = _adapted(adapter, merges=True, **kwargs)
-    description = getattr(model.config, "rewardplug", None)
-    model = model.merge_and_unload(safe_merge=True)
+    model = _adapted(adapter, merges=True, **kwargs).merge_and_unload(safe_merge=True)
     for name, module in list(model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
             model.set_submodule(name, module.modules_to_save["default"])
-    if description is not None:
-        model.config.rewardplug = description
     model.save_pretrained(output_dir)
     check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
     AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
@@ -88,15 +85,22 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
 
 def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     """The base model with the adapter on it, and in its config what the trainer wrote beside the adapter."""
-    peft_config = PeftConfig.from_pretrained(adapter)
-    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG)
+    hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}  # the adapter's; its config names its base's
+    peft_config = PeftConfig.from_pretrained(adapter, **hub)
+    if find_file(adapter, ADAPTER_MODEL_CONFIG, hub) is None:
+        raise ValueError(
+            f"'{adapter}' has no {ADAPTER_MODEL_CONFIG}, which this package's trainers write beside an adapter. Save "
+            "the base model's config under that name, with `num_labels`, `pad_token_id` and `problem_type` set."
+        )
+    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG, **hub)
     auto_class = _AUTO_CLASSES.get(peft_config.task_type)
     if auto_class is None or (merges and peft_config.is_prompt_learning):
         raise ValueError(
             f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
             f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS or TOKEN_CLS."
         )
-    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **kwargs}
+    shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **shared, **kwargs}
     model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
     if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
         model.resize_token_embeddings(config.get_text_config().vocab_size)
@@ -105,4 +109,4 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     model.config.problem_type = config.problem_type
     if (description := getattr(config, "rewardplug", None)) is not None:
         model.config.rewardplug = description
-    return PeftModel.from_pretrained(model, adapter)
+    return PeftModel.from_pretrained(model, adapter, **hub)

@@ -267,7 +267,7 @@ def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
     some_NN = below_NN & (_blocks(end_T, 0).amax(1) > first_N[:, None])
     all_NN = below_NN & (_blocks(end_T, 0).amin(1) > last_N[:, None]) & whole_N[:, None]
     if window is not None:
-        most, least = torch.iinfo(torch.long).max, torch.iinfo(torch.long).min
+        most, least = 1 << 62, -(1 << 62)  # exact as a double, which `F.pad` makes of them
         some_NN &= _blocks(position_ids_T, least).amax(1) > _blocks(before_T, most).amin(1)[:, None]
         all_NN &= _blocks(position_ids_T, most).amin(1) > _blocks(before_T, least).amax(1)[:, None]
     some_NN = (some_NN & ~all_NN) | torch.eye(len(first_N), dtype=torch.bool, device=device)

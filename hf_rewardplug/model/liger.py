@@ -31,6 +31,9 @@ DEVICES = {"cuda", "xpu", "npu"}
 OLDEST = "0.8.5"
 """of Liger; before it the rotary kernel turned whole heads where the model turns a part (Phi-4-mini)"""
 
+_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
+"""of language models; the first replaces torch's own function in the whole process"""
+
 _ACTIVATIONS = {"swiglu": {"silu", "swish"}, "geglu": {"gelu_pytorch_tanh"}}
 """what Liger's MLPs compute, whatever the config says"""
 
@@ -67,7 +70,7 @@ def _for_bodies(apply: Callable) -> Callable:
             return apply(*args, model=model, **options)
         body = getattr(model, model.base_model_prefix)
         named = inspect.signature(apply).parameters
-        options |= {"fused_linear_cross_entropy": False} if "fused_linear_cross_entropy" in named else {}
+        options |= {name: False for name in _LOSSES if name in named}
         config = body.config.get_text_config()
         activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
         for option, computed in _ACTIVATIONS.items():

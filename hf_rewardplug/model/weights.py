@@ -57,10 +57,11 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
             (`ignore_mismatched_sizes=True` draws a new one); `use_kernels=True` without the package `kernels`.
     """
     if given.get("use_kernels") and not import_utils.is_kernels_available():  # told before the weights are read
+        versions = f"kernels>={import_utils.KERNELS_MIN_VERSION},<{import_utils.KERNELS_MAX_VERSION}"
         raise ValueError(
-            "model_init_kwargs={'use_kernels': True} needs the package `kernels`, in a version that this transformers "
-            f"takes: `pip install 'kernels>={import_utils.KERNELS_MIN_VERSION},<{import_utils.KERNELS_MAX_VERSION}'`; "
-            "or leave it out. (`use_liger_kernel=True` needs `liger-kernel` instead.)"
+            "`use_kernels=True` (the trainers' model_init_kwargs={'use_kernels': True}) needs the package `kernels` in "
+            f"a version that this transformers takes: `pip install '{versions}'`; or leave it out. "
+            "(`use_liger_kernel=True` needs `liger-kernel` instead.)"
         )
     if given.get("use_safetensors") is False or any(given.get(key) for key in _ELSEWHERE):
         return given

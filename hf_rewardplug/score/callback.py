@@ -71,15 +71,13 @@ class BenchmarkCallback(TrainerCallback):
         return self._prepared
 
     def _run(self, model, processing_class) -> dict[str, float]:
+        from ..model.inference import evaluating
         from .scorer import RewardScorer
 
-        modes, figures = [(module, module.training) for module in model.modules()], {}
-        try:
+        figures = {}
+        with evaluating(model):
             scorer = RewardScorer(model, processing_class)
             for name, (benchmark, rows) in self._prepare().items():
                 result = benchmark.run(scorer, rows, **self.options.get(name, {}))
                 figures |= {f"eval_{name}_{figure}": value for figure, value in result.figures.items()}
-        finally:
-            for module, training in modes:
-                module.training = training
         return figures

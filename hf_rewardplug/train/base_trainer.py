@@ -71,13 +71,19 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         if self.is_deepspeed_enabled:
             _gather_on_save(self.accelerator.state.deepspeed_plugin)
         if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
-            logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
             self.args.use_liger_kernel = False
+            if self.args.process_index == 0:
+                logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
         self.add_callback(TokenClock(self._tokens))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)
                 self.add_callback(TokenProgress)
+
+    def _prepare_inputs(self, inputs: Tensors) -> Tensors:
+        """transformers' rounds soft labels and margins to DeepSpeed's dtype."""
+        exact = {key: inputs[key].to(self.args.device) for key in ("margin", "step_labels") if key in inputs}
+        return {**super()._prepare_inputs(inputs), **exact}
 
     # ---- loss ----------------------------------------------------------------------------------------------------
 

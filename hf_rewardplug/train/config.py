@@ -1,5 +1,6 @@
 """The two configs: TRL's own, with this package's options behind them."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,9 +67,12 @@ class DataOptions:
 
     def __post_init__(self):
         given = self.accelerator_config
+        if isinstance(given, str) and given.lstrip().startswith("{"):
+            given = json.loads(given)
         super().__post_init__()
         if given is None or (isinstance(given, dict) and "non_blocking" not in given):
-            self.accelerator_config.non_blocking = self.dataloader_pin_memory
+            apple = self.device.type == "mps"  # copies to it from pageable memory read what is gone (pytorch#139550)
+            self.accelerator_config.non_blocking = self.dataloader_pin_memory and not apple
         _check_choices(self)
 
 

@@ -95,6 +95,14 @@ class DataTrainer:
             return {key: self._prepared(one, f"{name} ({key})") for key, one in dataset.items()}
         return self._prepare_dataset(dataset, self.processing_class, self.args, name)
 
+    def _get_eval_sampler(self, eval_dataset):
+        """transformers' draws another order with `group_by_length`; predictions are the rows', in their order."""
+        asked, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = asked
+
     def get_train_dataloader(self) -> DataLoader:
         """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common."""
         args = self.args

@@ -25,14 +25,15 @@ _PLAIN = {
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # the raw reward""",
-    "prm": """from transformers import AutoModelForTokenClassification, AutoTokenizer
+    "prm": """import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 model = AutoModelForTokenClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ids = tokenizer("What is 2 + 2?").input_ids
 for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
     ids += tokenizer(text, add_special_tokens=False).input_ids
-model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)  # wrong, right""",
+model(input_ids=torch.tensor([ids])).logits[0, -1]{probability}""",
 }
 _SERVE = {
     "orm": """vLLM, as its documentation has it (`problem_type="regression"` in the config keeps the reward raw):
@@ -40,7 +41,7 @@ _SERVE = {
 ```
 vllm serve {name} --runner pooling --convert classify
 curl localhost:8000/classify -H 'Content-Type: application/json' \\
-    -d '{{"model": "{name}", "input": "What is 2 + 2? 4"}}'
+    -d '{{"model": "{name}", "input": "What is 2 + 2? 4{eos}"}}'
 ```""",
     "prm": """vLLM does not serve this model: the heads of its classifiers have no bias, this one has.""",
 }
@@ -52,15 +53,17 @@ def with_usage(card: str, trainer) -> str:
     description = trainer.model.config.rewardplug
     kind = description["kind"]
     separator = description.get("step_token") or description.get("step_separator")
-    merged = is_peft_model(trainer.model)
+    adapter = is_peft_model(trainer.model)
+    plain = name + "-merged" * adapter
+    probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
     sections = [
         f"## Use it\n\n```python\n{_SCORE[kind].format(name=name)}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
         "transformers alone"
-        + (f", after `hf_rewardplug.merge_adapter({name!r}, {name + '-merged'!r})`" if merged else "")
-        + f":\n\n```python\n{_PLAIN[kind].format(name=name + '-merged' * merged, separator=separator)}\n```",
-        _SERVE[kind].format(name=name + "-merged" * merged),
+        + (f", after `hf_rewardplug.merge_adapter({name!r}, {plain!r})`" if adapter else "")
+        + f":\n\n```python\n{_PLAIN[kind].format(name=plain, separator=separator, probability=probability)}\n```",
+        _SERVE[kind].format(name=plain, eos=trainer.processing_class.eos_token or ""),
         *_figures(trainer),
         *_data(trainer),
     ]

@@ -29,6 +29,7 @@ def print_summary(trainer, output) -> None:
     print("\n".join(examples(trainer, output)))
     plot = save_plot(trainer, output, folder / "training.png")
     print(f"\nModel, tokenizer and eval_results.json: {folder}")
+    print(f"A page of it all: rewardplug report {folder}")
     print(f"Plot: {plot}" if plot else "Plot: not drawn, matplotlib is missing (pip install 'hf_rewardplug[plots]')")
 
 

@@ -227,6 +227,13 @@ def test_the_block_mask_is_that_of_all_pairs(seed, window):
         assert seen.sum() <= 1.5 * seen_by_torch.sum()
 
 
+def test_the_last_block_behind_a_window_is_no_wider_than_torchs():
+    layout, size = layout_of([[token % 64 for token in range(2000)]])
+    found = _block_mask(layout, 40, torch.device("cpu"))
+    expected = create_block_mask(found.mask_mod, None, None, size, size, device="cpu")
+    assert torch.equal(found.to_dense()[0, 0, -1], expected.to_dense()[0, 0, -1])
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention is compiled with g++ here")
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, 40)])
 def test_compiled_flex_attention_sees_what_the_definition_sees(softcap, window):

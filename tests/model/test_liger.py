@@ -63,7 +63,9 @@ def scores_and_gradients(model, batch: dict) -> tuple[torch.Tensor, dict[str, to
 def assert_computes_the_same(model, plain, batch: dict, plain_batch: dict | None = None):
     """Scores within 1e-5, gradients within 1e-4 relative."""
     scores, gradients = scores_and_gradients(model, batch)
-    expected, expected_gradients = scores_and_gradients(plain, batch if plain_batch is None else plain_batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(liger, "DEVICES", set())  # the rotary function is the whole family's
+        expected, expected_gradients = scores_and_gradients(plain, batch if plain_batch is None else plain_batch)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
@@ -112,6 +114,13 @@ def test_options_are_passed_on(triton_here):  # noqa: F811
     model = accelerated(model_of("llama"), rms_norm=False, rope=False, fused_linear_cross_entropy=True)
     assert patched(model) == {"LlamaMLP"}
     assert_computes_the_same(model, model_of("llama"), batches("orm", random_rows("orm", count=2))[0])
+
+
+def test_the_loss_of_language_models_is_left_alone(triton_here):  # noqa: F811
+    """Liger's option for it replaces torch's own function in the whole process."""
+    before = torch.nn.functional.cross_entropy
+    accelerated(model_of("llama"), cross_entropy=True, fused_linear_cross_entropy=False)
+    assert torch.nn.functional.cross_entropy is before
 
 
 def test_another_activation_keeps_its_mlp(triton_here, caplog, monkeypatch):  # noqa: F811

@@ -127,7 +127,7 @@ def test_a_checkpoint_knows_nothing_of_kernels(kind, calls, model_path, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_package_the_error_names_it(kind, model_path, tmp_path, monkeypatch):
     monkeypatch.setattr(import_utils, "is_kernels_available", lambda *versions: False)
-    with pytest.raises(ValueError, match=r"'use_kernels': True.* needs the package `kernels`.*pip install 'kernels>="):
+    with pytest.raises(ValueError, match=r"`use_kernels=True`.* needs the package `kernels`.*pip install 'kernels>="):
         trainer_for(kind, model_path, tmp_path)
 
 

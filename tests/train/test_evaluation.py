@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,3 +209,28 @@ def test_without_an_eval_set_the_training_rewards_are_saved(model_path, tmp_path
         "std": pytest.approx(last["std_reward"]),
         "step": 3,
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_the_rows_in_their_order(kind, model_path, tmp_path):
+    """transformers orders evaluation by length too where training asks for it."""
+    trainer_class, config_class, make_rows = KINDS[kind]
+    rows, found = Dataset.from_list(make_rows(9)), []
+    for strategy in ("random", "group_by_length"):
+        args = config_class(**quick(tmp_path, train_sampling_strategy=strategy))
+        trainer = trainer_class(model_path, args, train_dataset=rows, eval_dataset=rows)
+        torch.nn.init.ones_(trainer.model.score.weight)
+        found.append(trainer.predict(trainer.eval_dataset).predictions)
+        assert trainer.args.train_sampling_strategy == strategy
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_soft_labels_and_margins_are_not_rounded_to_deepspeeds_dtype(model_path, tmp_path, monkeypatch):
+    rows = Dataset.from_list(solutions(2, label=lambda g: 0.4999))
+    trainer = PRMTrainer(model_path, PRMConfig(**quick(tmp_path)), train_dataset=rows)
+    batch = next(iter(trainer.get_train_dataloader()))
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
+    assert torch.equal(trainer._prepare_inputs(batch)["step_labels"], batch["step_labels"])
+    assert not torch.equal(trainer._prepare_input(batch["step_labels"]).float(), batch["step_labels"])

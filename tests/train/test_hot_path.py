@@ -99,7 +99,12 @@ def test_a_nan_is_not_hidden(kind, assets, tmp_path):
 def test_copies_do_not_block_unless_they_are_asked_to(tmp_path):
     options = {"use_cpu": True, "bf16": False, "report_to": "none"}
     for config_class in (RewardConfig, PRMConfig):
-        for pinned, given, expected in [(True, None, True), (False, {}, False), (True, {"non_blocking": False}, False)]:
+        for pinned, given, expected in [
+            (True, None, True),
+            (False, {}, False),
+            (True, {"non_blocking": False}, False),
+            (True, '{"split_batches": false}', True),
+        ]:
             args = config_class(str(tmp_path), dataloader_pin_memory=pinned, accelerator_config=given, **options)
             assert args.accelerator_config.non_blocking is (expected and args.dataloader_pin_memory)
 
@@ -110,9 +115,12 @@ def test_copies_do_not_block_unless_they_are_asked_to(tmp_path):
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_step_on_a_gpu_waits_for_nothing(kind, liger, assets, tmp_path):
     """CUDA raises at whatever synchronises, transformers' part of the step included."""
+    if liger:
+        pytest.importorskip("liger_kernel")
     options = {"use_cpu": False, "bf16": True, "use_liger_kernel": liger}
     try:
-        train(kind, assets, tmp_path, Reads(), **options)
+        trainer = train(kind, assets, tmp_path, Reads(), **options)
+        assert trainer.args.use_liger_kernel is liger
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -1,9 +1,9 @@
 """The model card: it loads as one, its code runs as it stands, and its figures are the evaluation's."""
 
+import json
 import re
 
 import pytest
-import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
@@ -39,6 +39,9 @@ def test_the_card_of_a_saved_model(kind, adapter, assets, tmp_path):
     scored, _, plain = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
     found = [evaluated(code) for code in (scored, plain)]
     if kind == "orm":
+        given = json.loads(re.search(r"-d '(.*)'", card.text)[1])["input"]
+        served = evaluated(plain.replace('"What is 2 + 2? 4" + tokenizer.eos_token', repr(given)))
+        assert served.item() == pytest.approx(found[1].item(), abs=1e-6)
         assert [len(of_prompt) for of_prompt in found[0]] == [2] and found[1].shape == (1, 1)
     else:
         assert [len(of_prompt) for of_prompt in found[0]] == [2]
@@ -48,6 +51,6 @@ def test_the_card_of_a_saved_model(kind, adapter, assets, tmp_path):
 def evaluated(code: str):
     """Run the lines, and give the value of the last one."""
     *lines, last = code.splitlines()
-    names = {"torch": torch}
+    names: dict = {}
     exec("\n".join(lines), names)
     return eval(last, names)

@@ -28,6 +28,8 @@ OVERRIDDEN = [
     (transformers.Trainer, "_get_num_items_in_batch", ["batch_samples", "device"]),
     (transformers.Trainer, "get_batch_samples", ["epoch_iterator", "num_batches", "device"]),
     (transformers.Trainer, "get_tp_size", []),
+    (transformers.Trainer, "_get_eval_sampler", ["eval_dataset"]),
+    (transformers.Trainer, "_prepare_inputs", ["inputs"]),
     (transformers.Trainer, "get_train_dataloader", []),
     (transformers.Trainer, "_remove_unused_columns", ["dataset", "description"]),
     (transformers.Trainer, "_save", ["output_dir", "state_dict"]),

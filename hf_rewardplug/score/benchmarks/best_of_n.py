@@ -28,7 +28,7 @@ from .examples import scored
 from .process_bench import step_probabilities
 from .registry import Result, read_rows, register_benchmark
 
-AGGREGATES = ("min", "prod", "last", "mean")
+CURVES = ("min", "prod", "last", "mean")
 """how a process reward model's steps become one score: `hf_rewardplug.score.aggregates`"""
 
 
@@ -48,7 +48,7 @@ class Samples(NamedTuple):
     source="arXiv:2110.14168, arXiv:2305.20050, https://github.com/openai/prm800k",
 )
 def best_of_n(
-    scorer: Any, rows: list[Row], *, draws: int = 1000, seed: int = 0, step_separator: str = "\n\n"
+    scorer: Any, rows: list[Row], *, draws: int = 1000, seed: int = 0, step_separator: str | None = None
 ) -> Result:
     """Accuracy of each way to pick one of n samples, in expectation over the subsets of n of a row's N samples.
 
@@ -64,8 +64,9 @@ def best_of_n(
     Args:
         draws: random subsets a row for votes. One row's standard error is at most 0.5 / sqrt(draws).
         step_separator: a text is cut into steps at it for a process reward model, and steps joined with it for an
-            outcome reward model.
+            outcome reward model; the scorer's own when None.
     """
+    step_separator = step_separator or getattr(scorer, "separator", "\n\n")
     prepare = partial(_as_steps if _rates_steps(scorer) else _as_text, separator=step_separator)
     read = read_rows("best_of_n", rows, lambda row: _samples(row, prepare))
     numbers = getattr(rows, "numbers", range(len(rows)))
@@ -226,7 +227,7 @@ def _scores(scorer: Any, read: list[Samples], numbers: Sequence[int]) -> list[di
     places = [f"row {number}" for number, one in zip(numbers, read, strict=True) for _ in one.completions]
     steps = iter(step_probabilities(scorer, "best_of_n", asked, places=places))
     of_rows = [[next(steps) for _ in one.completions] for one in read]
-    return [{f"rm_{name}": [aggregated(one, name) for one in row] for name in AGGREGATES} for row in of_rows]
+    return [{f"rm_{name}": [aggregated(one, name) for one in row] for name in CURVES} for row in of_rows]
 
 
 def _rates_steps(scorer: Any) -> bool:

@@ -12,7 +12,7 @@ from hf_rewardplug.data.canonical import RowError
 from .examples import as_chat, mean_by, scored
 from .registry import Result, Row, read_rows, register_benchmark
 
-SECTIONS = {  # subset -> its weight in its section: the number of its pairs in the split "filtered"
+SECTIONS = {  # subset -> its weight in its section: RewardBench's own constants (EXAMPLE_COUNTS)
     "Chat": {
         "alpacaeval-easy": 100,
         "alpacaeval-length": 95,

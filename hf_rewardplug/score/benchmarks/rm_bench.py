@@ -38,8 +38,8 @@ def rm_bench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
     """RM-Bench (arXiv:2410.16184): does the chosen answer win whatever the styles? A tie is wrong.
 
     Figures: "accuracy/<domain>" and "accuracy/<domain>/easy", ".../normal", ".../hard" (safety: both of its subdomains,
-    by rows); "accuracy/easy", ..., and "accuracy/<style>><style>" (chosen > rejected) are means over the domains, and
-    "accuracy" is the mean of the domains. Domains without a row are left out.
+    by rows, which its leaderboard does not say); "accuracy/easy", ..., and "accuracy/<style>><style>" (chosen >
+    rejected) are means over the domains, and "accuracy" is the mean of the domains. Domains without a row are left out.
 
     Args:
         chat: prompts and answers are turns; False: plain text.

@@ -66,6 +66,23 @@ def test_unknown_names(longer):
         evaluate(longer, "rewardbench", data="allenai/no-such-data")
 
 
+def test_a_benchmarks_hub_id_is_its_name(longer, monkeypatch):
+    asked = []
+    row = {**ROW, "subset": "hep-go"}
+    monkeypatch.setattr("hf_rewardplug.data.files.load_split", lambda *given, **rest: asked.append(given) or [row])
+    assert evaluate(longer, "allenai/reward-bench").name == "rewardbench"
+    evaluate(longer, "allenai/reward-bench", split="raw")
+    evaluate(longer, "allenai/other")
+    assert [split for _, split in asked] == ["filtered", "raw", "test"]
+
+
+def test_options_that_a_benchmark_does_not_have(longer):
+    with pytest.raises(ValueError, match="benchmark 'preference' has no option 'chat'; it has adapter, subset"):
+        evaluate(longer, [ROW], chat=True)
+    with pytest.raises(ValueError, match="benchmark 'rm_bench': chat='no' is neither True nor False"):
+        evaluate(longer, "rm_bench", data=[ROW], chat="no")
+
+
 def test_missing_columns(longer):
     message = (
         r"benchmark 'rewardbench', row 0: columns \['subset'\] are missing; found \['chosen', 'prompt', 'rejected'\]"
