@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.cli import app
-from hf_rewardplug.cli.options import Aggregate, ChatTemplate, Overlong
+from hf_rewardplug.cli.options import Aggregate, ChatTemplate, Overlong, bench_options
+from hf_rewardplug.cli.output import figure_rows
 from hf_rewardplug.data.chat_templates import CHAT_TEMPLATES
 from hf_rewardplug.data.encoding import OVERLONG
+from hf_rewardplug.score import check
 from hf_rewardplug.score.aggregates import AGGREGATES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,9 +156,61 @@ def test_check(orm, tmp_path):
 def test_evaluate(pairs, orm, tmp_path):
     output = run("evaluate", orm, pairs, "-o", tmp_path / "figures.json", "--max-rows", 4).output
     found = json.loads((tmp_path / "figures.json").read_text())
-    assert found["benchmark"] == "preference" and found["figures"]["n"] == 4 == len(found["items"])
+    assert found["name"] == "preference" and found["figures"]["n"] == 4 == len(found["items"])
     assert f"{found['figures']['accuracy']:.4f}" in output
     assert "the nearest first: rewardbench" in run("evaluate", orm, "rewardbenc", status=1).stderr
+
+
+def test_evaluate_with_options_and_columns_of_other_names(orm, assets, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": row["prompt"], **row, "prompt": "", "t": "x"}) + "\n" for row in PAIRS))
+    arguments = ["evaluate", orm, "preference", "--data", rows, "--column-mapping", '{"prompt": "q"}']
+    run(*arguments, "--option", "subset=t", "--option", "adapter=preference", "--split", "train", "-o", tmp_path / "f")
+    found = json.loads((tmp_path / "f").read_text())
+    assert found["figures"]["n/x"] == 5 and {item["prompt"] for item in found["items"]} == {PAIRS[0]["prompt"]}
+    unknown = run(*arguments, "--option", "threshold=tune", status=1).stderr
+    assert "benchmark 'preference' has no option 'threshold'; it has adapter, subset" in unknown
+    assert "--option 'chat': expected NAME=VALUE" in run(*arguments, "--option", "chat", status=1).stderr
+
+
+def test_values_of_bench_options():
+    given = ["threshold=tune", "tune_share=0.5", "chat=false", "adapter=null", "subset=a=b"]
+    assert bench_options(given) == {
+        "threshold": "tune",
+        "tune_share": 0.5,
+        "chat": False,
+        "adapter": None,
+        "subset": "a=b",
+    }
+
+
+def test_counts_are_those_of_each_figure():
+    figures = {"f1": 0.0, "accuracy_wrong": 0.0, "accuracy_right": 1.0, "n": 20, "n_wrong": 12, "threshold": 0.5}
+    figures |= {"accuracy_wrong/a": 0.5, "accuracy_right/a": 0.5, "n/a": 6, "n_wrong/a": 2, "left out": 1}
+    counts = {name: count for name, _, count in figure_rows(figures)}
+    assert counts == {
+        **{"f1": "20", "accuracy_wrong": "12", "accuracy_right": "8", "n_wrong": "", "threshold": "", "left out": ""},
+        **{"accuracy_wrong/a": "2", "accuracy_right/a": "4", "n_wrong/a": ""},
+    }
+
+
+def test_the_report_has_what_evaluate_wrote(pairs, orm, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(orm, folder)
+    hint = f"rewardplug evaluate {folder} rewardbench -o {folder / 'benchmark_rewardbench.json'}"
+    run("report", folder, "-o", tmp_path / "page.html")
+    assert hint in (tmp_path / "page.html").read_text()
+    run("evaluate", folder, pairs, "-o", folder / "benchmark_mine.json")
+    run("report", folder, "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Benchmarks" in page and ">preference<" in page and hint not in page
+
+
+def test_a_finding_without_a_remedy_prints_no_line(orm, monkeypatch):
+    findings = [check.Finding("a", "x", False, "mend"), check.Finding("b", "y", False)]
+    monkeypatch.setattr(check, "check_model", lambda *arguments, **options: findings)
+    output = run("check", orm, status=1).output
+    assert "\n\na: mend\n\n" in output and "\n\n\n" not in output and "2 of 2 checks failed" in output
 
 
 def test_report(orm, tmp_path):

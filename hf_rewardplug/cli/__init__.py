@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as opt
-from .options import Aggregate, encoder_options, mapping, run_options
+from .options import Aggregate, bench_options, encoder_options, mapping, run_options
 from .output import console, figure_rows, print_table, quiet
 
 app = typer.Typer(
@@ -177,7 +177,8 @@ def check(model: opt.Model, data: opt.CheckRows = None, dtype: opt.CheckDtype = 
     print_table(("check", "", "found"), [(one.check, words[one.ok], one.found) for one in findings])
     failed = [one for one in findings if one.ok is False]
     for one in failed:
-        typer.echo(f"\n{one.check}: {one.remedy}" if one.remedy else "")
+        if one.remedy:
+            typer.echo(f"\n{one.check}: {one.remedy}")
     typer.echo(f"\n{model}: " + (f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"))
     if failed:
         raise typer.Exit(1)
@@ -188,7 +189,10 @@ def evaluate(
     model: opt.Model,
     bench: opt.Bench,
     data: opt.BenchData = None,
+    split: opt.BenchSplit = None,
+    column_mapping: opt.ColumnMapping = None,
     max_rows: opt.MaxRows = None,
+    option: opt.BenchOption = None,
     out: opt.FiguresFile = None,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
@@ -204,17 +208,20 @@ def evaluate(
     \b
     rewardplug evaluate runs/orm held_out.jsonl
     rewardplug evaluate runs/orm rewardbench --data rewardbench.parquet -o figures.json
+    rewardplug evaluate runs/prm process_bench --option threshold=tune
     """
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"'{out.parent}' is no folder, so '{out}' cannot be written.")
+    columns, options = column_mapping and mapping(column_mapping), bench_options(option or [])
     quiet()
     from ..score.benchmarks import evaluate as run_benchmark
 
     scorer = _scorer(model, device, dtype, max_tokens_per_batch)
-    result = run_benchmark(scorer, bench, data=data, max_rows=max_rows)
+    given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
+    result = run_benchmark(scorer, bench, **given, **options)
     print_table((result.name, "", "n"), figure_rows(result.figures))
     if out is not None:
-        content = {"model": model, "benchmark": result.name, "figures": result.figures, "items": result.items}
+        content = {"model": model, "name": result.name, "figures": result.figures, "items": result.items}
         out.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"\n{out}: the figures and {len(result.items):,} examples")
 
@@ -235,7 +242,7 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
     quiet()
     from ..data.files import load_split
     from ..data.inspection import inspect_rows, load_tokenizer
-    from ..data.inspection.wording import example_text, lines
+    from .wording import example_text, lines
 
     dataset = load_split(name, split, config=options.get("dataset_config"))
     tokenizer, encoding = None, {}

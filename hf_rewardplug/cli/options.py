@@ -87,6 +87,13 @@ Bench = Annotated[
 BenchData = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="The benchmark's rows. [default: its own, from the hub]")
 ]
+BenchSplit = Annotated[str | None, typer.Option("--split", help="Split of a hub data set. [default: the benchmark's]")]
+BenchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="NAME=VALUE", help="Of the benchmark: threshold=tune, chat=false, ... Several: repeat it."
+    ),
+]
 FiguresFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="OUT", help="JSON with the figures and every example.")
 ]
@@ -109,6 +116,24 @@ def mapping(text: str) -> dict[str, str]:
             f"""--column-mapping {text!r} is no mapping; expected JSON such as '{{"input": "question"}}'."""
         )
     return found
+
+
+def bench_options(texts: list[str]) -> dict[str, Any]:
+    """Options of a benchmark; a value is JSON, or text where it is none.
+
+    >>> bench_options(["threshold=tune", "chat=false"])
+    {'threshold': 'tune', 'chat': False}
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--option {text!r}: expected NAME=VALUE, such as threshold=tune or chat=false.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def run_options(path: Path) -> dict[str, Any]:

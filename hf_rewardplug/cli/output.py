@@ -43,10 +43,18 @@ def figure_rows(figures: dict[str, float]) -> Iterator[tuple[str, str, str]]:
     [('accuracy', '0.5000', '4'), ('accuracy/Chat', '1.0000', '2')]
     """
     for name, value in figures.items():
-        subset = name.partition("/")[2]
-        if name != "n" and not name.startswith("n/"):
-            count = figures.get(f"n/{subset}" if subset else "n", "")
+        figure, slash, subset = name.partition("/")
+        if figure != "n":
+            count = _count(figures, figure, slash + subset)
             yield name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", f"{count:,}" if count else ""
+
+
+def _count(figures: dict[str, float], figure: str, end: str) -> float:
+    """How many examples a figure is of; 0 where it is none of examples, or that is not known."""
+    if figure.startswith("n_") or figure in ("threshold", "left out", "samples"):
+        return 0
+    count, wrong = figures.get(f"n{end}", 0), figures.get(f"n_wrong{end}", 0)
+    return {"accuracy_wrong": wrong, "accuracy_right": count - wrong}.get(figure, count)
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

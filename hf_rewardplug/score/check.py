@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
+from ..data.canonical import template_arguments
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import find_file
-from .inputs import Completions, Solutions, nested_rows
+from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .lines import Requests, read_lines
 from .plain import load_plain, plain_scores, weight_files
 from .scorer import RewardScorer
@@ -114,7 +116,7 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     expected = plain_scores(model, tokenizer, cases, separator=separator or "\n")
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     del model  # two models at a time may be one too many
-    yield from _differences(name, kind, cases, expected, own_dtype)
+    yield from _differences(name, cases, expected, own_dtype)
 
 
 def _folder(name: str) -> tuple[Path, bool]:
@@ -124,7 +126,10 @@ def _folder(name: str) -> tuple[Path, bool]:
         raise ValueError(
             f"'{name}' has neither a {CONFIG_NAME} nor an {ADAPTER_CONFIG_NAME}; expected a model's folder."
         )
-    return (config or adapter).parent, config is None
+    folder = (config or adapter).parent
+    if not Path(name).is_dir():  # of the hub: that file alone has been fetched
+        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], ignore_patterns="*/*"))
+    return folder, config is None
 
 
 def _weights(folder: Path) -> Finding:
@@ -206,23 +211,23 @@ def _built_in(kind: str, conversations: bool) -> list[dict[str, Any]]:
 def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[dict[str, Any]]:
     """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for a PRM."""
     for index, row in enumerate(rows):
-        key = next(key for key in ("steps", "completion", "completions") if key in row)
+        key = key_of(row)
+        if key is None:
+            raise ValueError(f"row {index}: found {sorted(row)}; {EXPECTED}. Rename the columns.")
         if key == "steps" and kind == "orm":
             raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
-        for case in nested_rows([row["prompt"]], [row[key]], Solutions if key == "steps" else Completions)[0]:
-            if kind == "prm" and key != "steps":
-                answer = case.pop("completion")
-                text = answer if isinstance(answer, str) else answer[-1]["content"]
-                case["completions"] = [step for step in text.split(separator) if step.strip()] or [text]
-            yield case
+        items = Solutions if key == "steps" else Completions
+        for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], [template_arguments(row)])[0]:
+            yield cut_into_steps(case, separator) if kind == "prm" and key != "steps" else case
 
 
-def _differences(name: str, kind: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:
+def _differences(name: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:
     check = "scores in fp32"
     try:
-        found = _own_scores(name, kind, cases, "float32")
+        found = _own_scores(name, cases, "float32")
     except ValueError as error:
-        yield Finding(check, f"RewardScorer refuses: {error}", False)
+        remedy = "Mend what it names; until then this package cannot score with the model."
+        yield Finding(check, f"RewardScorer refuses: {error}", False, remedy)
         return
     apart, worst = _apart(expected, found)
     number = sum(map(len, found))
@@ -231,18 +236,14 @@ def _differences(name: str, kind: str, cases: list[dict], expected: list[list[fl
     yield Finding(check, told, worst <= TOLERANCE, remedy)
     if dtype in ("", "float32"):
         return
-    apart, _ = _apart(found, _own_scores(name, kind, cases, dtype))
+    apart, _ = _apart(found, _own_scores(name, cases, dtype))
     flat = [score for scores in found for score in scores]
     told = f"largest difference from fp32 {apart:.1e}, of scores from {min(flat):.3g} to {max(flat):.3g}"
     yield Finding(f"scores in {dtype}", told)
 
 
-def _own_scores(name: str, kind: str, cases: list[dict], dtype: str) -> list[list[float]]:
-    scorer = RewardScorer.from_pretrained(name, dtype=dtype, device="cpu")
-    prompts = [case["prompt"] for case in cases]
-    if kind == "prm":
-        return scorer.score_steps(prompts, [case["completions"] for case in cases])
-    return [[score] for score in scorer.score(prompts, [case["completion"] for case in cases])]
+def _own_scores(name: str, cases: list[dict], dtype: str) -> list[list[float]]:
+    return list(RewardScorer.from_pretrained(name, dtype=dtype, device="cpu")._scores(cases))
 
 
 def _apart(expected: list[list[float]], found: list[list[float]]) -> tuple[float, float]:

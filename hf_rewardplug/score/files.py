@@ -211,12 +211,18 @@ def _write_rejects(path: Path, records: Iterable[dict], mode: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _encoded(line: Line, score: Any, scorer: Any, column: str) -> bytes:
+def _columns(request: dict[str, Any], score: Any, scorer: Any, column: str) -> dict[str, Any]:
+    """What is written behind a row's columns."""
     scores = {f"{column}s" if isinstance(score, list) else column: score}
-    if "steps" in line.request:
-        several = isinstance(score[0], list)
+    if "steps" in request:
+        several = not score or isinstance(score[0], list)
         total = [aggregated(steps, scorer.aggregate) for steps in (score if several else [score])]
         scores[column] = total if several else total[0]
+    return scores
+
+
+def _encoded(line: Line, score: Any, scorer: Any, column: str) -> bytes:
+    scores = _columns(line.request, score, scorer, column)
     text = json.dumps({**line.row, **scores}, ensure_ascii=False)
     try:
         return text.encode() + b"\n"
@@ -225,14 +231,16 @@ def _encoded(line: Line, score: Any, scorer: Any, column: str) -> bytes:
 
 
 def _check_proof(scorer: Any, progress: Progress, request: Requests, column: str, out: str | Path) -> None:
-    """The last rows that were written have this scorer's scores, up to rounding."""
+    """The last rows that were written have this scorer's scores, aggregated ones too, up to rounding."""
     names = {column, f"{column}s"}
     rows = [{key: value for key, value in row.items() if key not in names} for row in progress.proof]
-    expected = [row.get(f"{column}s", row.get(column)) for row in progress.proof]
+    requests = [request(row) for row in rows]
+    found = zip(progress.proof, requests, scorer.score_rows(requests), strict=True)
     near = 1e-3 if str(getattr(scorer.model, "dtype", "")) == "torch.float32" else 0.05
     first = progress.lines - len(rows) + 1
-    for number, (before, now) in enumerate(zip(expected, scorer.score_rows(map(request, rows)), strict=True), first):
-        before, now = list(flat(before)), list(flat(now))
+    for number, (row, asked, score) in enumerate(found, first):
+        columns = _columns(asked, score, scorer, column)
+        before, now = (list(flat([of[name] for name in (column, f"{column}s") if name in of])) for of in (row, columns))
         if len(before) != len(now) or any(abs(a - b) > near * max(1, abs(b)) for a, b in zip(before, now, strict=True)):
             told = [", ".join(f"{score:.4f}" for score in scores[:4]) for scores in (before, now)]
             raise ValueError(

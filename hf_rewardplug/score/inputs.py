@@ -9,6 +9,34 @@ from typing import Any
 
 from ..data.canonical import RowError, checked_completion, checked_steps
 
+KEYS = ("completion", "completions", "steps")
+"""columns that hold what is scored; the first that is given counts"""
+
+EXPECTED = "expected 'prompt' (\"\" if there is none) and one of 'completion', 'completions' and 'steps'"
+
+
+def key_of(row: dict[str, Any]) -> str | None:
+    """The column of a row that is scored; None where there is none, or no prompt: it may be empty, but not left out.
+
+    >>> key_of({"prompt": None, "completion": None, "steps": ["4"]}), key_of({"question": "2+2?", "completion": "4"})
+    ('steps', None)
+    """
+    return next((key for key in KEYS if row.get(key) is not None), None) if "prompt" in row else None
+
+
+def cut_into_steps(row: dict[str, Any], separator: str) -> dict[str, Any]:
+    """A completion's steps: what stands between its separators; the turns before the last one belong to the prompt.
+
+    >>> cut_into_steps({"prompt": "2+2?", "completion": "Two and two.\\nFour.\\n"}, "\\n")
+    {'prompt': '2+2?', 'completions': ['Two and two.', 'Four.']}
+    """
+    prompt, text = row["prompt"], row["completion"]
+    rest = {key: value for key, value in row.items() if key != "completion"}
+    if not isinstance(text, str):
+        prompt, text = [*prompt, *text[:-1]] or "", text[-1].get("content") or ""
+    steps = [step for step in text.split(separator) if step.strip()]
+    return {**rest, "prompt": prompt, "completions": steps or [text]}
+
 
 def is_conversation(value: Any) -> bool:
     """Whether it is a list of messages.

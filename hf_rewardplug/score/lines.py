@@ -13,12 +13,11 @@ from itertools import islice
 from typing import Any
 
 from ..data.adapters import Adapter, detect_adapter
-from ..data.canonical import RowError, to_pairs
+from ..data.canonical import RowError, template_arguments, to_pairs
+from .inputs import EXPECTED, key_of
 
 WINDOW = 1024
 """lines that are read and scored at a time"""
-
-_UNKNOWN_HERE = ("tools", "chat_template_kwargs")  # columns that training renders and the scorer would pass over
 
 
 @dataclass(frozen=True)
@@ -48,24 +47,19 @@ class Requests:
             raise RowError(f"found {type(row).__name__}; expected a JSON object")
         if taken := [key for key in self.taken if key in row]:
             raise RowError("is there already; name the new one otherwise: --column (column=...)", column=taken[0])
-        if given := [key for key in _UNKNOWN_HERE if row.get(key)]:
-            raise RowError("is not taken here; render the prompt with it first", column=given[0])
-        if "completions" in row and "labels" in row:  # a solution as it trains, and no list of completions
-            return {"prompt": row.get("prompt") or "", "steps": row["completions"]}
-        for key in ("completion", "completions", "steps"):
-            if key in row:
-                return {"prompt": row.get("prompt") or "", key: row[key]}
+        if key := key_of(row):
+            solution = key == "completions" and row.get("labels") is not None  # as it trains, no list of completions
+            asked = {"prompt": row["prompt"] or "", **template_arguments(row)}
+            return {**asked, "steps" if solution else key: row[key]}  # the key last: `_without_row_number`
         if "chosen" in row and "rejected" in row:
             self.adapter = self.adapter or detect_adapter(list(row), row)
             pairs = [pair for found in self.adapter(row) for pair in to_pairs(found)]
             if len(pairs) != 1:
                 raise RowError(f"adapter '{self.adapter.name}' gives {len(pairs)} pairs; expected one")
             pair = pairs[0]
-            return {"prompt": pair.get("prompt", ""), "completions": [pair["chosen"], pair["rejected"]]}
-        raise RowError(
-            f"found {sorted(row)}; expected 'prompt' and one of 'completion', 'completions' and 'steps', or 'chosen' "
-            "and 'rejected'"
-        )
+            asked = {"prompt": pair.get("prompt", ""), **template_arguments(pair)}
+            return {**asked, "completions": [pair["chosen"], pair["rejected"]]}
+        raise RowError(f"found {sorted(row)}; {EXPECTED}, or 'chosen' and 'rejected'. Rename the columns")
 
 
 def read_lines(lines: Iterable[bytes], request: Callable[[Any], dict], *, start: int = 1) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from ..model.weights import why_not_readable
+from ..model.weights import find_file, why_not_readable
 
 _CLASSES = {"orm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
 _PICKLES = re.compile(r"(pytorch_model|model|adapter_model)[\w.-]*\.(bin|pt|pth|ckpt|pkl)")
@@ -47,11 +47,14 @@ def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, l
     if len(base.get_input_embeddings().weight) != config.get_text_config().vocab_size:
         base.resize_token_embeddings(config.get_text_config().vocab_size)
     base.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
-    model = PeftModel.from_pretrained(base, name)
-    with safe_open(Path(name, "adapter_model.safetensors"), framework="pt") as tensors:
-        keys = list(tensors.keys())
-    head = any(re.search(r"\b(score|classifier)\b", key) for key in keys)
-    return model.eval(), [] if head else ["the head (modules_to_save)"]
+    return PeftModel.from_pretrained(base, name).eval(), lacks_head(name)
+
+
+def lacks_head(name: str) -> list[str]:
+    """What an adapter, in a folder or of the hub, should have saved beside its own weights and has not."""
+    with safe_open(find_file(name, "adapter_model.safetensors", {}), framework="pt") as tensors:
+        head = any(re.search(r"\b(score|classifier)\b", key) for key in tensors.keys())
+    return [] if head else ["the head (modules_to_save)"]
 
 
 @torch.no_grad()
@@ -84,7 +87,7 @@ def _completion(tokenizer: Any, case: dict) -> tuple[list[int], None]:
     """Text with EOS behind it, or what the chat template renders."""
     prompt, completion = case["prompt"], case["completion"]
     if not isinstance(completion, str):
-        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)["input_ids"], None
+        return _rendered(tokenizer, [*prompt, *completion], case), None
     ids = tokenizer(prompt + completion)["input_ids"]
     eos = tokenizer.eos_token_id
     return (ids if eos is None or ids[-1:] == [eos] else [*ids, eos]), None
@@ -97,11 +100,15 @@ def _steps(tokenizer: Any, case: dict, separator: str) -> tuple[list[int], list[
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         ids = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
     else:
-        template = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
-        ids = list(tokenizer.apply_chat_template(prompt, **template)["input_ids"])
+        ids = _rendered(tokenizer, prompt, case, add_generation_prompt=True)
     ends = []
     for step in case["completions"]:
         for text in (step, separator):
             ids += tokenizer(text, add_special_tokens=False)["input_ids"]
         ends.append(len(ids) - 1)
     return ids, ends
+
+
+def _rendered(tokenizer: Any, messages: list[dict], case: dict, **options: Any) -> list[int]:
+    options |= {"tools": case.get("tools"), **case.get("chat_template_kwargs", {})}
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])

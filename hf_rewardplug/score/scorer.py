@@ -34,7 +34,7 @@ from ..model.head import behind_virtual_tokens, install_reward_head, step_probab
 from ..model.inference import check_scorable, evaluating, learned_positions, own_device
 from ..model.layout import tree_index
 from .aggregates import AGGREGATES, aggregated
-from .inputs import Completions, Solutions, nested_rows
+from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
 
 WINDOW = 4096
 """sequences that are sorted together; what lies in memory at a time"""
@@ -184,7 +184,8 @@ class RewardScorer:
         """Scores of rows that need not fit into memory, one by one, in order.
 
         Args:
-            rows: `{"prompt", "completion"}`, or "completions" (a list), or "steps" (a solution or a list of them).
+            rows: `{"prompt", "completion"}`, or "completions" (a list), or "steps" (a solution or a list of them). A
+                prompt may be empty or None, but not left out. `tools` and `chat_template_kwargs` are rendered.
             window: rows that are read, sorted and scored at a time.
 
         Raises:
@@ -194,23 +195,17 @@ class RewardScorer:
         rows, start = iter(rows), 0
         while batch := list(islice(rows, window)):
             scores: dict[int, Any] = {}
-            for key, method in (
-                ("completion", self._completions),
-                ("completions", self._completions),
-                ("steps", self._solutions),
-            ):
-                chosen = [index for index, row in enumerate(batch) if row.get(key) is not None and index not in scores]
+            for key in KEYS:
+                chosen = [index for index, row in enumerate(batch) if key_of(row) == key]
                 if chosen:
+                    method = self._solutions if key == "steps" else self._completions
                     names = [f"row {start + index}" for index in chosen]
-                    prompts, items = ([batch[index].get(name, "") for index in chosen] for name in ("prompt", key))
+                    prompts, items = ([batch[index][name] for index in chosen] for name in ("prompt", key))
                     more = [template_arguments(batch[index]) for index in chosen]
                     scores |= zip(chosen, method(prompts, items, names=names, more=more), strict=True)
             for index, row in enumerate(batch):
                 if index not in scores:
-                    raise ValueError(
-                        f"row {start + index}: found {sorted(row)}; expected 'prompt' and one of 'completion', "
-                        "'completions' and 'steps'."
-                    )
+                    raise ValueError(f"row {start + index}: found {sorted(row)}; {EXPECTED}. Rename the columns.")
                 yield scores[index]
             start += len(batch)
 
@@ -221,7 +216,8 @@ class RewardScorer:
     def _completions(self, prompts, completions, **given) -> Any:
         rows, nest = nested_rows(prompts, completions, Completions, **given)
         if self.kind == "prm":
-            return nest(aggregated(steps, self.aggregate) for steps in self._scores(map(self._cut, rows)))
+            cut = (cut_into_steps(row, self.separator) for row in rows)
+            return nest(aggregated(steps, self.aggregate) for steps in self._scores(cut))
         mean, std = (self.calibration["mean"], self.calibration["std"] or 1.0) if self.normalize else (0.0, 1.0)
         return nest((score - mean) / std for (score,) in self._scores(rows))
 
@@ -231,14 +227,6 @@ class RewardScorer:
         _check_aggregate(aggregate or "min")
         rows, nest = nested_rows(prompts, steps, Solutions, **given)
         return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
-
-    def _cut(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A completion's steps: what stands between its separators."""
-        prompt, text = row["prompt"], row["completion"]
-        if not isinstance(text, str):  # the turns before the last one belong to what is asked
-            prompt, text = [*prompt, *text[:-1]] or "", text[-1].get("content", "")
-        steps = [step for step in text.split(self.separator) if step.strip()]
-        return {"name": row["name"], **template_arguments(row), "prompt": prompt, "completions": steps or [text]}
 
     # ---- the model -----------------------------------------------------------------------------------------------
 

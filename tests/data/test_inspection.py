@@ -7,12 +7,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_rewardplug import PRMConfig, RewardConfig
+from hf_rewardplug.cli.wording import example_text, lines
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.files import load_split
 from hf_rewardplug.data.inspection import MAX_LENGTH, OVERLONG_OF, inspect_rows, load_tokenizer
 from hf_rewardplug.data.inspection.tokens import Merges, Spread, TokenFigures, unique_tokens_of
-from hf_rewardplug.data.inspection.wording import example_text, lines
 
 PAIRS = [
     {"prompt": "2+2? ", "chosen": "4", "rejected": "5"},
@@ -137,11 +137,21 @@ def test_separators_that_merge(qwen):
         merged=1,
         example=(["\n", "One", ".", "\n", "Two", "\n"], ["\n", "One", ".\n", "Two", "\n"]),
     )
-    assert "merges with the step before it in 25.0 % of 4 steps" in text_of(found, qwen)
+    assert "is tokenized otherwise behind the step before it in 25.0 % of 4 steps" in text_of(found, qwen)
     reserved = inspect_rows(Dataset.from_list(rows), qwen, step_token="<|fim_pad|>")
     assert (reserved.merges.differing, reserved.merges.merged) == (0, 0)
     assert "merges nowhere" in text_of(reserved, qwen)
     assert reserved.example[1].tokens == ["One", ".", "<|fim_pad|>"] and reserved.example[1].scored == 2
+
+
+def test_tokens_keep_the_space_before_them(assets):
+    tokenizer = AutoTokenizer.from_pretrained(assets / "stories260K")  # SentencePiece: "▁T" decodes to "T"
+    rows = [{"prompt": "It is so", "completions": ["Two is", "Two"], "labels": [1, 0]}]
+    found = inspect_rows(Dataset.from_list(rows), tokenizer)
+    trained, joint = found.merges.example
+    assert trained != joint and " T" in trained and "T" in joint
+    assert "".join(found.example[1].tokens) == " Two is \n"
+    assert "".join(found.example[0].tokens).endswith(" It is so")
 
 
 def test_the_example_shows_scores_in_plain_text_and_in_colour(qwen):

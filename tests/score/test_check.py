@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import checkpoint
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_rewardplug.score import check, plain
 from hf_rewardplug.score.check import check_model, rows_of_file
 from hf_rewardplug.score.plain import plain_scores
 
@@ -67,6 +69,60 @@ def test_rows_of_a_file(base, tmp_path):
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl', line 1: found \['prompt'\]"):
         rows_of_file(path)
+
+
+def test_rows_with_tools_and_turns_that_only_call_one(base, tmp_path):
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
+    user, answer = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat\nran"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = [{"prompt": [user], "completion": turns, "tools": tools} for turns in ([call], [answer], [call, answer])]
+    for kind in ("prm", "orm"):
+        folder = edited(checkpoint(kind, base), tmp_path / kind)
+        template = "{{ tools }}{% for m in messages %}{{ m.role + ': ' + (m.content or 'call') + '\n' }}{% endfor %}"
+        (tmp_path / kind / "chat_template.jinja").write_text(template)
+        found = by_name(check_model(folder, rows=rows))
+        assert found["scores in fp32"].ok, found["scores in fp32"]
+        scores = [
+            check._own_scores(folder, list(check._cases(given, kind, "\n")), "float32")
+            for given in (rows, [{**row, "tools": None} for row in rows])
+        ]
+        assert scores[0] != scores[1]
+
+
+def test_rows_that_cannot_be_checked(base):
+    with pytest.raises(ValueError, match=r"row 0: found \['completion'\]; expected 'prompt'"):
+        check_model(checkpoint("orm", base), rows=[{"completion": "a"}])
+
+
+@pytest.mark.parametrize("kind", ["orm", "lora"])
+def test_a_hub_id_is_fetched_as_a_whole(base, tmp_path, monkeypatch, kind):
+    hub, cache = Path(checkpoint(kind, base)), tmp_path / "cache"
+    cache.mkdir()
+
+    def find_file(name, file, options):  # one file alone is in the cache then
+        assert name == "someone/reward"
+        return Path(shutil.copy(hub / file, cache)) if (hub / file).exists() else None
+
+    def snapshot_download(name, **patterns):
+        assert name == "someone/reward" and patterns
+        return shutil.copytree(hub, cache, dirs_exist_ok=True)
+
+    monkeypatch.setattr(check, "find_file", find_file)
+    monkeypatch.setattr(check, "snapshot_download", snapshot_download, raising=False)
+    folder, adapter = check._folder("someone/reward")
+    assert check._weights(folder).ok and adapter == (kind == "lora")
+    if adapter:
+        monkeypatch.setattr(plain, "find_file", find_file, raising=False)
+        assert plain.lacks_head("someone/reward") == []
+
+
+def test_what_the_scorer_refuses_has_a_remedy(base, monkeypatch):
+    def refuse(*arguments):
+        raise ValueError("no")
+
+    monkeypatch.setattr(check, "_own_scores", refuse)
+    found = by_name(check_model(checkpoint("orm", base)))["scores in fp32"]
+    assert found.ok is False and "RewardScorer refuses: no" in found.found and found.remedy
 
 
 def test_pad_token_that_is_eos(base, tmp_path):

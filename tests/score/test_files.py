@@ -10,6 +10,8 @@ from hf_rewardplug import RewardScorer
 from hf_rewardplug.score.files import Progress, find_progress, rejects_of, score_file
 from hf_rewardplug.score.lines import Requests, read_lines, scored_lines
 
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "4"}
+
 
 @pytest.fixture(scope="module")
 def orm(assets) -> RewardScorer:
@@ -93,6 +95,22 @@ def test_steps_get_a_score_each_and_one_together(prm, tmp_path):
     assert found[2]["scores"][0] == pytest.approx(expected[2], abs=1e-5) and len(found[2]["score"]) == 2
 
 
+def test_null_columns_are_passed_over_and_tools_are_rendered():
+    request, tools = Requests(), [{"type": "function", "function": {"name": "f"}}]
+    nulls = {"completion": None, "labels": None, "tools": None}
+    assert request({**nulls, "prompt": None, "completions": ["a"]}) == {"prompt": "", "completions": ["a"]}
+    chat = {"prompt": [USER], "completion": [ANSWER], "tools": tools}
+    assert request(chat) == {"prompt": [USER], "tools": tools, "completion": [ANSWER]}
+    pair = request({"prompt": [USER], "chosen": [ANSWER], "rejected": [USER], "tools": json.dumps(tools)})
+    assert pair == {"prompt": [USER], "tools": tools, "completions": [[ANSWER], [USER]]}
+
+
+@pytest.mark.parametrize("row", [{"problem": "p", "steps": ["s"], "label": 0}, {"question": "q", "completion": "c"}])
+def test_a_prompt_of_another_name_is_not_left_out_in_silence(row):
+    with pytest.raises(ValueError, match=r"found \[.*expected 'prompt' .*Rename"):
+        Requests()(row)
+
+
 @pytest.mark.parametrize("cut", [1, 300, 900, 1500, 10**6])
 def test_a_run_cut_off_anywhere_and_resumed_gives_the_same_bytes(orm, tmp_path, cut):
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in text_pairs(22)]
@@ -160,21 +178,22 @@ def test_bad_lines_of_all_kinds_by_number(orm, tmp_path):
         b'{"prompt": "the cat", "completion": "sat", "tools": [{"name": "f"}]}',
         b'{"chosen": "sat", "rejected": null}',
         b'{"prompt": "", "completion": "ran"}',
+        b'{"question": "the cat", "completion": "sat"}',
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
     outcome = score_file(orm, tmp_path / "in.jsonl", tmp_path / "out.jsonl", skip_bad=True)
-    assert (outcome.scored, outcome.rejected) == (2, 9)
+    assert (outcome.scored, outcome.rejected) == (3, 9)
     errors = {record["line"]: record["error"] for record in read(rejects_of(tmp_path / "out.jsonl"))}
     expected = {
         2: "no JSON",
-        4: "expected 'prompt' and one of",
+        4: "expected 'prompt' (",
         5: "found str",
         6: "no UTF-8",
         7: "completions[1]: column 'completion'",
         8: "column 'score': is there already",
         9: "outcome reward model",
-        10: "column 'tools'",
         11: "column 'rejected'",
+        13: "expected 'prompt' (\"\" if there is none) and one of",
     }
     assert list(errors) == list(expected)
     for number, message in expected.items():
@@ -219,6 +238,17 @@ def test_other_rows_and_other_models_are_refused(orm, tmp_path):
     assert out.read_bytes() == before
     assert score_file(orm, other, out, overwrite=True).scored == 5
     assert len(read(out)) == 5
+
+
+def test_another_aggregate_is_refused(prm, tmp_path):
+    given = [{"prompt": row["prompt"], "steps": row["completions"]} for row in solutions(3)]
+    given.append({"prompt": given[0]["prompt"], "steps": [given[0]["steps"], given[1]["steps"]]})
+    source, out = write(tmp_path / "in.jsonl", given), tmp_path / "out.jsonl"
+    score_file(prm, source, out)
+    mean = RewardScorer(prm.model, prm.tokenizer, aggregate="mean")
+    with pytest.raises(ValueError, match=r"line 1, has the score .* other options made it"):
+        score_file(mean, source, out)
+    assert score_file(prm, source, out).before == 4
 
 
 def test_paths_that_cannot_be(tmp_path):

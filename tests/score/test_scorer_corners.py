@@ -139,8 +139,12 @@ def test_rows_whose_other_columns_are_none(orm):
     assert list(orm.score_rows(data)) == list(orm.score_rows(rows))
 
 
-def test_steps_of_rows_without_a_prompt(prm):
-    assert list(prm.score_rows([{"prompt": None, "steps": ["a"]}])) == list(prm.score_rows([{"steps": ["a"]}]))
+def test_rows_without_a_prompt_say_so(orm, prm):
+    for scorer, item in ((orm, {"completion": "a"}), (orm, {"completions": ["a"]}), (prm, {"steps": ["a"]})):
+        empty, none = ({"prompt": prompt, **item} for prompt in ("", None))
+        assert list(scorer.score_rows([empty])) == list(scorer.score_rows([none]))
+        with pytest.raises(ValueError, match=r"row 1: found \['comp.*|row 1: found \['steps'\]; expected 'prompt'"):
+            list(scorer.score_rows([empty, item]))
 
 
 def test_numbers_that_make_no_sense(orm):

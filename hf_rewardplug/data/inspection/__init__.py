@@ -2,8 +2,8 @@
 
 In: raw rows, and a tokenizer or none. Out: an `Inspection`: the format, how many rows are kept, left out, cut or
 refused and why, an example; with a tokenizer also lengths, padding, sharing, and step separators that merge. Rows go
-through the adapter, the checks and the encoder of the trainers, but a bad one stops nothing. `wording.py` has
-the words.
+through the adapter, the checks and the encoder of the trainers, but a bad one stops nothing. `cli/wording.py`
+has the words.
 """
 
 import json
@@ -24,7 +24,7 @@ from ..chat_templates import set_chat_template
 from ..encoding import DropRow, Encoder
 from ..prefix_tree import common_prefix_length
 from ..prepare import PreparationReport, RowPipeline, choose_adapter
-from .tokens import Merges, TokenFigures
+from .tokens import Merges, TokenFigures, token_text
 
 OVERLONG_OF = {"pairs": "drop", "steps": "truncate"}
 """what becomes of long rows by default: that of `RewardConfig` and of `PRMConfig`"""
@@ -273,7 +273,7 @@ def _segments(example: Row, tokenizer: Any) -> Iterator[Segment]:
             parts.append((title, ids[start : start + length]))
             start += length
     for number, (title, ids) in enumerate(parts):
-        tokens = [tokenizer.decode([index]) for index in ids]
+        tokens = [token_text(tokenizer, index) for index in ids]
         yield Segment(title, tokens, scored=len(tokens) - 1 if number and tokens else None)
 
 

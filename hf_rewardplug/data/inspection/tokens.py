@@ -1,4 +1,4 @@
-"""Figures about encoded rows: lengths, what prefix sharing saves, and step separators that merge.
+"""Figures about encoded rows: lengths, what prefix sharing saves, and steps that joint text tokenizes otherwise.
 
 In: token lists (`array("i")` or lists), or step rows with their encoder. Out: small dataclasses of numbers. No torch.
 """
@@ -107,11 +107,12 @@ class Merges:
     """Steps whose tokens are others where somebody tokenizes the joint text.
 
     Training tokenizes the prompt, each step and each separator by itself. Who joins the text first can get the end of
-    a step and its separator as one token, and reads a score that was never trained.
+    a step and its separator as one token, or lacks the space that SentencePiece puts before a text, and reads a score
+    that was never trained.
 
     Attributes:
         solutions, differing: solutions looked at, and those whose joint encoding differs somewhere.
-        steps, merged: steps looked at, and those that merge with the separator behind them.
+        steps, merged: steps looked at, and those that give other tokens with the separator behind them.
         example: the first place that differs, as texts of tokens: trained, joint.
     """
 
@@ -142,7 +143,13 @@ class Merges:
         for step in row["completions"]:
             self.merged += _ids(tokenizer, step + separator) != _ids(tokenizer, step) + encoder.separator_ids
         if joint != trained and self.example is None:
-            self.example = tuple([tokenizer.decode([index]) for index in ids] for ids in first_gap(trained, joint))
+            self.example = tuple([token_text(tokenizer, index) for index in ids] for ids in first_gap(trained, joint))
+
+
+def token_text(tokenizer: Any, index: int) -> str:
+    """A token's text, with the space in front of it, which decoding the token alone drops (SentencePiece)."""
+    piece = tokenizer.convert_ids_to_tokens(index)
+    return piece.replace("▁", " ") if piece and piece.startswith("▁") else tokenizer.decode([index])
 
 
 def first_gap(a: list[int], b: list[int], context: int = 2) -> tuple[list[int], list[int]]:

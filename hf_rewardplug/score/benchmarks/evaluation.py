@@ -3,6 +3,7 @@
 name, hub id, file, data set or list  ->  prepare  ->  the benchmark and its rows  ->  run  ->  Result
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def evaluate(
         evaluate(scorer, "rewardbench")                         its data from the hub
         evaluate(scorer, "rewardbench", data="copy.parquet")    the same from here
         evaluate(scorer, "pairs.jsonl")                         found from the columns
+        evaluate(scorer, "allenai/reward-bench")                a benchmark's own data are its name
 
     Args:
         scorer: has `score(prompts, completions)`.
@@ -38,10 +40,12 @@ def evaluate(
         options: the benchmark's own.
 
     Raises:
-        ValueError: an unknown name, data that cannot be read, columns that are missing, or a bad row, by its number.
+        ValueError: an unknown name or option, data that cannot be read, columns that are missing, or a bad row, by its
+            number.
     """
     wanted = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": column_mapping}
     benchmark, rows = prepare(name_or_data, **wanted)
+    _check_options(benchmark, options)
     return benchmark.run(scorer, rows, **options)
 
 
@@ -61,6 +65,8 @@ def prepare(
     ('preference', [0, 3])
     """
     benchmark = None
+    if data is None and isinstance(name_or_data, str) and not Path(name_or_data).exists():
+        name_or_data = next((known.name for known in BENCHMARKS.values() if known.hub == name_or_data), name_or_data)
     if isinstance(name_or_data, str) and (data is not None or not _is_data(name_or_data)):
         benchmark = get_benchmark(name_or_data)
     elif data is not None:
@@ -73,6 +79,17 @@ def prepare(
     if column_mapping:
         rows = Rows([rename_columns(row, column_mapping) for row in rows], rows.numbers)
     return benchmark or detect_benchmark(list(rows[0]), rows[0]), rows
+
+
+def _check_options(benchmark: Benchmark, options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(benchmark.run).parameters.values())[2:]  # behind scorer and rows
+    names = {one.name: one.default for one in known}
+    for name, value in options.items():
+        if name not in names and not any(one.kind is one.VAR_KEYWORD for one in known):
+            has = f"it has {', '.join(names)}" if names else "it has none"
+            raise ValueError(f"benchmark '{benchmark.name}' has no option '{name}'; {has}. Leave it out or rename it.")
+        if isinstance(names.get(name), bool) and not isinstance(value, bool):
+            raise ValueError(f"benchmark '{benchmark.name}': {name}={value!r} is neither True nor False. Give one.")
 
 
 def _is_data(name: str) -> bool:

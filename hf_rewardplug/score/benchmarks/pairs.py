@@ -117,7 +117,7 @@ def _group(canonical: Row, subset: str | None) -> Group:
     places, completions, pairs, prompt = {}, [], [], ""
     for pair in to_pairs(canonical):
         if extra := [name for name in ("tools", "chat_template_kwargs") if name in pair]:
-            raise RowError("a scorer takes no arguments of the chat template; take the column away", extra[0])
+            raise RowError("`scorer.score` takes no arguments of the chat template; take the column away", extra[0])
         prompt = pair.get("prompt", "" if isinstance(pair["chosen"], str) else [])
         for side in ("chosen", "rejected"):
             key = json.dumps(pair[side], sort_keys=True)
@@ -145,17 +145,15 @@ def _ties(items: list[dict]) -> float:
 
 
 def _pair_figures(items: list[dict]) -> dict[str, float]:
-    with_subset = [item for item in items if item["subset"] is not None]
-    by_subset = mean_by([item["right"] for item in items], ["all"] * len(items))
-    figures = {"accuracy": by_subset["accuracy"], "ties": _ties(items)}
+    figures = {"accuracy": sum(item["right"] for item in items) / len(items), "ties": _ties(items)}
     figures["margin"] = sum(item["scores"][0] - item["scores"][1] for item in items) / len(items)
     groups = {"chosen longer": [], "chosen shorter": []}
     for item in items:
         chosen, rejected = (len(text_of(completion)) for completion in item["completions"])
         if chosen != rejected:
             groups["chosen longer" if chosen > rejected else "chosen shorter"].append(item["right"])
-    for item in with_subset:
-        groups.setdefault(item["subset"], []).append(item["right"])
+        if item["subset"] is not None:
+            groups.setdefault(item["subset"], []).append(item["right"])
     groups = {name: rights for name, rights in groups.items() if rights}
     figures |= {f"accuracy/{name}": sum(rights) / len(rights) for name, rights in groups.items()}
     return {**figures, "n": len(items), **{f"n/{name}": len(rights) for name, rights in groups.items()}}

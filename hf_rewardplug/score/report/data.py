@@ -4,7 +4,7 @@ trainer_state.json                  needed: the logs of every step
 eval_results.json                   the last evaluation's figures
 config.json or reward_config.json   model type, kind, calibration, separator
 eval_items.jsonl                    one example a line (`PAIR`, `SOLUTION`)
-benchmark_*.json                    {"name", "figures"}
+benchmark_*.json                    {"name", "figures"}, as `rewardplug evaluate -o` writes them
 """
 
 import json
@@ -72,14 +72,13 @@ def read_run(folder: Path) -> Run:
             "The recipes write it at their end. Without it there are no histograms, no calibration curve, no accuracy "
             f"by subset or length, and no examples. One example a line: {PAIR} or {SOLUTION}."
         )
-    benchmarks = [_benchmark(path) for path in sorted(folder.glob("benchmark_*.json"))]
-    if not benchmarks:
-        missing["benchmark_*.json"] = (
-            'Name and figures of hf_rewardplug.score.benchmarks.evaluate(scorer, "rewardbench"), as {"name": str, '
-            '"figures": {str: number}}.'
-        )
     results = {key.removeprefix("eval_"): value for key, value in results.items() if is_number(value)}
     kind = _kind(config, items, results)
+    benchmarks = [_benchmark(path) for path in sorted(folder.glob("benchmark_*.json"))]
+    if not benchmarks:
+        name = {"orm": "rewardbench", "prm": "process_bench"}[kind]
+        out = folder / f"benchmark_{name}.json"
+        missing["benchmark_*.json"] = f"rewardplug evaluate {folder} {name} -o {out}"
     return Run(folder, kind, state.get("global_step") or 0, logs, results, config, items, benchmarks, missing)
 
 

@@ -92,7 +92,7 @@ def test_bad_pairs_are_told_by_number(scorer_of):
         evaluate(scorer, [good] * 4 + [{**good, "rejected": None}] * 4, max_rows=2)
     with pytest.raises(ValueError, match=r"row 0: columns \['rejected'\] are missing.*column_mapping"):
         evaluate(scorer, "preference", data=[{"prompt": "p", "chosen": "a"}], adapter="preference")
-    with pytest.raises(ValueError, match="row 0: column 'tools': a scorer takes no arguments of the chat template"):
+    with pytest.raises(ValueError, match=r"row 0: column 'tools': `scorer.score` takes no arguments"):
         evaluate(scorer, [{"prompt": USER, "chosen": answer("a"), "rejected": answer("b"), "tools": [{"name": "f"}]}])
     with pytest.raises(ValueError, match="stepwise row cannot train an outcome"):
         evaluate(scorer, "preference", data=[{"prompt": "p", "completions": ["s"], "labels": [True]}])

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from ..encoding import reserved_tokens
-from . import Inspection, Segment
-from .tokens import BATCH_ROWS
+from ..data.encoding import reserved_tokens
+from ..data.inspection import Inspection, Segment
+from ..data.inspection.tokens import BATCH_ROWS
 
 _TRAINERS = {"pairs": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
 _HEAD, _TAIL = 48, 24  # tokens of a long part that are shown
@@ -87,8 +87,9 @@ def _merges(found: Inspection, tokenizer) -> Iterator[str]:
     if not merges.differing:
         yield f"  merges nowhere: {merges.solutions:,} solutions give the same tokens when their text is joined first"
         return
+    share = _percent(merges.merged, merges.steps)
     yield (
-        f"  merges with the step before it in {_percent(merges.merged, merges.steps)} of {merges.steps:,} steps; "
+        f"  is tokenized otherwise behind the step before it in {share} of {merges.steps:,} steps; "
         f"{_percent(merges.differing, merges.solutions)} of the solutions have other tokens"
     )
     yield "  when somebody tokenizes the joint text, and other scores then. The first place:"
