@@ -78,7 +78,7 @@ class DataOptions:
 
 @dataclass
 class RewardConfig(DataOptions, trl.RewardConfig):
-    """`trl.RewardConfig` with the options of `DataOptions`. Every argument of TRL's is kept, and its default but for two.
+    """`trl.RewardConfig` with the options of `DataOptions`. Every argument is kept, and every default but two.
 
     Long pairs are left out as TRL leaves them out (`overlong="drop"`), but counted; "truncate" cuts the left of the
     prompt instead.
