@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from rows import quick
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -98,24 +99,17 @@ def conversation(text: str) -> list[dict]:
 def trained(algorithm: str, policy: str, tokenizer, reward_funcs: list, folder, prompts: list = PROMPTS, **options):
     trainer_class, config_class = TRAINERS[algorithm]
     defaults = {
-        "output_dir": str(folder),
         "max_steps": 2,
         "per_device_train_batch_size": 8,
         "num_generations": 4,
         "max_completion_length": 12,
         "reward_weights": [1.0] + [0.0] * (len(reward_funcs) - 1),
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     set_seed(0)
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(policy),
         reward_funcs=reward_funcs,
-        args=config_class(**{**defaults, **options}),
+        args=config_class(**quick(folder, **{**defaults, **options})),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
     )
