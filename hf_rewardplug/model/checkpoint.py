@@ -15,11 +15,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from .head import HEAD_NAME, install_reward_head
 from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
-from .weights import HUB, check_saved_head, find_file, loading_arguments, naming_mismatches
+from .weights import HUB, check_saved_head, find_file, is_adapter, loading_arguments, naming_mismatches
 
 _AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
 _KINDS = {"ForSequenceClassification": _AUTO_CLASSES["SEQ_CLS"], "ForTokenClassification": _AUTO_CLASSES["TOKEN_CLS"]}
@@ -38,7 +37,7 @@ def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, P
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
     code = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
     tokenizer = AutoTokenizer.from_pretrained(name, **code, **{key: hub[key] for key in hub if key != "subfolder"})
-    if find_file(name, ADAPTER_CONFIG_NAME, hub) and not find_file(name, CONFIG_NAME, hub):
+    if is_adapter(name, hub):
         return _adapted(name, **kwargs).eval(), tokenizer
     config = AutoConfig.from_pretrained(name, **code, **hub)
     architecture = (config.architectures or ["a model without architectures"])[0]

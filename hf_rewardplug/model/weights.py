@@ -67,7 +67,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         return given
     given = {"use_safetensors": True, **given}
     hub = {key: given[key] for key in HUB if key in given}
-    if find_file(name, ADAPTER_CONFIG_NAME, hub) and not find_file(name, CONFIG_NAME, hub):
+    if is_adapter(name, hub):
         raise ValueError(
             f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
             "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
@@ -203,6 +203,11 @@ def _check(name: str, paths: list[Path]) -> None:
 def _shape(path: Path, key: str) -> list[int]:
     with safe_open(path, framework="pt") as tensors:
         return list(tensors.get_slice(key).get_shape())
+
+
+def is_adapter(name: str, hub: dict) -> bool:
+    """Whether it is an adapter without a model beside it."""
+    return bool(find_file(name, ADAPTER_CONFIG_NAME, hub)) and not find_file(name, CONFIG_NAME, hub)
 
 
 def find_file(name: str, file: str, hub: dict) -> Path | None:

@@ -106,7 +106,11 @@ def _first_rows(trainer, count: int = 3) -> list[dict]:
 
 
 def _shown(tokenizer, ids: list[int], width: int) -> str:
-    text = " ".join(tokenizer.decode(ids, skip_special_tokens=True).split())
+    return _shortened(tokenizer.decode(ids, skip_special_tokens=True), width)
+
+
+def _shortened(text: str, width: int) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width // 2 - 2]} ... {text[-width // 2 + 3 :]}"
 
 
@@ -121,20 +125,13 @@ def _pair_examples(trainer, output) -> list[str]:
 
 
 def _step_examples(trainer, output) -> list[str]:
-    tokenizer, lines = trainer.processing_class, []
-    probabilities = step_probabilities(torch.from_numpy(output.predictions)).numpy()
-    for index, row in enumerate(_first_rows(trainer)):
-        ends = [i for i, label in enumerate(row["labels"]) if label != UNLABELLED]
-        starts = [None, *(end + 1 for end in ends)]
-        for number, (start, end) in enumerate(zip(starts, ends, strict=False)):
-            if number == 0:
-                lines.append(f"  {_shown(tokenizer, row['input_ids'][: end + 1], 100)}")
-                text = "(up to here)"
-            else:
-                text = _shown(tokenizer, row["input_ids"][start : end + 1], 70)
-            label = row["labels"][end]
+    lines = []
+    for row, logits in zip(_first_rows(trainer), output.predictions, strict=False):
+        item = _step_item(trainer.processing_class, row, logits)
+        lines.append(f"  {_shortened(item['prompt'], 100)}")
+        for text, probability, label in zip(item["steps"], item["probabilities"], item["labels"], strict=True):
             truth = "right" if label == 1 else "wrong" if label == 0 else f"{label:.2f}"
-            lines.append(f"    {probabilities[index, number]:6.3f}  {truth:<6} {text}")
+            lines.append(f"    {probability:6.3f}  {truth:<6} {_shortened(text, 70)}")
     return lines
 
 

@@ -50,6 +50,19 @@ def scored(name: str, scorer: Any, prompts: list[Prompt], completions: list[list
     return scores
 
 
+def pair_item(
+    prompt: Prompt, chosen: Completion, rejected: Completion, good: float, bad: float, subset: str | None
+) -> dict:
+    """A pair as a `Result` holds it; a tie is wrong."""
+    return {
+        "prompt": prompt,
+        "completions": [chosen, rejected],
+        "scores": [good, bad],
+        "right": good > bad,
+        "subset": subset,
+    }
+
+
 def text_of(completion: Completion) -> str:
     """The text of an answer, without roles.
 

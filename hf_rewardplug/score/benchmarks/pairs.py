@@ -11,7 +11,7 @@ from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import RowError, to_pairs
 
-from .examples import Completion, Prompt, as_chat, mean_by, scored, text_of
+from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
 from .registry import Result, Row, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
@@ -60,7 +60,7 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
         raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
     scores = scored("preference", scorer, [group[0] for group in groups], [group[1] for group in groups])
     items = [
-        _item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
+        pair_item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
         for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)
         for good, bad in pairs
     ]
@@ -101,7 +101,7 @@ def judge_bench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
     groups = read_rows("judge_bench", rows, read)
     scores = scored("judge_bench", scorer, [group[0] for group in groups], [group[1] for group in groups])
     items = [
-        _item(prompt, completions[good], completions[bad], row[good], row[bad], category)
+        pair_item(prompt, completions[good], completions[bad], row[good], row[bad], category)
         for (prompt, completions, [(good, bad)], category), row in zip(groups, scores, strict=True)
     ]
     figures = mean_by([item["right"] for item in items], [item["subset"] for item in items])
@@ -126,18 +126,6 @@ def _group(canonical: Row, subset: str | None) -> Group:
                 completions.append(pair[side])
         pairs.append(tuple(places[json.dumps(pair[side], sort_keys=True)] for side in ("chosen", "rejected")))
     return prompt, completions, pairs, subset
-
-
-def _item(
-    prompt: Prompt, chosen: Completion, rejected: Completion, good: float, bad: float, subset: str | None
-) -> dict:
-    return {
-        "prompt": prompt,
-        "completions": [chosen, rejected],
-        "scores": [good, bad],
-        "right": good > bad,
-        "subset": subset,
-    }
 
 
 def _ties(items: list[dict]) -> float:

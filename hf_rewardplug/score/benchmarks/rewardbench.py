@@ -9,7 +9,7 @@ from typing import Any
 from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import RowError
 
-from .examples import as_chat, mean_by, scored
+from .examples import as_chat, mean_by, pair_item, scored
 from .registry import Result, Row, read_rows, register_benchmark
 
 SECTIONS = {  # subset -> its weight in its section: RewardBench's own constants (EXAMPLE_COUNTS)
@@ -78,7 +78,7 @@ def rewardbench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
     prompts, completions, subsets = (list(column) for column in zip(*examples, strict=True))
     scores = scored("rewardbench", scorer, prompts, completions)
     items = [
-        {"prompt": prompt, "completions": several, "scores": pair, "right": pair[0] > pair[1], "subset": subset}
+        pair_item(prompt, *several, *pair, subset)
         for (prompt, several, subset), pair in zip(examples, scores, strict=True)
     ]
     figures = mean_by([item["right"] for item in items], subsets)
