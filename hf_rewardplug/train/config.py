@@ -9,6 +9,12 @@ import trl
 from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
+PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
+LIST_LOSSES = ("plackett_luce", "all_pairs")
+SCORE_LOSSES = ("mse", "huber", "bce")
+REWARD_LOSSES = (*PAIR_LOSSES, *LIST_LOSSES, *SCORE_LOSSES)
+STEP_LOSSES = ("cross_entropy", "pqm", "min_form")
+
 
 @dataclass
 class DataOptions:
@@ -78,13 +84,55 @@ class DataOptions:
 
 @dataclass
 class RewardConfig(DataOptions, trl.RewardConfig):
-    """`trl.RewardConfig` with the options of `DataOptions`. Every argument is kept, and every default but two.
+    """`trl.RewardConfig` with the options of `DataOptions` and these. Every argument is kept, every default but two.
+
+    Args:
+        loss_type (`str`): what the rewards are trained for (`hf_rewardplug.train.losses` has the formulas):
+
+            - pairs: "bradley_terry" (TRL's), "log_exp", "hinge", "rao_kupper" (a model of ties). Ranked lists give
+              every pair of theirs.
+            - ranked lists, each as a whole: "plackett_luce", "all_pairs". A pair is a list of two.
+            - completions with a score each: "mse", "huber", "bce" (0/1 or a share). Ranked lists give their completions.
+        label_smoothing (`float`): probability in [0, 0.5) that a pair's label is flipped, as in `trl.DPOConfig`;
+            for "bradley_terry" and "log_exp".
+        tie_threshold (`float`): of "rao_kupper", in units of reward: a difference of so much makes "better" as likely
+            as not; more means more ties.
+        huber_delta (`float`): of "huber", in units of score: beyond it the loss is linear.
+        attributes (`list[str]`, *optional*): the scores that each completion has, for "mse", "huber" and "bce": the
+            head has one output for each. A single `score` when None.
+        attribute_weights (`list[float]`, *optional*): of the weighted sum that scoring gives; 1 / number when None.
 
     Long pairs are left out as TRL leaves them out (`overlong="drop"`), but counted; "truncate" cuts the left of the
     prompt instead.
     """
 
     _VALID_DICT_FIELDS = [*trl.RewardConfig._VALID_DICT_FIELDS, "column_mapping"]
+
+    loss_type: str = field(
+        default="bradley_terry",
+        metadata={
+            "help": "Pairs: bradley_terry, log_exp, hinge, rao_kupper. Ranked lists: plackett_luce, all_pairs. Scored "
+            "completions: mse, huber, bce.",
+            "choices": list(REWARD_LOSSES),
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Probability that a pair's label is flipped (bradley_terry, log_exp)."}
+    )
+    tie_threshold: float = field(
+        default=1.0, metadata={"help": "Difference of rewards at which better is as likely as not (rao_kupper)."}
+    )
+    huber_delta: float = field(default=1.0, metadata={"help": "Error beyond which the loss is linear (huber)."})
+    attributes: list[str] | None = field(
+        default=None, metadata={"help": "Names of the scores that each completion has; one output of the head each."}
+    )
+    attribute_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of the attributes' sum at scoring; all alike when not set."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_reward_loss(self)
 
 
 @dataclass
@@ -96,6 +144,12 @@ class PRMConfig(DataOptions, _BaseConfig):
             1 (binary cross-entropy).
         step_token (`str`, *optional*): a single reserved token to stand behind each step instead of
             `step_separator`; it cannot merge with the text around it when others tokenize the joint text.
+        loss_type (`str`): "cross_entropy" (each step, hard or soft; binary with one label), "pqm" (right steps rank
+            above wrong ones), "min_form" (the worst step has the solution's outcome).
+        class_weights (`list[float]`, *optional*): of wrong and of right steps, for "cross_entropy".
+        pqm_margin (`float`): of "pqm", in logits: zeta, how far wrong steps stay below right ones.
+        good_token, bad_token (`str`, *optional*): single tokens for a right and a wrong step. With both the model is a
+            causal LM that says one of them behind each step (Math-Shepherd, RLHFlow), and stays one.
         model_init_kwargs, trust_remote_code, chat_template_path, eos_token, pad_to_multiple_of:
             as in `RewardConfig`.
 
@@ -133,8 +187,25 @@ class PRMConfig(DataOptions, _BaseConfig):
         default=None,
         metadata={"help": "A reserved single token to stand behind each step instead of `step_separator`."},
     )
+    loss_type: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "cross_entropy, pqm (ranks steps) or min_form (outcome alone).",
+            "choices": list(STEP_LOSSES),
+        },
+    )
+    class_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of wrong and of right steps (cross_entropy)."}
+    )
+    pqm_margin: float = field(
+        default=4.0, metadata={"help": "How far wrong steps stay below right ones, in logits (pqm)."}
+    )
+    good_token: str | None = field(
+        default=None, metadata={"help": "Token for a right step; with `bad_token` the model is a causal LM."}
+    )
+    bad_token: str | None = field(default=None, metadata={"help": "Token for a wrong step; see `good_token`."})
     model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments for `AutoModelForTokenClassification.from_pretrained`."}
+        default=None, metadata={"help": "Keyword arguments for `from_pretrained` of a model given by name."}
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Whether to run Python code that comes with a model of the hub."}
@@ -153,6 +224,7 @@ class PRMConfig(DataOptions, _BaseConfig):
             raise ValueError("step_separator='' leaves no token to score behind a step; set it to text such as '\\n'.")
         if self.num_labels not in (1, 2) or isinstance(self.num_labels, bool):
             raise ValueError(f"num_labels={self.num_labels!r}: a process reward model has 1 or 2 labels.")
+        _check_step_loss(self)
 
 
 def default_args(config_class: type, output_dir: str):
@@ -200,3 +272,59 @@ def _check_mapping(mapping: Any) -> None:
             f"column_mapping={mapping!r} is no mapping of text to text; expected {{expected name: column of the "
             f"data}}, such as {example}."
         )
+
+
+def _check_reward_loss(config: RewardConfig) -> None:
+    _check_loss_type(config, REWARD_LOSSES)
+    loss_type, weights = config.loss_type, config.attribute_weights
+    _check_number(config, "label_smoothing", 0 <= config.label_smoothing < 0.5, "a number in [0, 0.5)")
+    _check_number(config, "tie_threshold", config.tie_threshold > 0, "a number above 0")
+    _check_number(config, "huber_delta", config.huber_delta > 0, "a number above 0")
+    if config.label_smoothing and loss_type not in ("bradley_terry", "log_exp"):
+        raise ValueError(f"label_smoothing does not go with loss_type='{loss_type}'; set it to 0, or 'bradley_terry'.")
+    if config.center_rewards_coefficient is not None and loss_type not in PAIR_LOSSES:
+        raise ValueError(
+            f"center_rewards_coefficient centres the rewards of pairs, but loss_type='{loss_type}' sees none. Leave it "
+            f"out, or take one of {', '.join(PAIR_LOSSES)}."
+        )
+    if config.attributes is None:
+        if weights is not None:
+            raise ValueError("attribute_weights are set without attributes; name those too.")
+        return
+    if loss_type not in SCORE_LOSSES:
+        raise ValueError(
+            f"attributes need a score each, but loss_type='{loss_type}' compares completions by one reward. Leave "
+            f"`attributes` out, or take one of {', '.join(SCORE_LOSSES)}."
+        )
+    if not config.attributes or len({*config.attributes}) < len(config.attributes):
+        raise ValueError(f"attributes={config.attributes!r}: expected names, each once.")
+    if weights is not None and len(weights) != len(config.attributes):
+        raise ValueError(f"{len(weights)} attribute_weights for {len(config.attributes)} attributes; give one each.")
+
+
+def _check_step_loss(config: PRMConfig) -> None:
+    _check_loss_type(config, STEP_LOSSES)
+    _check_number(config, "pqm_margin", config.pqm_margin >= 0, "a number of 0 or more")
+    weights = config.class_weights
+    if weights is not None and (len(weights) != 2 or min(weights) < 0 or max(weights) <= 0):
+        raise ValueError(f"class_weights={weights!r}; expected two weights, of wrong and of right steps: [2.0, 1.0].")
+    if weights is not None and config.loss_type != "cross_entropy":
+        raise ValueError(f"class_weights do not go with loss_type='{config.loss_type}'; leave them out.")
+    if (config.good_token is None) != (config.bad_token is None):
+        raise ValueError("good_token and bad_token go together; set both, or neither.")
+    if config.good_token is not None and config.good_token == config.bad_token:
+        raise ValueError(f"good_token and bad_token are both {config.good_token!r}; take two tokens.")
+    if config.good_token is not None and config.num_labels == 1:
+        raise ValueError("num_labels=1 does not go with good_token and bad_token, which are two labels.")
+    if config.train_on_last_step_only and config.loss_type != "cross_entropy":
+        raise ValueError(f"train_on_last_step_only leaves one step, but loss_type='{config.loss_type}' needs them all.")
+
+
+def _check_loss_type(config: DataOptions, known: tuple[str, ...]) -> None:
+    if config.loss_type not in known:
+        raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
+
+
+def _check_number(config: DataOptions, name: str, holds: bool, words: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={getattr(config, name)!r}; expected {words}.")
