@@ -52,4 +52,4 @@ def test_torch_enters_the_data_room_at_the_collator():
 
 def test_the_test_sees_relative_imports():
     names = imported(PACKAGE / "train" / "reward_trainer.py")
-    assert {"hf_rewardplug.data.canonical", "hf_rewardplug.model.head", "trl"} <= names
+    assert {"hf_rewardplug.data.encoding", "hf_rewardplug.model.head", "trl"} <= names
