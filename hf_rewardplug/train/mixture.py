@@ -9,7 +9,9 @@ data sets of `hf_rewardplug.data.mixing`.
         weight: 3
       - path: openbmb/UltraFeedback
         weight: 1
-        column_mapping: {instruction: question}
+      - path: orca.parquet
+        weight: 1
+        column_mapping: {input: question}
     stopping_strategy: all_exhausted
 
 An entry has the names of TRL's `DatasetConfig` (but `data_dir` and `fraction`) and more, all told in `Entry`.
