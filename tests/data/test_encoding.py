@@ -284,7 +284,7 @@ def test_a_scored_completion_loses_the_left_of_its_prompt():
     assert (letters(encoded["input_ids"]), encoded["scores"], encoded["cut"]) == ("^defgh$", [1.0], 3)
     with pytest.raises(DropRow, match="longer than max_length=4 even without the prompt"):
         Encoder(tokenizer=Letters(), max_length=4, overlong="truncate").scored(row)
-    with pytest.raises(DropRow, match="^longer than max_length=9$"):
+    with pytest.raises(DropRow, match=r"^longer than max_length=9$"):
         Encoder(tokenizer=Letters(), max_length=9).scored(row)
 
 
@@ -292,7 +292,7 @@ def test_an_outcome_that_may_come_from_behind_the_cut_is_left_out():
     encoder = Encoder(tokenizer=Letters(), max_length=6, overlong="truncate")
     right, wrong = (to_outcomes({"prompt": "p", "completions": ["a", "b", "c"], "outcome": y})[0] for y in (1, 0))
     assert [label for label in encoder.steps(right)["labels"] if label != -100] == [1.0, 1.0]
-    with pytest.raises(DropRow, match="^cut, and what its outcome comes from may lie behind the cut$"):
+    with pytest.raises(DropRow, match=r"^cut, and what its outcome comes from may lie behind the cut$"):
         encoder.steps(wrong)
 
 
@@ -304,9 +304,7 @@ def test_a_pair_that_is_too_long_without_its_prompt_is_dropped():
     encoder = Encoder(tokenizer=SimpleNamespace(bos_token_id=None), max_length=3, overlong="truncate")
     assert encoder.tokenized_pair(tokenized(*ids))["chosen_ids"] == [6, 7, 8]  # no BOS to keep
     with pytest.raises(DropRow, match="even without the prompt"):
-        encoder.tokenized_pair(
-            tokenized([5], [5, 6, 7, 8])
-        )  # one token to share, and nothing would be left of the first
+        encoder.tokenized_pair(tokenized([5], [5, 6, 7, 8]))  # one token to share: nothing would be left of the first
 
 
 def test_drop_and_error_name_the_limit():
@@ -316,9 +314,8 @@ def test_drop_and_error_name_the_limit():
         Encoder(tokenizer=tokenizer, max_length=2).tokenized_pair(tokenized(*ids))
     with pytest.raises(RowError, match=r"3 tokens are more than max_length=2\. Raise max_length, or set overlong"):
         Encoder(tokenizer=tokenizer, max_length=2, overlong="error").tokenized_pair(tokenized(*ids))
-    assert Encoder(tokenizer=tokenizer, max_length=3, overlong="error").tokenized_pair(tokenized(*ids))[
-        "chosen_ids"
-    ] == [1, 5, 6]
+    fitting = Encoder(tokenizer=tokenizer, max_length=3, overlong="error").tokenized_pair(tokenized(*ids))
+    assert fitting["chosen_ids"] == [1, 5, 6]
     with pytest.raises(ValueError, match="overlong='cut' is not one of 'drop', 'truncate', 'error'"):
         Encoder(tokenizer=tokenizer, overlong="cut")
 
