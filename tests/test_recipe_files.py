@@ -1,4 +1,4 @@
-"""Each YAML recipe, from its own command, on rows of the data set's format and tiny models: it trains and it says so."""
+"""Each YAML recipe by its own command, on rows of its data set's format and tiny models: it trains, and says so."""
 
 import json
 import re
