@@ -1,4 +1,4 @@
-"""A model with an output an attribute, from training to scores: by name, an object, LoRA, merged, transformers alone."""
+"""A model with an output an attribute, from training to scores: by name, an object, LoRA, merged; transformers too."""
 
 import numpy as np
 import pytest
