@@ -225,11 +225,9 @@ def every_run(tasks: list[tuple], workers: int) -> Iterable[dict]:
 
 def by_loss(runs: list[dict]) -> dict[str, dict[str, list[dict]]]:
     """{panel: {loss: runs by seed}}, in the order of `PANELS`."""
-    runs = sorted(runs, key=lambda one: one["seed"])
-    table = {
-        panel: {loss: [one for one in runs if (one["panel"], one["loss"]) == (panel, loss)] for loss in design.losses}
-        for panel, design in PANELS.items()
-    }
+    table = {panel: {loss: [] for loss in design.losses} for panel, design in PANELS.items()}
+    for one in sorted(runs, key=lambda one: one["seed"]):
+        table[one["panel"]][one["loss"]].append(one)
     return {panel: rows for panel, losses in table.items() if (rows := {k: v for k, v in losses.items() if v})}
 
 
@@ -283,6 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="two steps of few rows: whether it runs at all")
     options = parser.parse_args(arguments)
     named = [(panel, loss) for panel, design in PANELS.items() for loss in design.losses]
+    if unknown := {*options.only} - {*PANELS} - {":".join(pair) for pair in named}:
+        parser.error(f"--only {', '.join(unknown)}: expected {', '.join(PANELS)} or {', '.join(map(':'.join, named))}")
     named = [pair for pair in named if {pair[0], ":".join(pair)} & {*options.only}]
     tasks = [(*pair, seed, options.smoke) for pair in named for seed in options.seeds]
     results = {"machine": {**machine(), "threads": 1, "workers": options.workers}, "smoke": options.smoke, "runs": []}
