@@ -8,14 +8,12 @@ steps   the demo's searches, as many wholly right as others; 10 % of the steps a
         no step's label, 10 % of the outcomes
 
 A seed draws the flips, the model and the order of the rows. All losses of a panel get the same problems, as many a
-step, the same steps and learning rate. Held-out labels are true ones.
+step, the same steps and learning rate. Held-out labels are true ones. Out: tables, JSON, a plot.
 
 accuracy            share of held-out pairs, or steps, that are judged rightly
 calibration error   expected calibration error, 15 bins, of sigmoid(difference of rewards), or of a step's probability,
                     against the share of labels that a calibrated model of these data would say: 0.9 of what is true,
                     0.1 of what is not. Also of the probability that a loss means, where that is another (`meant`)
-
-Out: tables, JSON, a plot. A quarter of an hour on 2 CPU cores.
 """
 
 import argparse
@@ -261,6 +259,7 @@ def plot(runs: list[dict], path: str) -> None:
             ax.set(ylim=(len(losses) - 0.5, -0.5), yticks=range(len(losses)), yticklabels=losses)
             ax.set_title(f"{panel}: {key.replace('_', ' ')}", fontsize=10)
             ax.grid(axis="x", alpha=0.3)
+            ax.locator_params(axis="x", nbins=7)
         axes[1].set_xlim(left=0)
     figure.supxlabel("dots: seeds, bars: their mean; squares: the probability that the loss means", fontsize=9)
     figure.savefig(path, dpi=100)
