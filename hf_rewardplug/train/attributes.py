@@ -22,9 +22,7 @@ def attribute_model(model: str | PreTrainedModel, args: RewardConfig, quantizati
     count = len(args.attributes)
     if isinstance(model, str):
         set_seed(args.seed)  # the head is drawn when the model is loaded
-        model = load_model(model, args, AutoModelForSequenceClassification, count, quantization_config)
-        args.model_init_kwargs = None
-        return model
+        return load_model(model, args, AutoModelForSequenceClassification, count, quantization_config)
     if model.config.num_labels != count:
         raise ValueError(
             f"The model has `num_labels={model.config.num_labels}`, but {count} attributes are named "
@@ -34,11 +32,16 @@ def attribute_model(model: str | PreTrainedModel, args: RewardConfig, quantizati
 
 
 @contextmanager
-def one_label(model: PreTrainedModel, attributes: list[str]) -> Iterator[None]:
-    """TRL's constructor asks the config for one label; the head has the outputs that it has."""
-    model.config.num_labels = 1
+def one_label(model: PreTrainedModel, args: RewardConfig, by_name: bool) -> Iterator[None]:
+    """TRL's constructor asks the config for one label; the head has the outputs that it has.
+
+    It also warns of `model_init_kwargs` beside a model, which here were used where it was given `by_name`.
+    """
+    model.config.num_labels, given = 1, args.model_init_kwargs
+    args.model_init_kwargs = None if by_name else given
     try:
         yield
     finally:
-        model.config.id2label = dict(enumerate(attributes))
-        model.config.label2id = {name: index for index, name in enumerate(attributes)}
+        args.model_init_kwargs = given
+        model.config.id2label = dict(enumerate(args.attributes))
+        model.config.label2id = {name: index for index, name in enumerate(args.attributes)}
