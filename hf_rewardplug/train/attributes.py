@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
+from ..model.inference import attributes
 from .config import RewardConfig
 from .models import load_model
 
@@ -17,12 +18,18 @@ def attribute_model(model: str | PreTrainedModel, args: RewardConfig, quantizati
     """`model`, loaded if it is a name, with an output an attribute.
 
     Raises:
-        ValueError: it has another number of outputs.
+        ValueError: it has another number of outputs, or was trained on other attributes or in another order.
     """
     count = len(args.attributes)
     if isinstance(model, str):
         set_seed(args.seed)  # the head is drawn when the model is loaded
-        return load_model(model, args, AutoModelForSequenceClassification, count, quantization_config)
+        model = load_model(model, args, AutoModelForSequenceClassification, count, quantization_config)
+    trained = list(attributes(model.config) or args.attributes)
+    if model.config.num_labels == count and trained != args.attributes:
+        raise ValueError(
+            f"The model's outputs are {', '.join(trained)}, in this order, but attributes={args.attributes}. Name them "
+            "so, or take the base model to train others."
+        )
     if model.config.num_labels != count:
         raise ValueError(
             f"The model has `num_labels={model.config.num_labels}`, but {count} attributes are named "

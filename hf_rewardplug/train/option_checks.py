@@ -83,7 +83,8 @@ def check_reward_loss(config) -> None:
             f"attributes need a score each, but loss_type='{loss_type}' compares completions by one reward. Leave "
             f"`attributes` out, or take one of {', '.join(SCORE_LOSSES)}."
         )
-    if not config.attributes or len({*config.attributes}) < len(config.attributes):
+    named = config.attributes and all(isinstance(name, str) for name in config.attributes)
+    if not named or len({*config.attributes}) < len(config.attributes):
         raise ValueError(f"attributes={config.attributes!r}: expected names, each once.")
     if weights is not None and not _are_numbers(weights, len(config.attributes)):
         raise ValueError(f"attribute_weights={weights!r}; expected {len(config.attributes)} numbers, one an attribute.")
