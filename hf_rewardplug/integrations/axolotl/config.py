@@ -1,0 +1,256 @@
+"""An axolotl config as the settings of a run of this package.
+
+In: the keys and values of the YAML. Out: `Settings`: arguments of `RewardConfig` or `PRMConfig`, data entries, adapter
+and quantization, and every key that is not taken with the reason. A pure function; axolotl is not imported.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from . import keys
+from . import options as read
+from .data import DataEntry, format_options, read_entries
+
+KINDS = ("orm", "prm")
+
+_MODELS = {"orm": "SequenceClassification", "prm": "TokenClassification"}
+_TEMPLATES = ("gemma", "chatml", "llama3")
+_FALLBACK = "tokenizer_default_fallback_"
+_FLOATS = (
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lora_dropout"),
+    *("cosine_min_lr_ratio", "warmup_ratio", "center_rewards_coefficient", "val_set_size", "num_epochs"),
+)
+"""numbers that YAML reads as text when they are written as 1e-5"""
+
+_OF_OTHERS = frozenset(
+    """
+    adapter column_mapping chat_template logging_nan_inf_filter overlong max_length learning_rate num_labels dataset_num_proc
+    model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
+    """.split()
+)
+"""arguments of this package's configs that axolotl has a key for, or TRL's configs too"""
+
+_PLUGINS = {
+    "hf_rewardplug.integrations.axolotl.RewardPlugPlugin": "",
+    "axolotl.integrations.liger.LigerPlugin": "",
+    "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin": "there is no vocabulary-wide loss",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an axolotl config asks for.
+
+    Args:
+        kind: "orm" or "prm".
+        model, tokenizer: names; the tokenizer's is None where it is the model's.
+        special_tokens: {"pad_token": "<pad>", ...}.
+        template: (how, what) for a chat template that the config's `chat_template` cannot name: ("text" or "file", it),
+            or ("fallback", a name) for a tokenizer without one.
+        config: arguments of `RewardConfig` or `PRMConfig`.
+        entries, test_entries, val_set_size: the data.
+        peft, quantization: arguments of `LoraConfig` and `BitsAndBytesConfig`, or None.
+        patience: evaluations without a better one before the run stops.
+        auto_resume: go on from the newest checkpoint, if there is one.
+        environment: variables that trackers read.
+        ignored: {key: why it is not taken}.
+    """
+
+    kind: str
+    model: str
+    tokenizer: str | None = None
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    template: tuple[str, str] | None = None
+    config: dict[str, Any]
+    entries: list[DataEntry]
+    test_entries: list[DataEntry] = field(default_factory=list)
+    val_set_size: float = 0
+    peft: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    patience: int | None = None
+    auto_resume: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def kind_of(raw: dict[str, Any]) -> str | None:
+    """
+    >>> kind_of({"reward_model": True}), kind_of({"process_reward_model": True}), kind_of({})
+    ('orm', 'prm', None)
+
+    Raises:
+        ValueError: both are asked for.
+    """
+    if raw.get("reward_model") and raw.get("process_reward_model"):
+        raise ValueError("Both `reward_model` and `process_reward_model` are true; a run trains one of them.")
+    return "orm" if raw.get("reward_model") else "prm" if raw.get("process_reward_model") else None
+
+
+def own_options(kind: str) -> tuple[str, ...]:
+    """Options of this package that a config may set at the top, beside axolotl's keys."""
+    from trl import RewardConfig as Trl
+    from trl.trainer.base_config import _BaseConfig
+
+    from ...train.config import PRMConfig, RewardConfig
+
+    config_class, base = {"orm": (RewardConfig, Trl), "prm": (PRMConfig, _BaseConfig)}[kind]
+    upstream = {one.name for one in fields(base)}
+    return tuple(one.name for one in fields(config_class) if one.name not in upstream | _OF_OTHERS)
+
+
+def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
+    """`raw`, the YAML, as settings.
+
+    Args:
+        bf16_here: whether the device computes in bf16, for `bf16: auto`.
+
+    Raises:
+        ValueError: no reward model is asked for, an unknown key (with the nearest known one), keys that cannot be had,
+            or values that do not go together.
+    """
+    given = {key: _number(key, value) for key, value in raw.items() if value is not None}
+    kind = kind_of(given)
+    if kind is None:
+        raise ValueError("Neither `reward_model: true` nor `process_reward_model: true` is set; set one of them.")
+    own = own_options(kind)
+    ignored = _check_keys(given, own)
+    if "base_model" not in given:
+        raise ValueError("`base_model` is not set: a hub id or a folder.")
+    entries, of_data, not_taken = read_entries(given.get("datasets"))
+    ignored |= not_taken
+    test_entries: list[DataEntry] = []
+    if "test_datasets" in given:
+        test_entries, of_tests, not_taken = read_entries(given["test_datasets"], "test_datasets")
+        of_data, ignored = {**of_tests, **of_data}, {**ignored, **not_taken}
+    if kind == "orm" and of_data:
+        raise ValueError(f"`{next(iter(of_data))}` is an option of process reward models.")
+    held_out = bool(test_entries or given.get("val_set_size"))
+    own_given = {**of_data, **{name: given[name] for name in own if name in given}}
+    model_init, numbers, told = _model(given, kind, own_given, bf16_here)
+    named, template = _template(given)
+    peft, quantization = read.lora(given)
+    config = {
+        "gradient_checkpointing": False,
+        "weight_decay": 0.0,
+        "num_train_epochs": 1.0,
+        "max_length": 512,
+        **{key: given[key] for key in keys.SAME if key in given},
+        **{name: given[key] for key, name in keys.RENAMED.items() if key in given},
+        **read.batches(given),
+        **read.optimization(given),
+        **numbers,
+        **read.saving(given, held_out=held_out),
+        **read.reporting(given),
+        **read.distributed(given),
+        **read.liger(given),
+        **read.overlong(given),
+        **_others(given),
+        **named,
+        **format_options(entries),
+        **own_given,
+        "model_init_kwargs": model_init,
+    }
+    config.setdefault("output_dir", "./model-out")
+    return Settings(
+        kind=kind,
+        model=given["base_model"],
+        tokenizer=given.get("tokenizer_config"),
+        special_tokens=dict(given.get("special_tokens", {})),
+        template=template,
+        config=config,
+        entries=entries,
+        test_entries=test_entries,
+        val_set_size=given.get("val_set_size", 0),
+        peft=peft,
+        quantization=quantization,
+        patience=given.get("early_stopping_patience"),
+        auto_resume=bool(given.get("auto_resume_from_checkpoints")),
+        environment={keys.ENVIRONMENT[key]: str(given[key]) for key in keys.ENVIRONMENT if key in given},
+        ignored={**ignored, **told},
+    )
+
+
+def _number(key: str, value: Any) -> Any:
+    if key not in _FLOATS or not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"`{key}` is {value!r}; expected a number.") from None
+
+
+def _check_keys(given: dict[str, Any], own: tuple[str, ...]) -> dict[str, str]:
+    """{key: why it is ignored}; whatever is false is no wish."""
+    taken = {*keys.SAME, *keys.RENAMED, *keys.LORA, *keys.LIGER, *keys.ATTENTION, *keys.ENVIRONMENT, *keys.REPORTS}
+    known = {*taken, *keys.SPECIAL, *keys.IGNORED, *keys.REFUSED, *own}
+    for key in given:
+        if key not in known:
+            raise ValueError(keys.unknown_key(key, known))
+    refused = [f"  {key}: {keys.REFUSED[key]}" for key, value in given.items() if key in keys.REFUSED and value]
+    if refused:
+        raise ValueError("Some keys cannot be had here. Take them out:\n" + "\n".join(refused))
+    ignored = {key: keys.IGNORED[key] for key, value in given.items() if key in keys.IGNORED and value is not False}
+    for name in given.get("plugins", ()):
+        if why := _PLUGINS.get(name, "plugins of axolotl's are not run"):
+            ignored[f"plugins: {name}"] = why
+    return ignored
+
+
+def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: bool):
+    """`model_init_kwargs`, arguments about numbers, and why an attention is ignored."""
+    name = given.get("model_type", given.get("type_of_model", _MODELS[kind]))
+    if not name.endswith(_MODELS[kind]):
+        raise ValueError(f"`model_type: {name}`; expected AutoModelFor{_MODELS[kind]}, or leave it out.")
+    labels = given.get("num_labels", 1 if kind == "orm" else 2)
+    if kind == "orm" and labels != 1:
+        raise ValueError(f"`num_labels: {labels}`; an outcome reward model has 1.")
+    if given.get("base_model_config", given.get("base_model")) != given.get("base_model"):
+        raise ValueError("`base_model_config` names another model than `base_model`; leave it out.")
+    if given.get("model_config"):
+        raise ValueError("`model_config` changes the model, which is trained as it is; take it out.")
+    numbers, dtype = read.precision(given, bf16_here=bf16_here)
+    model_init = {"dtype": dtype, **given.get("model_kwargs", given.get("overrides_of_model_kwargs", {}))}
+    if revision := given.get("model_revision", given.get("revision_of_model")):
+        model_init["revision"] = revision
+    if given.get("use_kernels"):
+        model_init["use_kernels"] = True
+    told, attention = {}, read.attention(given)
+    if attention is not None and own.get("prefix_sharing") is False:
+        model_init["attn_implementation"] = attention
+    elif attention is not None:
+        key = next(key for key in ("attn_implementation", *keys.ATTENTION) if given.get(key))
+        told = {key: "prefix trees have an attention of their own (`prefix_sharing: false` takes it)"}
+    return model_init, {**numbers, **({"num_labels": labels} if kind == "prm" else {})}, told
+
+
+def _template(given: dict[str, Any]) -> tuple[dict[str, str], tuple[str, str] | None]:
+    """The config's argument for a template that it can name; or how else to set it."""
+    name, jinja = given.get("chat_template"), given.get("chat_template_jinja")
+    if name in (None, "jinja") and jinja is not None:
+        return {}, ("text" if "{" in jinja else "file", jinja)
+    if name in (None, "tokenizer_default"):
+        return {}, None
+    short = str(name).removeprefix(_FALLBACK)
+    if short not in _TEMPLATES:
+        raise ValueError(
+            f"`chat_template: {name}` is not had; expected {', '.join(_TEMPLATES)}, tokenizer_default, or jinja with "
+            "`chat_template_jinja`."
+        )
+    return ({"chat_template": name}, None) if short == name else ({}, ("fallback", short))
+
+
+def _others(given: dict[str, Any]) -> dict[str, Any]:
+    """Keys that stand alone."""
+    options: dict[str, Any] = {}
+    if (checkpointing := given.get("gradient_checkpointing", False)) not in (True, False):
+        raise ValueError(f"`gradient_checkpointing: {checkpointing}` is not had; expected true or false.")
+    options["gradient_checkpointing"] = checkpointing
+    if given.get("torch_compile") is True:
+        options["torch_compile"] = True
+    if given.get("curriculum_sampling"):
+        options["train_sampling_strategy"] = "sequential"
+    if "hub_model_id" in given:
+        options |= {"push_to_hub": True, "hub_private_repo": True, "hub_always_push": True}
+    if "resume_from_checkpoint" in given:
+        options["resume_from_checkpoint"] = given["resume_from_checkpoint"]
+    return options
