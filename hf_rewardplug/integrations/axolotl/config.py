@@ -4,7 +4,7 @@ In: the keys and values of the YAML. Out: `Settings`: arguments of `RewardConfig
 and quantization, and every key that is not taken with the reason. A pure function; axolotl is not imported.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import keys
@@ -24,11 +24,11 @@ _FLOATS = (
 
 _OF_OTHERS = frozenset(
     """
-    adapter column_mapping chat_template logging_nan_inf_filter overlong max_length learning_rate num_labels dataset_num_proc
-    model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
+    adapter column_mapping chat_template logging_nan_inf_filter overlong max_length learning_rate num_labels
+    dataset_num_proc model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
     """.split()
 )
-"""arguments of this package's configs that axolotl has a key for, or TRL's configs too"""
+"""arguments of this package's configs that axolotl has a key for, or that are of another use"""
 
 _PLUGINS = {
     "hf_rewardplug.integrations.axolotl.RewardPlugPlugin": "",
@@ -87,15 +87,17 @@ def kind_of(raw: dict[str, Any]) -> str | None:
 
 
 def own_options(kind: str) -> tuple[str, ...]:
-    """Options of this package that a config may set at the top, beside axolotl's keys."""
-    from trl import RewardConfig as Trl
-    from trl.trainer.base_config import _BaseConfig
+    """Options of this package that a config may set at the top, beside axolotl's keys.
 
+    >>> "prefix_sharing" in own_options("orm"), "step_separator" in own_options("prm")
+    (True, True)
+    """
     from ...train.config import PRMConfig, RewardConfig
 
-    config_class, base = {"orm": (RewardConfig, Trl), "prm": (PRMConfig, _BaseConfig)}[kind]
-    upstream = {one.name for one in fields(base)}
-    return tuple(one.name for one in fields(config_class) if one.name not in upstream | _OF_OTHERS)
+    config_class = {"orm": RewardConfig, "prm": PRMConfig}[kind]
+    of_ours = [one for one in config_class.__mro__ if one.__module__ == config_class.__module__]
+    declared = dict.fromkeys(name for one in reversed(of_ours) for name in one.__annotations__)
+    return tuple(name for name in declared if name not in _OF_OTHERS and not name.startswith("_"))
 
 
 def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:

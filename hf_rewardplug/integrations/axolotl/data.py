@@ -103,9 +103,7 @@ def _entry(given: dict[str, Any], place: str) -> DataEntry:
             raise ValueError(f"`{place}.type`: {error}") from error
     mapping = {_FIELDS[key]: given[key] for key in _FIELDS if key in given} | given.get("column_mapping", {})
     names = {one.name for one in fields(DataEntry)}.difference({"adapter", "column_mapping"})
-    return DataEntry(
-        adapter=kind, column_mapping=mapping or None, **{key: given[key] for key in given if key in names}
-    )
+    return DataEntry(adapter=kind, column_mapping=mapping or None, **{key: given[key] for key in given if key in names})
 
 
 def load_entry(entry: DataEntry) -> datasets.Dataset:

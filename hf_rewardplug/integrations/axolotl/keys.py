@@ -1,7 +1,7 @@
 """axolotl's keys: which are taken under which name, which change nothing here, and which cannot be had.
 
-In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two kinds are not taken: `IGNORED`
-ones are told, since the run is the same without them; `REFUSED` ones are an error, since it would be another run.
+In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two kinds are not taken:
+`IGNORED` ones are told, since the run is the same without them; `REFUSED` ones are an error, since it would be another.
 Every key of axolotl 0.19's schema is here (`tests/axolotl/test_schema.py` compares with the real one).
 """
 

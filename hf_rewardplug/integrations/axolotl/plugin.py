@@ -62,7 +62,9 @@ class RewardPlugPlugin(BasePlugin):
 
         seed = 42 if cfg.seed is None else cfg.seed
         sizes = self.entries, self.test_entries, cfg.val_set_size or 0
-        return TrainDatasetMeta(*train_and_held_out(*sizes, seed=seed, load=load))  # the number of steps is the trainer's
+        return TrainDatasetMeta(
+            *train_and_held_out(*sizes, seed=seed, load=load)
+        )  # the number of steps is the trainer's
 
     def get_training_args(self, cfg) -> dict[str, Any]:
         """axolotl logs every 500 steps where it does not know their number."""

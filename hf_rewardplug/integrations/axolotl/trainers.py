@@ -29,9 +29,7 @@ class AxolotlPRMConfig(AxolotlTrainingMixins, PRMConfig):
     """`PRMConfig` with what axolotl's optimizers and schedulers ask for."""
 
 
-class BuiltByAxolotl(
-    RngLoaderMixin, SchedulerMixin, OptimizerMixin, OptimizerInitMixin, DistributedParallelMixin
-):
+class BuiltByAxolotl(RngLoaderMixin, SchedulerMixin, OptimizerMixin, OptimizerInitMixin, DistributedParallelMixin):
     """Mixin in front of a trainer. A subclass says which `config_class` it takes, and its `options`."""
 
     config_class: type

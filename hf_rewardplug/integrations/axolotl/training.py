@@ -104,8 +104,8 @@ def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase | None:
     for kind, token in settings.special_tokens.items():
         if kind not in ("pad_token", "eos_token", "bos_token", "unk_token") or token not in tokenizer.get_vocab():
             raise ValueError(
-                f"`special_tokens.{kind}: {token}`: expected pad_token, eos_token, bos_token or unk_token, and a token of "
-                "the vocabulary. Add tokens to the model and its tokenizer first."
+                f"`special_tokens.{kind}: {token}`: expected pad_token, eos_token, bos_token or unk_token, and a token "
+                "of the vocabulary. Add tokens to the model and its tokenizer first."
             )
         setattr(tokenizer, kind, token)
     if settings.template is not None:
