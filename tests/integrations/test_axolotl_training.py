@@ -157,8 +157,8 @@ def test_tokenizers(files, tmp_path):
     assert trainer.processing_class.pad_token == "<unk>"
     assert trainer.processing_class.chat_template == "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert any(type(one).__name__ == "EarlyStoppingCallback" for one in trainer.callback_handler.callbacks)
-    raw |= {"chat_template": "tokenizer_default_fallback_chatml", "chat_template_jinja": None}
-    assert "<|im_start|>" in make_trainer(translate(raw)).processing_class.chat_template
+    raw |= {"chat_template": "tokenizer_default_fallback_gemma", "chat_template_jinja": None}
+    assert "<start_of_turn>" in make_trainer(translate(raw)).processing_class.chat_template
     with pytest.raises(ValueError, match="a token of the vocabulary"):
         make_trainer(translate({**raw, "special_tokens": {"pad_token": "<nobody knows>"}}))
 

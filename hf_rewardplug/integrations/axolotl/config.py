@@ -24,7 +24,7 @@ _FLOATS = (
 
 _OF_OTHERS = frozenset(
     """
-    adapter column_mapping chat_template logging_nan_inf_filter overlong max_length learning_rate num_labels
+    adapter column_mapping chat_template logging_nan_inf_filter max_length learning_rate num_labels
     dataset_num_proc model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
     """.split()
 )

@@ -2,7 +2,7 @@
 
 In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two kinds are not taken:
 `IGNORED` ones are told, since the run is the same without them; `REFUSED` ones are an error, since it would be another.
-Every key of axolotl 0.19's schema is here (`tests/axolotl/test_schema.py` compares with the real one).
+Every key of axolotl 0.19's schema is here (`tests/with_axolotl/test_schema.py` compares with the real one).
 """
 
 import difflib

@@ -5,11 +5,15 @@ their own collators, and the options that axolotl's schema drops.
 """
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 from pydantic import create_model
+from transformers import set_seed
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
+from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.head import HEAD_NAME
 from .config import KINDS, kind_of, own_options
@@ -61,10 +65,8 @@ class RewardPlugPlugin(BasePlugin):
             return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
 
         seed = 42 if cfg.seed is None else cfg.seed
-        sizes = self.entries, self.test_entries, cfg.val_set_size or 0
-        return TrainDatasetMeta(
-            *train_and_held_out(*sizes, seed=seed, load=load)
-        )  # the number of steps is the trainer's
+        of_data = self.entries, self.test_entries, cfg.val_set_size or 0
+        return TrainDatasetMeta(*train_and_held_out(*of_data, seed=seed, load=load))  # the trainer counts the steps
 
     def get_training_args(self, cfg) -> dict[str, Any]:
         """axolotl logs every 500 steps where it does not know their number."""
@@ -77,7 +79,7 @@ class RewardPlugPlugin(BasePlugin):
 
         base = {"orm": trainers.AxolotlRewardTrainer, "prm": trainers.AxolotlPRMTrainer}[self.kind]
         options = {name: cfg[name] for name in own_options(self.kind) if cfg.get(name) is not None}
-        options |= overlong(cfg) | format_options(self.entries) | {"max_length": cfg.sequence_len}
+        options = overlong(cfg) | options | format_options(self.entries) | {"max_length": cfg.sequence_len}
         if not cfg.accelerator_config:
             options["accelerator_config"] = None  # axolotl's default one would undo this package's
         return type(base.__name__, (base,), {"options": options})
@@ -85,6 +87,11 @@ class RewardPlugPlugin(BasePlugin):
     def get_collator_cls_and_kwargs(self, cfg, is_eval: bool = False):
         """None of axolotl's, which pads to `sequence_len`: the trainer makes its own."""
         return None if self.kind is None else (_no_collator, {})
+
+    def pre_model_load(self, cfg) -> None:
+        """axolotl draws the head before it sets a seed."""
+        if self.kind is not None:
+            set_seed(42 if cfg.seed is None else cfg.seed)
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
@@ -98,6 +105,12 @@ class RewardPlugPlugin(BasePlugin):
         """axolotl saves the model by itself, without what a scorer must know of an adapter's."""
         if self.kind is not None and (trainer := self.trainer()) is not None:
             trainer.save_config(cfg.output_dir)
+
+    def post_train_unload(self, cfg) -> None:
+        """axolotl leaves the base model's config in an adapter's folder, where it stands for a whole model's."""
+        folder = Path(cfg.output_dir)
+        if self.kind is not None and cfg.local_rank == 0 and (folder / ADAPTER_WEIGHTS).is_file():
+            (folder / CONFIG).unlink(missing_ok=True)
 
 
 def _no_collator(*arguments, **options) -> None:
