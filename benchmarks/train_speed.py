@@ -40,7 +40,7 @@ from side_by_side import (
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from hf_rewardplug import get_adapter
-from hf_rewardplug.data.canonical import to_pairs
+from hf_rewardplug.data.expansion import to_pairs
 
 ASSETS = Path(os.environ.get("REWARDPLUG_ASSETS", Path(__file__).resolve().parents[2] / "shared" / "assets"))
 PAIRS = {

@@ -69,4 +69,4 @@ def test_two_modules_know_axolotl_itself():
 
 def test_the_test_sees_relative_imports():
     names = imported(PACKAGE / "train" / "reward_trainer.py")
-    assert {"hf_rewardplug.data.canonical", "hf_rewardplug.model.head", "trl"} <= names
+    assert {"hf_rewardplug.data.encoding", "hf_rewardplug.model.head", "trl"} <= names

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from ..data.encoding import reserved_tokens
 from ..data.inspection import Inspection, Segment
 from ..data.inspection.tokens import BATCH_ROWS
+from ..data.tokenizing import reserved_tokens
 
 _TRAINERS = {"pairs": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
 _HEAD, _TAIL = 48, 24  # tokens of a long part that are shown

@@ -1,14 +1,21 @@
-"""Canonical rows: what an adapter returns, checked and brought to the shape that a trainer wants.
+"""Canonical rows: what an adapter returns, checked.
 
-In: rows in TRL's dialect (preference, ranked, stepwise, step_tree). Out: the same rows, validated, as preference pairs
-(for the ORM) or step rows (for the PRM). Everything wrong with a row is a `RowError` that names the column; the caller
-adds the row number. Pure Python: no torch, no transformers.
+    preference   prompt (optional), chosen, rejected; optional margin, weight, chosen_probability, tie
+    ranked       prompt (optional), completions, scores (higher is better); optional weight
+    scored       prompt (optional), completion, score, or attributes {name: score or None}; optional weight
+    stepwise     prompt, completions (the steps), labels
+    outcome      prompt, completions (the steps), outcome
+    step_tree    prompt, nodes [{text, label, parent}]
+
+Text or messages, optional `tools` and `chat_template_kwargs`. In: rows in this dialect, which is TRL's. Out: the same
+rows, validated (`expansion.py` makes of them what a loss trains on). Everything wrong with a row is a `RowError` that
+names the column; the caller adds the row number. Pure Python: no torch, no transformers.
 """
 
 import json
 import math
 from hashlib import blake2b
-from itertools import combinations, takewhile
+from itertools import takewhile
 from typing import Any
 
 Row = dict[str, Any]
@@ -42,78 +49,6 @@ class EmptyRow(RowError):
     """The row holds nothing to learn from (no step, or an empty one): it is left out and reported, not refused."""
 
 
-def row_type(row: Row) -> str:
-    """The dataset type of a canonical row, in TRL's words.
-
-    >>> row_type({"prompt": "2+2?", "completions": ["4."], "labels": [True]})
-    'stepwise'
-    """
-    if "nodes" in row:
-        return "step_tree"
-    if "labels" in row:
-        return "stepwise"
-    if "scores" in row:
-        return "ranked"
-    if "chosen" in row and "rejected" in row:
-        return "preference"
-    raise RowError(f"not a canonical row: it has {sorted(row)}. Expected chosen/rejected, scores, labels or nodes")
-
-
-def to_pairs(row: Row) -> list[Row]:
-    """Canonical row -> validated preference rows; a ranked list gives every pair whose scores differ.
-
-    Every pair of a list (Ouyang et al. 2022, arXiv:2203.02155, section 3.5), best first; ties give none.
-
-    >>> to_pairs({"prompt": "Hi", "completions": ["a", "b", "c"], "scores": [1, 3, 1]})
-    [{'prompt': 'Hi', 'chosen': 'b', 'rejected': 'a'}, {'prompt': 'Hi', 'chosen': 'b', 'rejected': 'c'}]
-    """
-    kind = row_type(row)
-    if kind == "preference":
-        return [checked_pair(row)]
-    if kind != "ranked":
-        raise RowError(f"a {kind} row cannot train an outcome reward model. Use PRMTrainer, or data with pairs")
-    completions, scores = _list(row, "completions"), _list(row, "scores")
-    if len(completions) != len(scores):
-        raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
-    for completion, score in zip(completions, scores, strict=True):
-        _text_or_messages({"completions": completion}, "completions")
-        finite(score, "scores")
-    rest = {key: row[key] for key in ("prompt", "tools", "chat_template_kwargs") if row.get(key) is not None}
-    pairs = []
-    for a, b in combinations(range(len(scores)), 2):
-        if scores[a] != scores[b]:
-            best, worst = (a, b) if scores[a] > scores[b] else (b, a)
-            pairs.append(checked_pair({**rest, "chosen": completions[best], "rejected": completions[worst]}))
-    return pairs
-
-
-def to_steps(row: Row) -> list[Row]:
-    """Canonical row -> a validated step row {prompt, completions, labels}; of a tree with each step's parent as well.
-
-    >>> nodes = [
-    ...     {"text": "a", "label": 1, "parent": -1},
-    ...     {"text": "b", "label": 0, "parent": 0},
-    ...     {"text": "c", "label": 1, "parent": 0},
-    ... ]
-    >>> to_steps({"prompt": "p", "nodes": nodes})
-    [{'prompt': 'p', 'completions': ['a', 'b', 'c'], 'labels': [1, 0, 1], 'parents': [-1, 0, 0]}]
-    """
-    kind = row_type(row)
-    if kind == "stepwise":
-        return [checked_steps(row)]
-    if kind != "step_tree":
-        raise RowError(f"a {kind} row cannot train a process reward model. Use RewardTrainer, or data with steps")
-    nodes = [node if isinstance(node, dict) else {} for node in _list(row, "nodes")]
-    parents = [node.get("parent") for node in nodes]
-    for index, parent in enumerate(parents):
-        if isinstance(parent, bool) or not isinstance(parent, int) or not -1 <= parent < index:
-            raise RowError(
-                f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
-            )
-    steps = {key: [node.get(name) for node in nodes] for key, name in (("completions", "text"), ("labels", "label"))}
-    return [{**checked_steps({**row, **steps}, column="nodes"), "parents": parents}]
-
-
 def prompt_key(row: Row) -> int:
     """63 bits of a row's prompt; without one, of what both answers of a pair begin with, or of all tokens."""
     prompt = row.get("prompt") or row.get("input_ids")
@@ -131,34 +66,53 @@ def hash63(text: str) -> int:
 
 def checked_pair(row: Row) -> Row:
     """A preference row that can be encoded, or a `RowError`; None-valued keys (Arrow's) are gone from its messages."""
-    checked = {key: _text_or_messages(row, key) for key in ("chosen", "rejected")}
+    checked = {key: text_or_messages(row, key) for key in ("chosen", "rejected")}
     prompt = row.get("prompt")
     if prompt is not None and prompt != []:
-        checked = {"prompt": _text_or_messages(row, "prompt", may_be_empty=True), **checked}
+        checked = {"prompt": text_or_messages(row, "prompt", may_be_empty=True), **checked}
     types = {type(value) for value in checked.values()}
     if len(types) > 1:
         found = ", ".join(f"{key}: {type(value).__name__}" for key, value in checked.items())
         raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
+    return {**checked, **checked_columns(row), **template_arguments(row)}
+
+
+def checked_columns(row: Row) -> Row:
+    """What a row may have beside its texts or tokens: `margin`, `weight`, `chosen_probability`, `tie`, `scores`."""
+    checked = {}
     if row.get("margin") is not None:
         checked["margin"] = finite(row["margin"], "margin")
     elif "margin" in row:
         raise RowError("is None; every row needs a margin where the column exists", column="margin")
-    return {**checked, **template_arguments(row)}
+    if (weight := row.get("weight")) is not None:  # a row of weight 2 counts as two
+        checked["weight"] = finite(weight, "weight")
+        if weight < 0:
+            raise RowError(f"expected a number of 0 or more, found {weight!r}", column="weight")
+    if (probability := row.get("chosen_probability")) is not None:
+        checked["chosen_probability"] = finite(probability, "chosen_probability")
+        if not 0 <= probability <= 1:
+            raise RowError(f"expected a probability in [0, 1], found {probability!r}", column="chosen_probability")
+    if (tie := row.get("tie")) is not None:
+        if not isinstance(tie, bool):
+            raise RowError(f"expected True or False, found {tie!r}", column="tie")
+        checked["tie"] = tie
+    return checked
 
 
 def checked_completion(row: Row) -> Row:
     """A prompt (or none) with its `completion`, which may be empty, as text or as messages both; or a `RowError`."""
-    checked = {"prompt": _text_or_messages(row, "prompt")} if row.get("prompt") else {}
-    checked["completion"] = _text_or_messages(row, "completion", may_be_empty=True)
-    return {"prompt": type(checked["completion"])(), **checked, **template_arguments(row)}
+    checked = {"prompt": text_or_messages(row, "prompt")} if row.get("prompt") else {}
+    checked["completion"] = text_or_messages(row, "completion", may_be_empty=True)
+    weight = {key: value for key, value in checked_columns(row).items() if key == "weight"}
+    return {"prompt": type(checked["completion"])(), **checked, **weight, **template_arguments(row)}
 
 
 def checked_steps(row: Row, column: str = "completions") -> Row:
     """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled)."""
-    prompt = _text_or_messages(row, "prompt", may_be_empty=True)
+    prompt = text_or_messages(row, "prompt", may_be_empty=True)
     if row.get("completions") == []:
         raise EmptyRow("there are no steps", column=column)
-    steps, labels = _list(row, "completions", column), _list(row, "labels")
+    steps, labels = nonempty_list(row, "completions", column), nonempty_list(row, "labels")
     if len(steps) != len(labels):
         raise RowError(f"{len(labels)} labels for {len(steps)} steps", column="labels")
     for index, step in enumerate(steps):
@@ -186,7 +140,8 @@ def _label(label: Any, index: int, column: str) -> int | float:
     )
 
 
-def _list(row: Row, key: str, column: str | None = None) -> list:
+def nonempty_list(row: Row, key: str, column: str | None = None) -> list:
+    """`row[key]`, or a `RowError` for `column`."""
     value = row.get(key)
     if not isinstance(value, list) or not value:
         raise RowError(f"expected a list that is not empty, found {_shown(value)}", column=column or key)
@@ -200,7 +155,8 @@ def finite(value: Any, column: str) -> float:
     return float(value)
 
 
-def _text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
+def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
+    """`row[column]` as text, or as messages without None-valued keys."""
     value = row.get(column)
     if isinstance(value, str):
         if not value and not may_be_empty:

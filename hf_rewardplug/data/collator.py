@@ -19,6 +19,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .canonical import EXAMPLE_ID, SUBSET, UNLABELLED
 from .prefix_tree import PrefixTree, tokens_of_paths
@@ -107,7 +108,8 @@ class _TreeCollator:
 class PreferenceCollator(_TreeCollator):
     """Pairs -> a batch of 2N sequences, the chosen ones first, scored at their last tokens.
 
-    Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin` and `rewardplug_id`.
+    Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin`, `weight`, `chosen_probability` (floats), `tie`
+    (bool) and `rewardplug_id`.
 
     >>> rows = [{"chosen_ids": [1, 2, 3], "rejected_ids": [1, 4]}, {"chosen_ids": [5], "rejected_ids": [6, 7]}]
     >>> batch = PreferenceCollator(pad_token_id=0)(rows)
@@ -126,12 +128,50 @@ class PreferenceCollator(_TreeCollator):
         sequences = [[(row[key], -1)] for key in ("chosen_ids", "rejected_ids") for row in rows]
         batch, ends = self.lay_out(sequences)
         batch["score_positions"] = torch.tensor([end for (end,) in ends])
-        with_margin = sum(row.get("margin") is not None for row in rows)
-        if 0 < with_margin < len(rows):
-            raise ValueError(f"'margin' is missing in {len(rows) - with_margin} of {len(rows)} rows of a batch.")
-        if with_margin:
-            batch["margin"] = torch.tensor([row["margin"] for row in rows], dtype=torch.float)
+        batch |= _given(rows, "margin", "weight", "chosen_probability", "tie")
         return _with_ids(batch, rows)
+
+
+class RankedCollator(_TreeCollator):
+    """Ranked lists -> a batch of S completions scored at their last tokens, and `scores` (N, K), NaN if one is shorter.
+
+    Takes rows with `completion_ids` (lists of token ids), `scores`, optionally `weight` and `rewardplug_id`.
+
+    >>> rows = [
+    ...     {"completion_ids": [[1, 2], [1, 3], [1, 4]], "scores": [2.0, 0.0, 1.0]},
+    ...     {"completion_ids": [[5], [6]], "scores": [1.0, 1.0]},
+    ... ]
+    >>> batch = RankedCollator(pad_token_id=0, prefix_sharing=True)(rows)
+    >>> batch["input_ids"].tolist(), batch["score_positions"].tolist()
+    ([[1, 2, 3, 4, 5, 6]], [1, 2, 3, 4, 5])
+    >>> batch["scores"].tolist()
+    [[2.0, 0.0, 1.0], [1.0, 1.0, nan]]
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch, ends = self.lay_out([[(ids, -1)] for row in rows for ids in row["completion_ids"]])
+        batch["score_positions"] = torch.tensor([end for (end,) in ends])
+        scores = [torch.tensor(row["scores"], dtype=torch.float) for row in rows]
+        batch["scores"] = pad_sequence(scores, batch_first=True, padding_value=torch.nan)
+        return _with_ids(batch | _given(rows, "weight"), rows)
+
+
+class ScoredCollator(_TreeCollator):
+    """Scored completions -> a batch of N sequences scored at their last tokens, and `scores` (N, A), NaN if not rated.
+
+    Takes rows with `input_ids`, `scores` (one an attribute), optionally `weight` and `rewardplug_id`.
+
+    >>> rows = [{"input_ids": [1, 2], "scores": [4.0, 1.0]}, {"input_ids": [3], "scores": [0.0, float("nan")]}]
+    >>> batch = ScoredCollator(pad_token_id=0)(rows)
+    >>> batch["input_ids"].tolist(), batch["score_positions"].tolist(), batch["scores"].tolist()
+    ([[1, 2], [3, 0]], [1, 2], [[4.0, 1.0], [0.0, nan]])
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch, ends = self.lay_out([[(row["input_ids"], -1)] for row in rows])
+        batch["score_positions"] = torch.tensor([end for (end,) in ends])
+        batch["scores"] = torch.tensor([row["scores"] for row in rows], dtype=torch.float)
+        return _with_ids(batch | _given(rows, "weight"), rows)
 
 
 class StepCollator(_TreeCollator):
@@ -139,9 +179,10 @@ class StepCollator(_TreeCollator):
 
     Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Of a tree of steps
     they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where those belong (node 0
-    is the prompt, its parent -1). Beside the tokens a batch has `step_labels_S` (float, in [0, 1]), `step_rows_S`, the
-    row of the batch that a label belongs to, and `step_back_S`, how many labels back the labelled step before it stands
-    (0: there is none).
+    is the prompt, its parent -1). `steps_labelled` is False where the labels are the solution's outcome. Beside the
+    tokens a batch has `step_labels_S` (float, in [0, 1]), `step_rows_S`, the row of the batch that a label belongs to,
+    `step_back_S`, how many labels back the labelled step before it stands (0: there is none), and where the rows say
+    so `step_labelled_S`.
 
     >>> rows = [{"input_ids": [1, 2, 3], "labels": [-100, 1, 0]}, {"input_ids": [4, 5], "labels": [-100, 0.5]}]
     >>> batch = StepCollator(pad_token_id=0)(rows)
@@ -180,6 +221,8 @@ class StepCollator(_TreeCollator):
         batch["step_labels"] = torch.tensor(labels, dtype=torch.float)
         batch["step_rows"] = torch.tensor(owners, dtype=torch.long)
         batch["step_back"] = torch.tensor(back, dtype=torch.long)
+        if "steps_labelled" in rows[0]:
+            batch["step_labelled"] = torch.tensor([rows[owner]["steps_labelled"] for owner in owners], dtype=torch.bool)
         return _with_ids(batch, rows)
 
 
@@ -206,6 +249,19 @@ def _paths(pieces: list[Piece]) -> list[list[int]]:
             path.append(pieces[path[-1]][1])
         paths.append(path[::-1])
     return paths
+
+
+def _given(rows: list[dict[str, Any]], *columns: str) -> dict[str, torch.Tensor]:
+    """Tensors (N,) of the columns that the rows have."""
+    tensors = {}
+    for column in columns:
+        values = [row.get(column) for row in rows]
+        missing = sum(value is None for value in values)
+        if 0 < missing < len(rows):
+            raise ValueError(f"'{column}' is missing in {missing} of {len(rows)} rows of a batch.")
+        if not missing:
+            tensors[column] = torch.tensor(values, dtype=torch.bool if column == "tie" else torch.float)
+    return tensors
 
 
 def _with_ids(batch: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:

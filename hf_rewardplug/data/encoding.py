@@ -1,7 +1,7 @@
 """Canonical rows to token ids and score positions: one encoder for training, scoring and serving.
 
-In: a validated preference or step row (`canonical.py`). Out: token id lists; an ORM is scored at the last token of each
-sequence, a PRM at the last token of each step's separator (where `labels` is not -100).
+In: a validated row of pairs, lists, scored completions or steps (`expansion.py`). Out: token id lists; an ORM is scored
+at the last token of each sequence, a PRM at the last token of each step's separator (where `labels` is not -100).
 
     text             prompt + completion + EOS once (BOS as the tokenizer adds it, never twice)
     conversational   exactly what the chat template renders, nothing appended
@@ -14,13 +14,13 @@ TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error"
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Integral
 from typing import Any
 
-from .canonical import UNLABELLED, Row, RowError, finite
+from .canonical import UNLABELLED, Row, RowError, checked_columns
 from .prefix_tree import common_prefix_length, path_lengths
-from .token_checks import check_ids, given_ids, given_labels, given_tree
+from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree
+from .tokenizing import TokenSource, step_token_ids
 
 OVERLONG = ("drop", "truncate", "error")
 
@@ -49,45 +49,23 @@ class DropRow(Exception):
         self.reason = reason
 
 
-def fold_system_turn(messages: list[dict]) -> list[dict]:
-    r"""Move a leading system turn into the first user turn, for templates that refuse the role (Gemma's).
-
-    >>> fold_system_turn([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
-    [{'role': 'user', 'content': 'Be brief.\n\nHi'}]
-    """
-    if not messages or messages[0]["role"] != "system":
-        return messages
-    system, rest = messages[0]["content"], messages[1:]
-    if rest and rest[0]["role"] == "user":
-        return [{**rest[0], "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
-    return [{"role": "user", "content": system}, *rest]
-
-
-def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
-    """Token ids of each step with its separator behind it, each step tokenized by itself."""
-    return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class Encoder(TokenSource):
     """Token ids for rows, by one tokenizer and one set of options.
 
     Args:
         tokenizer: a `PreTrainedTokenizerBase`.
         max_length: longest sequence in tokens, prompt included; None for no limit.
-        overlong: what becomes of longer rows. "drop": left out and counted. "truncate": a pair loses the left of its
-            prompt (BOS kept, both sequences alike), a step row its last steps, whole. "error": `RowError`.
+        overlong: what becomes of longer rows. "drop": left out and counted. "truncate": completions lose the left of
+            their prompt (BOS kept, all of a row alike), a step row its last steps, whole. "error": `RowError`.
         step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
         step_token: a single token of the vocabulary to stand for the separator instead.
         max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
         vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
     """
 
-    tokenizer: Any
     max_length: int | None = None
     overlong: str = "drop"
-    step_separator: str = "\n"
-    step_token: str | None = None
     max_completion_length: int | None = None
     vocab_size: int | None = None
 
@@ -97,109 +75,100 @@ class Encoder:
         for name in ("max_length", "max_completion_length", "vocab_size"):
             check_whole(name, getattr(self, name))
 
-    @cached_property
-    def separator_ids(self) -> list[int]:
-        """Token ids behind each step; the last of them is scored."""
-        if self.step_token is None:
-            ids = self.tokenizer.encode(self.step_separator, add_special_tokens=False)
-            if not ids:
-                raise ValueError(f"step_separator={self.step_separator!r} gives no token with this tokenizer.")
-            return ids
-        index = self.tokenizer.get_vocab().get(self.step_token)
-        joint_ids = self.tokenizer.encode(f".{self.step_token}\n{self.step_token}", add_special_tokens=False)
-        if index is None or joint_ids.count(index) != 2:
-            why = "is not a single token of this tokenizer" if index is None else "merges with the text around it"
-            raise ValueError(
-                f"step_token={self.step_token!r} {why}. Take a reserved one of its vocabulary "
-                f"({', '.join(reserved_tokens(self.tokenizer)[:3]) or 'it has none'}), or add one to the tokenizer and "
-                "resize the model's embeddings."
-            )
-        return [index]
-
-    @cached_property
-    def _folds_system(self) -> bool:
-        """Whether the template refuses a system turn."""
-        probe = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-        try:
-            self.tokenizer.apply_chat_template(probe, tokenize=False)
-        except Exception:  # a template raises whatever its author chose
-            return True
-        return False
-
-    # ---- pairs and completions -----------------------------------------------------------------------------------
+    # ---- completions ---------------------------------------------------------------------------------------------
 
     def pair(self, row: Row) -> Row:
-        """A preference row -> `chosen_ids`, `rejected_ids` (scored at their last token), `margin` if the row has one.
+        """A preference row -> `chosen_ids`, `rejected_ids` (scored at their last token), and what else the row has:
+        `margin`, `weight`, `chosen_probability`, `tie`.
 
         Raises:
             RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
             DropRow: the row is too long, or both sequences are the same.
         """
-        ids = [check_ids(self._ids(row, key), key, self.vocab_size) for key in ("chosen", "rejected")]
-        encoded = self.fitted_pair(*ids)
-        if "margin" in row:
-            encoded["margin"] = row["margin"]
-        return encoded
+        return self._pair([check_ids(self._ids(row, key), key, self.vocab_size) for key in ("chosen", "rejected")], row)
 
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
         ids = [given_ids(row, key, self.vocab_size) for key in ("chosen_ids", "rejected_ids")]
-        encoded = self.fitted_pair(*ids)
-        return encoded if row.get("margin") is None else {**encoded, "margin": finite(row["margin"], "margin")}
+        return self._pair(ids, checked_columns(row))
+
+    def ranked(self, row: Row) -> Row:
+        """A ranked row -> `completion_ids` (K lists, each scored at its last token), `scores` (K), its `weight` if any.
+
+        Raises:
+            RowError, DropRow: as `pair`; identical are all completions.
+        """
+        rest = {key: value for key, value in row.items() if key != "completions"}
+        ids = [self._ids({**rest, "completion": one}, "completion") for one in row["completions"]]
+        return self._ranked([check_ids(one, "completions", self.vocab_size) for one in ids], row)
+
+    def tokenized_ranked(self, row: Row) -> Row:
+        """`ranked` for a row that holds `completion_ids` and `scores` already."""
+        ids = row["completion_ids"]
+        if not isinstance(ids, list) or len(ids) < 2:
+            raise RowError(f"expected two or more lists of token ids, found {ids!r}", column="completion_ids")
+        scores = given_scores(row, len(ids))
+        ids = [given_ids({"completion_ids": one}, "completion_ids", self.vocab_size) for one in ids]
+        return self._ranked(ids, {**checked_columns(row), "scores": scores})
+
+    def scored(self, row: Row) -> Row:
+        """A scored row -> `input_ids` (scored at its last token), `scores` (one an attribute), its `weight` if any.
+
+        Raises:
+            RowError, DropRow: as `pair`.
+        """
+        input_ids = check_ids(self._ids(row, "completion"), "completion", self.vocab_size)
+        shared = common_prefix_length(self._alone(row), input_ids) if self._excess([input_ids]) > 0 else 0
+        (input_ids,), cut = self._fitted([input_ids], shared)
+        return {"input_ids": input_ids, "scores": row["scores"], "cut": cut, "cut_labels": 0, **_given(row, "weight")}
+
+    def tokenized_scored(self, row: Row, *, count: int) -> Row:
+        """`scored` for a row that holds `input_ids` and `count` `scores` already; taken as it is, never cut."""
+        scores = given_scores(row, count)
+        encoded = {"input_ids": given_ids(row, "input_ids", self.vocab_size), "scores": scores}
+        return {**encoded, "cut": 0, "cut_labels": 0, **_given(checked_columns(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
         """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut."""
         return self._ids(row, key)
 
-    def fitted_pair(self, chosen_ids: list[int], rejected_ids: list[int]) -> Row:
-        """Apply `max_length` and `overlong` to a tokenized pair. `cut`: the tokens taken away."""
-        excess = max(len(chosen_ids), len(rejected_ids)) - (self.max_length or float("inf"))
-        cut = 0
-        if excess > 0:
-            self._refuse_overlong(self.max_length + excess, "max_length")
-            shared = common_prefix_length(chosen_ids, rejected_ids)
-            shared = min(shared, len(chosen_ids) - 1, len(rejected_ids) - 1)
-            start = int(bool(chosen_ids) and chosen_ids[0] == self.tokenizer.bos_token_id)
-            if shared - start < excess:
-                raise DropRow(f"longer than max_length={self.max_length} even without the prompt")
-            cut = len(chosen_ids) + len(rejected_ids)
-            chosen_ids = chosen_ids[:start] + chosen_ids[start + excess :]
-            rejected_ids = rejected_ids[:start] + rejected_ids[start + excess :]
-            cut -= len(chosen_ids) + len(rejected_ids)
-        if chosen_ids == rejected_ids:
+    def _pair(self, ids: list[list[int]], row: Row) -> Row:
+        ids, cut = self._fitted(ids)
+        if ids[0] == ids[1]:
             raise DropRow("chosen and rejected are identical")
-        return {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids, "cut": cut, "cut_labels": 0}
+        encoded = {"chosen_ids": ids[0], "rejected_ids": ids[1], "cut": cut, "cut_labels": 0}
+        return encoded | _given(row, "margin", "weight", "chosen_probability", "tie")
 
-    def _ids(self, row: Row, key: str) -> list[int]:
-        if isinstance(row[key], str):
-            return self._text_ids(row.get("prompt", "") + row[key])
-        return self._conversation_ids([*row.get("prompt", []), *row[key]], row)
+    def _ranked(self, ids: list[list[int]], row: Row) -> Row:
+        ids, cut = self._fitted(ids)
+        if all(one == ids[0] for one in ids):
+            raise DropRow("all completions are identical")
+        encoded = {"completion_ids": ids, "scores": row["scores"], "cut": cut, "cut_labels": 0}
+        return encoded | _given(row, "weight")
 
-    def _text_ids(self, text: str) -> list[int]:
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if eos is not None and not text.rstrip().endswith(self.tokenizer.eos_token):
-            text += self.tokenizer.eos_token
-        ids = self.tokenizer(text=text)["input_ids"]
-        if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS
-            ids = ids[1:]
-        if eos is not None and ids[-2:] == [eos, eos]:  # this tokenizer appends its own
-            ids = ids[:-1]
-        return ids
+    def _excess(self, sequences: list[list[int]]) -> int | float:
+        return max(map(len, sequences)) - (self.max_length or float("inf"))
 
-    def _conversation_ids(self, messages: list[dict], row: Row, **kwargs) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise RowError(
-                "the row is a conversation, but the tokenizer has no chat template. Set `chat_template` to 'gemma', "
-                "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference') need none"
-            )
-        if messages[0]["role"] == "system" and self._folds_system:
-            messages = fold_system_turn(messages)
-        kwargs |= {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **kwargs)["input_ids"]
-        except Exception as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
+    def _fitted(self, sequences: list[list[int]], shared: int | None = None) -> tuple[list[list[int]], int]:
+        """Apply `max_length` and `overlong` to a row's sequences.
+
+        Args:
+            shared: tokens of the prompt; what the sequences begin with together when None.
+
+        Returns:
+            The sequences, and how many tokens were taken away.
+        """
+        excess = self._excess(sequences)
+        if excess <= 0:
+            return sequences, 0
+        self._refuse_overlong(self.max_length + excess, "max_length")
+        if shared is None:
+            shared = min(common_prefix_length(sequences[0], one) for one in sequences[1:])
+        shared = min(shared, *(len(one) - 1 for one in sequences))
+        start = int(bool(sequences[0]) and sequences[0][0] == self.tokenizer.bos_token_id)
+        if shared - start < excess:
+            raise DropRow(f"longer than max_length={self.max_length} even without the prompt")
+        return [one[:start] + one[start + excess :] for one in sequences], excess * len(sequences)
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -222,6 +191,8 @@ class Encoder:
         length = len(prompt_ids) + sum(map(len, steps))
         prompt_ids, kept = self._fitted_steps(prompt_ids, [len(step) for step in steps], parents)
         lost_labels = sum(label != UNLABELLED for label in labels) - sum(labels[i] != UNLABELLED for i in kept)
+        if len(kept) < len(steps) and row.get("steps_labelled") is False and min(labels) < 1:
+            raise DropRow("cut, and what its outcome comes from may lie behind the cut")
         if all(labels[index] == UNLABELLED for index in kept):
             raise DropRow("no labelled step" if len(kept) == len(steps) else "no labelled step left after the cut")
         token_labels = [UNLABELLED] * len(prompt_ids)
@@ -233,6 +204,7 @@ class Encoder:
             "labels": [float(label) for label in token_labels],
             "cut": length - len(input_ids),
             "cut_labels": lost_labels,
+            **_given(row, "steps_labelled"),
         }
         if "parents" in row:
             node_of = {-1: 0, **{index: node for node, index in enumerate(kept, 1)}}
@@ -251,12 +223,6 @@ class Encoder:
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
         return {"input_ids": input_ids, "labels": labels, "cut": 0, "cut_labels": 0, **given_tree(row, labels)}
-
-    def _prompt_ids(self, row: Row) -> list[int]:
-        if not isinstance(row["prompt"], str):
-            return self._conversation_ids(row["prompt"], row, add_generation_prompt=True)
-        ids, bos = self.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
         """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""
@@ -292,8 +258,5 @@ class Encoder:
             raise DropRow(f"longer than {limit}={allowed}")
 
 
-def reserved_tokens(tokenizer: Any) -> list[str]:
-    """Tokens of the vocabulary that its makers left for other people's use, lowest id first."""
-    marks = ("reserved_special_token", "<unused", "extra_", "_pad_", "reserved_")
-    found = [(index, token) for token, index in tokenizer.get_vocab().items() if any(mark in token for mark in marks)]
-    return [token for _, token in sorted(found) if token.startswith("<")]
+def _given(row: Row, *columns: str) -> Row:
+    return {column: row[column] for column in columns if column in row}

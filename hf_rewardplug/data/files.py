@@ -6,6 +6,7 @@ that names the file and the line.
 
 import json
 import random
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import datasets
@@ -16,8 +17,21 @@ FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
 
 
-def load_split(name: str, split: str, *, config: str | None = None, streaming: bool = False):
+def load_split(
+    name: str,
+    split: str,
+    *,
+    config: str | None = None,
+    data_files: str | list | dict | None = None,
+    streaming: bool = False,
+):
     """One split of a hub data set; or a json, jsonl or parquet file, or a folder of one kind of them.
+
+    Args:
+        split: as `datasets.load_dataset` takes it. Local files have one split whatever its name, and parts of it:
+            "train[:100]".
+        config, data_files: `name` and `data_files` of `datasets.load_dataset`; of a local folder, `data_files` are the
+            files to read.
 
     Raises:
         ValueError: `name` is nowhere, a file or folder of another kind, or a file that cannot be read (with the line).
@@ -25,18 +39,19 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
     path = Path(name)
     if not path.exists():
         try:
-            return datasets.load_dataset(name, config, split=split, streaming=streaming)
+            return datasets.load_dataset(name, config, data_files=data_files, split=split, streaming=streaming)
         except OSError as error:
             raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in files if not file.name.startswith(".")]
+    files = _local_files(path, data_files)
     formats = {FILE_FORMATS.get(file.suffix) for file in files}
     if len(formats) != 1 or None in formats:
         found = ", ".join(file.name for file in files[:8]) or "nothing"
         raise ValueError(f"'{name}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind.")
     try:
         names = [str(file) for file in files]
-        dataset = datasets.load_dataset(formats.pop(), data_files=names, split="train", streaming=streaming)
+        _, bracket, slice_ = split.partition("[")
+        split = f"train{bracket}{slice_}"
+        dataset = datasets.load_dataset(formats.pop(), data_files=names, split=split, streaming=streaming)
         next(iter(dataset), None)  # a stream's first fault
         for file in () if streaming else files:  # pyarrow takes any bytes for text, and fails where a row is read
             if file.suffix != ".parquet":
@@ -44,6 +59,21 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
         return dataset
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
         raise ValueError(_fault(files) or f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _local_files(path: Path, data_files: str | list | dict | None) -> list[Path]:
+    if data_files is None:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [file for file in files if not file.name.startswith(".")]
+    if isinstance(data_files, dict) or not path.is_dir():
+        raise ValueError(
+            f"data_files={data_files!r} does not go with '{path}': it names files of a local folder, one or a list."
+        )
+    files = [path / name for name in ([data_files] if isinstance(data_files, str) else data_files)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        found = ", ".join(sorted(file.name for file in path.iterdir())[:8])
+        raise ValueError(f"'{path}' has no file {', '.join(missing)}. It holds {found or 'nothing'}.")
+    return files
 
 
 def _check_utf8(file: Path) -> None:
@@ -86,10 +116,7 @@ def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datase
     Raises:
         ValueError: `share` is not between 0 and 1, or there is one prompt only.
     """
-    if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(
-            f"test_size={share!r} is not between 0 and 1. For held-out rows of your own: eval_dataset_name."
-        )
+    check_share(share, "eval_dataset_name")
     column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
     values = range(len(dataset)) if column is None else dataset[column]
     keys = [json.dumps(value, sort_keys=True, default=str) for value in values]
@@ -100,8 +127,27 @@ def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datase
             "of their own (eval_dataset_name)."
         )
     random.Random(seed).shuffle(prompts)
-    held = set(prompts[: min(max(1, round(share * len(prompts))), len(prompts) - 1)])
-    rows = list(range(len(keys)))
+    return split_by_prompt(dataset, keys, set(prompts[: held_count(share, len(prompts))]), seed)
+
+
+def check_share(share: float, own_rows: str) -> None:
+    """`test_size` is a share, or a `ValueError` that names the option for held-out rows of one's own."""
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(f"test_size={share!r} is not between 0 and 1. For held-out rows of your own: {own_rows}.")
+
+
+def held_count(share: float, prompts: int) -> int:
+    """How many of two or more prompts are held out: one at least, and one at least stays.
+
+    >>> held_count(0.05, 100), held_count(0.05, 2), held_count(0.95, 2)
+    (5, 1, 1)
+    """
+    return min(max(1, round(share * prompts)), prompts - 1)
+
+
+def split_by_prompt(dataset: datasets.Dataset, prompts: Sequence[str], held: Set[str], seed: int):
+    """The rows whose prompt is not in `held`, and those whose prompt is, both shuffled; `prompts` has one a row."""
+    rows = list(range(len(prompts)))
     random.Random(seed).shuffle(rows)
-    sides = [[row for row in rows if (keys[row] in held) is side] for side in (False, True)]
+    sides = [[row for row in rows if (prompts[row] in held) is side] for side in (False, True)]
     return dataset.select(sides[0]), dataset.select(sides[1])

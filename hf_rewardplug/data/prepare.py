@@ -28,6 +28,8 @@ _BOOKKEEPING = {
 }
 
 _TREE_COLUMNS = ("node_lengths", "node_parents")
+_OPTIONAL = ("margin", "weight", "chosen_probability")
+"""columns that all examples have, or none"""
 
 
 @dataclass
@@ -79,7 +81,7 @@ class RowPipeline:
         name: the data set's name in messages.
         columns: output columns of `encode` with their types.
         encode: canonical row -> {column: value, ..., "cut", "cut_labels"}; raises `RowError` or `DropRow`.
-        expand: canonical row -> canonical rows that `encode` takes (`to_pairs` or `to_steps`).
+        expand: canonical row -> rows that `encode` takes (one of `expansion.py`).
         adapter: raw row -> canonical rows; None where the rows are tokenized already.
         column_mapping: {expected column: column of the data}.
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
@@ -187,7 +189,7 @@ def prepare_dataset(
         )
     if report.dropped:
         encoded = encoded.select([index for index, reason in enumerate(encoded["dropped"]) if reason is None])
-    encoded = _with_or_without_margin(encoded, pipeline.name)
+    encoded = _with_or_without(encoded, pipeline.name)
     if "node_lengths" in encoded.column_names and not any(encoded["node_lengths"]):
         encoded = encoded.remove_columns([*_TREE_COLUMNS])
     encoded = encoded.remove_columns(list(_BOOKKEEPING))
@@ -216,15 +218,18 @@ def _report(encoded: Dataset, name: str, rows: int) -> PreparationReport:
     return report
 
 
-def _with_or_without_margin(encoded: Dataset, name: str) -> Dataset:
+def _with_or_without(encoded: Dataset, name: str) -> Dataset:
     """A margin for all examples or for none: TRL asks the first row only, and fails in the middle of training."""
-    if "margin" not in encoded.column_names:
-        return encoded
-    missing = [row for row, margin in zip(encoded["row"], encoded["margin"], strict=True) if margin is None]
-    if len(missing) == len(encoded):
-        return encoded.remove_columns("margin")
-    if missing:
-        raise ValueError(f"{name} data set: 'margin' is missing in {_counted(missing)}. Give every row one, or none.")
+    for column in _OPTIONAL:
+        if column not in encoded.column_names:
+            continue
+        missing = [row for row, value in zip(encoded["row"], encoded[column], strict=True) if value is None]
+        if len(missing) == len(encoded):
+            encoded = encoded.remove_columns(column)
+        elif missing:
+            raise ValueError(
+                f"{name} data set: '{column}' is missing in {_counted(missing)}. Give every row one, or none."
+            )
     return encoded
 
 
@@ -234,7 +239,9 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
     sample = pipeline.examples(first, 0)[0]
     absent = []
     if sample["dropped"] is None:
-        absent = [name for name in ("margin", *_TREE_COLUMNS) if name in pipeline.columns and not _given(sample, name)]
+        absent = [
+            name for name in (*_OPTIONAL, *_TREE_COLUMNS) if name in pipeline.columns and not _given(sample, name)
+        ]
     pipeline = _keeping(pipeline, raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,
@@ -261,7 +268,8 @@ class _StreamFilter:
     """Keeps encoded rows; counts those left out or cut aloud, and sees to it that all have a margin or none."""
 
     def __init__(self, name: str, trees: bool):
-        self.name, self.trees, self.read, self.counts, self.has_margin = name, trees, 0, Counter(), None
+        self.name, self.trees, self.read, self.counts = name, trees, 0, Counter()
+        self.first: dict[str, bool] = {}  # whether the first example had it
 
     def __call__(self, example: Row) -> bool:
         self.read += 1
@@ -270,13 +278,13 @@ class _StreamFilter:
             return False
         if example["cut"]:
             self._count("cut to fit", example["row"], f"{example['cut']} tokens lost")
-        has_margin = example.get("margin") is not None
-        if self.has_margin not in (None, has_margin):
-            raise ValueError(
-                f"{self.name} data set: 'margin' is {'there' if has_margin else 'missing'} in row {example['row']}, "
-                "unlike in the rows before. Give every row one, or none."
-            )
-        self.has_margin = has_margin
+        for column in _OPTIONAL:
+            given = example.get(column) is not None
+            if self.first.setdefault(column, given) != given:
+                raise ValueError(
+                    f"{self.name} data set: '{column}' is {'there' if given else 'missing'} in row {example['row']}, "
+                    "unlike in the rows before. Give every row one, or none."
+                )
         if not self.trees and _given(example, "node_lengths"):
             raise ValueError(
                 f"{self.name} data set: row {example['row']} is a tree of steps, unlike the first one. "

@@ -3,6 +3,7 @@
 In: the ids of a row, encoded here or by somebody else. Out: the same, or a `RowError` that names the column.
 """
 
+import math
 from itertools import accumulate
 from typing import Any
 
@@ -43,6 +44,17 @@ def given_labels(row: Row, tokens: int) -> list[float]:
         if not isinstance(label, int | float) or (label != UNLABELLED and not 0 <= label <= 1):
             raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
     return [float(label) for label in labels]
+
+
+def given_scores(row: Row, count: int) -> list[float]:
+    """The scores that a tokenized row brings; NaN where one is not rated."""
+    scores: Any = row["scores"]
+    if not isinstance(scores, list) or len(scores) != count:
+        raise RowError(f"expected a list of {count}, found {scores!r}", column="scores")
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, int | float) or math.isinf(score):
+            raise RowError(f"expected finite numbers, found {score!r}", column="scores")
+    return [float(score) for score in scores]
 
 
 def given_tree(row: Row, labels: list[float]) -> Row:

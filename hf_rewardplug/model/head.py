@@ -113,6 +113,15 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
     return state
 
 
+def step_logits(logits_SC: torch.Tensor) -> torch.Tensor:
+    """Log odds that each step is right: the shape of the logits without its last dimension.
+
+    >>> step_logits(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    tensor([ 0., -1.])
+    """
+    return logits_SC.squeeze(-1) if logits_SC.shape[-1] == 1 else logits_SC[..., 1] - logits_SC[..., 0]
+
+
 def step_probabilities(logits_SC: torch.Tensor) -> torch.Tensor:
     """Probability that each step is right: the shape of the logits without its last dimension.
 

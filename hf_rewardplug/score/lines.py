@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any
 
 from ..data.adapters import Adapter, detect_adapter
-from ..data.canonical import RowError, template_arguments, to_pairs
+from ..data.canonical import RowError, template_arguments
+from ..data.expansion import to_pairs
 from .inputs import EXPECTED, key_of
 
 WINDOW = 1024

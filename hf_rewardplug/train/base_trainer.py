@@ -1,7 +1,7 @@
 """What both trainers add to TRL's: one loss an optimizer step whatever the split, metrics that count, shared prefixes.
 
-In: batches with `score_positions` from the collators. Out: losses divided by the items (pairs or labelled steps) of the
-whole optimizer step, logs and evaluation figures from sums and counts over all ranks.
+In: batches with `score_positions` from the collators. Out: losses divided by the items (pairs, steps, ...) of the whole
+optimizer step, logs and evaluation figures from sums and counts over all ranks.
 """
 
 import logging
@@ -25,28 +25,26 @@ from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
 from .model_card import with_usage
+from .objectives.base import Tensors
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, torch.Tensor]
+_LEAST = 1e-12  # where nothing has a weight the loss is 0
 
 
 class ScoreTrainer(DataTrainer, CheckpointTrainer):
-    """Mixin in front of a TRL trainer. A subclass says what an item is:
-
-    - `item_losses(logits, inputs)` -> losses (items,), {name: values an item, kept for evaluation}
-    - `item_count(inputs)` -> number of items of a batch
-    - `running(losses, items)` -> sums, minima, maxima for the training logs
-    - `figures(items)` -> evaluation figures from every item, each once (and once more for each `subset`)
-    - `predictions(items)` -> predictions and labels for `compute_metrics`, first dimension the batch's rows
-
-    and how its rows are encoded, as `DataTrainer` says.
+    """Mixin in front of a TRL trainer. A subclass sets `objective` before it calls TRL's constructor: what an item is
+    (a pair, a step, ...), its loss and its figures (`objectives/`).
     """
 
     loss_is_scaled_for_ga = False
     """as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps"""
 
-    targets = ("labels", "margin", "step_labels", "step_rows", "step_back", EXAMPLE_ID, SUBSET, "skip_logits")
+    targets = (
+        *("labels", "margin", "weight", "chosen_probability", "tie", "scores"),
+        *("step_labels", "step_rows", "step_back", "step_labelled"),
+        *(EXAMPLE_ID, SUBSET, "skip_logits"),
+    )
     """keys of a batch that the model's forward does not take (the last is transformers', for Liger's causal LMs)"""
 
     def _set_up_scores(self) -> None:
@@ -82,13 +80,13 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
 
     def _prepare_inputs(self, inputs: Tensors) -> Tensors:
         """transformers' rounds soft labels and margins to DeepSpeed's dtype."""
-        exact = {key: inputs[key].to(self.args.device) for key in ("margin", "step_labels") if key in inputs}
-        return {**super()._prepare_inputs(inputs), **exact}
+        exact = {key: inputs[key] for key in self.targets if torch.is_tensor(inputs.get(key))}
+        return {**super()._prepare_inputs(inputs), **{key: value.to(self.args.device) for key, value in exact.items()}}
 
     # ---- loss ----------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """transformers counts `labels` alone; an item here is a pair or a labelled step (transformers#47688)."""
+        """transformers counts `labels` alone; an item here is a pair, a labelled step, ... (transformers#47688)."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batch_samples:
             if self.state.global_step == 0:
@@ -97,11 +95,9 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
                     "the warnings above name the reasons."
                 )
             return batch_samples, None
-        count = sum(self.item_count(batch) for batch in batch_samples)
-        if not torch.is_tensor(count):
-            count = torch.full((), count, device=device, dtype=torch.long)  # filled on the device, nothing to wait for
+        count = sum(self.objective.weights(batch).sum() for batch in batch_samples).to(device)
         if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum() // self.get_tp_size()
+            count = self.accelerator.gather(count).sum() / self.get_tp_size()
         return batch_samples, count
 
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -116,17 +112,18 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         if self.is_fsdp_enabled:
             keep_head_fp32(self.model)
         outputs = model(**arguments, use_cache=False)
-        losses, items = self.item_losses(outputs.logits, inputs)
+        losses, items = self.objective.losses(outputs.logits, inputs)
+        weights = self.objective.weights(inputs)
         if num_items_in_batch is None:
-            loss = losses.sum() / max(len(losses), 1)
+            loss = losses.sum() / weights.sum().clamp(min=_LEAST)
         else:
             ranks = self.accelerator.num_processes // self.get_tp_size()  # DDP and ZeRO average over them
-            loss = losses.sum() * ranks / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)
+            loss = losses.sum() * ranks / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=_LEAST)
             loss = loss * self.current_gradient_accumulation_steps  # `training_step` divides by it
-        items = {key: value.detach() for key, value in {"loss": losses, **items}.items()}
+        items = {key: value.detach() for key, value in {"loss": losses, "weight": weights, **items}.items()}
         if self.model.training:
             self._tokens.add(inputs)
-            self._running.add(**self.running(items))
+            self._running.add(**self.objective.running(items))
         else:
             self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
         return (loss, outputs) if return_outputs else loss
@@ -158,7 +155,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         before = len(self._evaluated)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if not prediction_loss_only and len(self._evaluated) > before:
-            logits, labels = self.predictions(self._evaluated[-1])
+            logits, labels = self.objective.predictions(self._evaluated[-1])
         return loss, logits, labels
 
     def evaluation_loop(
@@ -182,9 +179,9 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         here = [{key: as_array(value) for key, value in batch.items()} for batch in self._evaluated]
         items = unique_items(gather_object(here) if self.accelerator.num_processes > 1 else here)
         subset_of = items.pop(SUBSET, np.array([]))
-        figures = {**self.figures(items), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
+        figures = {**self.objective.figures(items), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
         for subset in sorted({*subset_of.tolist()} - {""}):
-            of_subset = self.figures({key: value[subset_of == subset] for key, value in items.items()})
+            of_subset = self.objective.figures({key: value[subset_of == subset] for key, value in items.items()})
             figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
         return figures
 

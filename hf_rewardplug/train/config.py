@@ -92,7 +92,7 @@ class RewardConfig(DataOptions, trl.RewardConfig):
             - pairs: "bradley_terry" (TRL's), "log_exp", "hinge", "rao_kupper" (a model of ties). Ranked lists give
               every pair of theirs.
             - ranked lists, each as a whole: "plackett_luce", "all_pairs". A pair is a list of two.
-            - completions with a score each: "mse", "huber", "bce" (0/1 or a share). Ranked lists give their completions.
+            - completions with a score each: "mse", "huber", "bce" (0/1 or a share). Ranked lists give their own.
         label_smoothing (`float`): probability in [0, 0.5) that a pair's label is flipped, as in `trl.DPOConfig`;
             for "bradley_terry" and "log_exp".
         tie_threshold (`float`): of "rao_kupper", in units of reward: a difference of so much makes "better" as likely

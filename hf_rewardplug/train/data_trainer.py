@@ -20,17 +20,18 @@ from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
 from .callbacks import PlanEpoch
 from .config import DataOptions
+from .objectives import Objective
 
 logger = logging.getLogger(__name__)
 
 
 class DataTrainer:
-    """Mixin in front of a transformers trainer. A subclass says how its rows are encoded:
-
-    - `encoder(tokenizer, args)`, `encode(encoder, tokenized, args, name)`: canonical row -> example
-    - `expand`: canonical row -> the canonical rows that `encode` takes
-    - `columns` and their types, `tokenized_columns` (those that mark encoded data), `keep_columns` (raw ones, beside)
+    """Mixin in front of a transformers trainer with an `objective`, which says how its rows are encoded; a subclass has
+    the `encoder(tokenizer, args)` of training, evaluation and scoring.
     """
+
+    objective: Objective
+    """to be set before data are encoded"""
 
     vocab_size: int | None = None
     """rows of the model's embedding, to be set before data are encoded; None where they are not known yet"""
@@ -46,10 +47,10 @@ class DataTrainer:
             dataset_name = "eval (train)"
         reports[dataset_name] = PreparationReport(dataset_name)
         names = set(dataset.column_names or first)
-        tokenized = set(self.tokenized_columns) <= names
+        tokenized = set(self.objective.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
             return dataset.with_format(None)
-        columns, mapping = dict(self.columns), dict(args.column_mapping or {})
+        columns, mapping = dict(self.objective.columns), dict(args.column_mapping or {})
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
@@ -63,8 +64,8 @@ class DataTrainer:
         pipeline = RowPipeline(
             name=dataset_name,
             columns=datasets.Features(columns),
-            encode=self.encode(encoder, tokenized, args, dataset_name),
-            expand=self.expand,
+            encode=self.objective.encode(encoder, tokenized=tokenized, name=dataset_name),
+            expand=self.objective.expand,
             adapter=adapter,
             column_mapping=mapping,
             subset=subset,
@@ -73,12 +74,17 @@ class DataTrainer:
             dataset = _one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
             dataset, report = prepare_dataset(
-                dataset, pipeline, keep_columns=self.keep_columns, num_proc=args.dataset_num_proc
+                dataset, pipeline, keep_columns=self.objective.keep_columns, num_proc=args.dataset_num_proc
             )
         reports[dataset_name] = report
         if report and args.process_index == 0:
             logger.warning("%s", report)
         return dataset
+
+    def _set_signature_columns_if_needed(self):
+        """transformers reads them off the model's forward."""
+        if self._signature_columns is None:
+            self._signature_columns = [*self.objective.columns, "attention_mask", EXAMPLE_ID, SUBSET]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
@@ -137,7 +143,7 @@ class DataTrainer:
             )
         if args.train_sampling_strategy not in ("random", "sequential"):
             logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
-        rows = dataset.select_columns([name for name in self.columns if name in dataset.column_names])
+        rows = dataset.select_columns([name for name in self.objective.columns if name in dataset.column_names])
         groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
         if args.max_tokens_per_batch is None:
             costs, savings, budget = [1] * len(dataset), None, self._train_batch_size

@@ -1,9 +1,7 @@
 """Metrics as sums and counts, so that they are the same number for every batch size and rank count.
 
-    N pairs, S labelled steps
-
 Training keeps `Running` sums on the device and reads them at the logging interval; evaluation keeps every item once
-(`unique_items`) and computes its figures at the end, from numpy arrays.
+(`unique_items`) and computes its figures at the end, from numpy arrays (`figures.py`).
 """
 
 import time
@@ -27,10 +25,13 @@ class Running:
         self._values: dict[str, torch.Tensor] = {}
         self._kinds: dict[str, str] = {}
 
-    def add(self, *, sums: dict, count: int, minima: dict | None = None, maxima: dict | None = None) -> None:
+    def add(
+        self, *, sums: dict, count: int | torch.Tensor, minima: dict | None = None, maxima: dict | None = None
+    ) -> None:
         """Add a batch of `count` items (0 too: every rank must hold the same keys); values are 0-dim tensors."""
-        device = next(iter(sums.values())).device
-        self._merge("count", {"count": torch.full((), float(count), device=device)}, torch.add)
+        if not torch.is_tensor(count):
+            count = torch.full((), float(count), device=next(iter(sums.values())).device)
+        self._merge("count", {"count": count}, torch.add)
         for kind, values, merge in (
             ("sum", sums, torch.add),
             ("min", minima, torch.minimum),
@@ -133,92 +134,21 @@ def first_seen(ids: np.ndarray) -> np.ndarray:
     return mask
 
 
-def pair_figures(losses_N: np.ndarray, chosen_N: np.ndarray, rejected_N: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy (a tie counts as wrong, as in TRL), ties, margin, calibration error and the rewards' spread.
-
-    >>> figures = pair_figures(np.array([0.1, 0.9]), np.array([1.0, 0.0]), np.array([0.0, 0.0]))
-    >>> figures["accuracy"], figures["ties"], figures["margin"], figures["mean_reward"]
-    (0.5, 0.5, 0.5, 0.25)
-    """
-    rewards = np.concatenate([chosen_N, rejected_N])
-    return {
-        "loss": float(losses_N.mean()),
-        "accuracy": float((chosen_N > rejected_N).mean()),
-        "ties": float((chosen_N == rejected_N).mean()),
-        "margin": float((chosen_N - rejected_N).mean()),
-        "ece": expected_calibration_error(chosen_N - rejected_N),
-        "min_reward": float(rewards.min()),
-        "mean_reward": float(rewards.mean()),
-        "max_reward": float(rewards.max()),
-        "std_reward": float(rewards.std()),
-    }
-
-
-def expected_calibration_error(margins_N: np.ndarray) -> float:
-    """How far `sigmoid(margin)` is from the share of pairs that it promises, in [0, 1].
-
-    Guo et al. 2017 (arXiv:1706.04599, eq. 3), 15 bins of equal width. A pair is seen from both sides, "chosen wins" and
-    "rejected wins", so that a tie is a fair coin.
-
-    >>> expected_calibration_error(np.array([0.0, 0.0])), round(expected_calibration_error(np.array([2.0, 2.0])), 3)
-    (0.0, 0.119)
-    """
-    from torchmetrics.functional.classification import binary_calibration_error  # takes seconds to import
-
-    if not np.isfinite(margins_N).all():
-        return float("nan")
-    margins = torch.from_numpy(np.concatenate([margins_N, -margins_N]))
-    wins = torch.arange(len(margins)) < len(margins_N)
-    return binary_calibration_error(margins.double().sigmoid(), wins.long(), n_bins=15).item()
-
-
-def step_figures(
-    losses_S: np.ndarray, probabilities_S: np.ndarray, labels_S: np.ndarray, back_S: np.ndarray
-) -> dict[str, float]:
-    """Figures of steps at the threshold 0.5 (a soft label counts by it too), and the AUROC where there are both kinds.
-
-    `first_wrong_accuracy`: share of solutions (of a tree: paths to a leaf) whose first wrong step, or that there is
-    none, is found; as ProcessBench counts a solution (arXiv:2412.06559, section 4). `back_S`: see `StepCollator`.
-
-    >>> probabilities, labels = np.array([0.9, 0.2, 0.1, 0.6]), np.array([1.0, 0.0, 1.0, 0.0])
-    >>> figures = step_figures(np.zeros(4), probabilities, labels, back_S=np.array([0, 1, 1, 0]))
-    >>> figures["accuracy"], figures["f1_wrong"], figures["wrong_rate"], figures["auroc"]
-    (0.5, 0.5, 0.5, 0.5)
-    >>> figures["first_wrong_accuracy"]  # found in the first solution of three steps, missed in the second of one
-    0.5
-    """
-    found_wrong, is_wrong = probabilities_S < 0.5, labels_S < 0.5
-    hits = (found_wrong & is_wrong).sum()
-    figures = {
-        "loss": float(losses_S.mean()),
-        "accuracy": float((found_wrong == is_wrong).mean()),
-        "f1_wrong": float(2 * hits / max(found_wrong.sum() + is_wrong.sum(), 1)),
-        "wrong_rate": float(is_wrong.mean()),
-        "first_wrong_accuracy": _first_wrong_accuracy(found_wrong, is_wrong, back_S),
-    }
-    if 0 < is_wrong.sum() < len(is_wrong):
-        from torchmetrics.functional.classification import binary_auroc  # takes seconds to import
-
-        right = torch.from_numpy(~is_wrong).long()
-        figures["auroc"] = binary_auroc(torch.from_numpy(probabilities_S).double(), right).item()
-    return figures
-
-
-def _first_wrong_accuracy(found_wrong_S: np.ndarray, is_wrong_S: np.ndarray, back_S: np.ndarray) -> float:
-    firsts, leaf = np.full((len(back_S), 2), -1), np.ones(len(back_S), dtype=bool)
-    wrong = np.stack([found_wrong_S, is_wrong_S], axis=1)
-    for step, back in enumerate(back_S):
-        firsts[step] = np.where(wrong[step], step, -1)
-        if back:
-            before, leaf[step - back] = firsts[step - back], False
-            firsts[step] = np.where(before >= 0, before, firsts[step])
-    return float((firsts[:, 0] == firsts[:, 1])[leaf].mean())
-
-
 def concatenated(batches: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Batches of named arrays as one; [{"a": [1]}, {"a": [2]}] -> {"a": [1, 2]}."""
+    """Batches of named arrays as one; those of lists (N, K) with NaN up to the longest.
+
+    >>> concatenated([{"a": np.array([[1.0]])}, {"a": np.array([[2.0, 3.0]])}])["a"].tolist()
+    [[1.0, nan], [2.0, 3.0]]
+    """
     batches = list(batches)
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]} if batches else {}
+    return {key: _stacked([batch[key] for batch in batches]) for key in batches[0]} if batches else {}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    if arrays[0].ndim == 2 and len({array.shape[1] for array in arrays}) > 1:
+        width = max(array.shape[1] for array in arrays)
+        arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=np.nan) for array in arrays]
+    return np.concatenate(arrays)
 
 
 def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:

@@ -8,21 +8,18 @@ import os
 import textwrap
 from pathlib import Path
 
-import torch
-from datasets import Features, List, Value
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import get_config_model_id
 
-from ..data.canonical import EXAMPLE_ID, SUBSET, UNLABELLED, to_steps
+from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
-from ..data.encoding import Encoder, step_token_ids
-from ..model.head import step_probabilities
+from ..data.encoding import Encoder
+from ..data.tokenizing import step_token_ids
 from ..model.loading import check_model, embedding_rows
-from .base_trainer import ScoreTrainer, Tensors
+from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
-from .losses import step_loss
-from .metrics import step_figures
+from .objectives import StepObjective
 from .prm_model import called, load_model, make_ready, with_template_of
 
 
@@ -63,16 +60,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             }"""),
     }
 
-    columns = Features(
-        input_ids=List(Value("int64")),
-        labels=List(Value("float64")),
-        node_lengths=List(Value("int64")),  # of a tree of steps; empty where a row is one solution
-        node_parents=List(Value("int64")),
-    )
-    tokenized_columns = ("input_ids", "labels")
-    keep_columns = False
-    expand = staticmethod(to_steps)
-
     def __init__(
         self,
         model=None,
@@ -91,6 +78,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         quantization_config=None,
     ):
         args = self._checked_args(args, model, model_init, train_dataset)
+        self.objective = StepObjective.from_config(args)
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
             model = load_model(model, args, quantization_config)
@@ -130,7 +118,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or StepCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
+            data_collator=data_collator
+            or self.objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -193,15 +182,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         return encoder
 
     @staticmethod
-    def encode(encoder: Encoder, tokenized: bool, args: PRMConfig, name: str):
-        """What turns a canonical (or tokenized) row into an example."""
-        if tokenized:
-            return encoder.tokenized_steps
-        if args.train_on_last_step_only and name == "train":
-            return encoder.last_step
-        return encoder.steps
-
-    @staticmethod
     def tokenize_row(
         features, tokenizer, step_separator, max_length, max_completion_length, train_on_last_step_only, is_eval
     ):
@@ -232,50 +212,6 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         input_ids = (prompt_ids + completion_ids[:max_completion_length])[:max_length]
         labels = ([UNLABELLED] * len(prompt_ids) + labels[:max_completion_length])[:max_length]
         return {"input_ids": input_ids, "labels": labels}
-
-    def _set_signature_columns_if_needed(self):
-        if self._signature_columns is None:
-            self._signature_columns = [*self.columns, "attention_mask", EXAMPLE_ID, SUBSET]
-
-    # ---- loss and metrics ----------------------------------------------------------------------------------------
-
-    def item_count(self, inputs: Tensors) -> int | torch.Tensor:
-        """Labelled steps of a batch."""
-        if "step_labels" in inputs:
-            return len(inputs["step_labels"])
-        return (inputs["labels"] != UNLABELLED).sum()
-
-    def item_losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """Cross-entropy (S,) of the labelled steps, with their logits, labels and rows."""
-        if "step_labels" in inputs:
-            logits_SC, labels_S = logits, inputs["step_labels"]
-            rows_S, back_S = inputs["step_rows"], inputs["step_back"]
-        else:  # somebody else's collator: labels_BL, logits_BLC
-            labelled_BL = inputs["labels"] != UNLABELLED
-            logits_SC, labels_S = logits[labelled_BL], inputs["labels"][labelled_BL]
-            rows_S = labelled_BL.nonzero()[:, 0]
-            back_S = rows_S.diff(prepend=rows_S.new_full((1,), -1)).eq(0).long()  # 1 behind a step of the same row
-        labels_S = labels_S.to(logits_SC.dtype)
-        items = {"logits": logits_SC, "labels": labels_S, "rows": rows_S, "back": back_S}
-        return step_loss(logits_SC, labels_S), items
-
-    def running(self, items: Tensors) -> dict:
-        """Step accuracy for the training logs."""
-        right_S = step_probabilities(items["logits"]) >= 0.5
-        return {"count": len(right_S), "sums": {"accuracy": (right_S == (items["labels"] >= 0.5)).sum()}}
-
-    def figures(self, items: dict) -> dict[str, float]:
-        """Evaluation figures from every labelled step."""
-        probabilities = step_probabilities(torch.from_numpy(items["logits"])).numpy()
-        return step_figures(items["loss"], probabilities, items["labels"], items["back"])
-
-    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N, steps, labels) and labels (N, steps), both -100 where a row has fewer steps."""
-        rows = items.get(EXAMPLE_ID, items["rows"].unique())
-        counts = torch.bincount(items["rows"], minlength=len(rows))
-        logits = torch.nn.utils.rnn.pad_sequence(items["logits"].split(counts.tolist()), True, UNLABELLED)
-        labels = torch.nn.utils.rnn.pad_sequence(items["labels"].split(counts.tolist()), True, UNLABELLED)
-        return logits, labels
 
     def _save_checkpoint(self, model, trial):
         """With the model card beside the checkpoint, as TRL's trainers save it."""

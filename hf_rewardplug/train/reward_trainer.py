@@ -7,16 +7,12 @@ import os
 import warnings
 
 import numpy as np
-import torch
 import trl
 from accelerate.utils import is_peft_model
-from datasets import Features, List, Value
 from peft import PeftConfig
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import get_config_model_id
 
-from ..data.canonical import EXAMPLE_ID, SUBSET, to_pairs
-from ..data.collator import PreferenceCollator
 from ..data.encoding import Encoder
 from ..model.head import install_reward_head, trained_head_state
 from ..model.loading import (
@@ -29,11 +25,10 @@ from ..model.loading import (
     with_whole_head,
 )
 from ..model.weights import loading_arguments, naming_mismatches
-from .base_trainer import ScoreTrainer, Tensors
+from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
 from .data_trainer import check_kind, hub_arguments
-from .losses import bradley_terry_loss
-from .metrics import pair_figures, precise
+from .objectives import reward_objective
 
 
 class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
@@ -46,11 +41,6 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
     >>> trainer = RewardTrainer(model="Qwen/Qwen2.5-0.5B-Instruct", train_dataset=dataset)  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
     """
-
-    columns = Features(chosen_ids=List(Value("int64")), rejected_ids=List(Value("int64")), margin=Value("float64"))
-    tokenized_columns = ("chosen_ids", "rejected_ids")
-    keep_columns = True  # as TRL keeps them
-    expand = staticmethod(to_pairs)
 
     def __init__(
         self,
@@ -87,6 +77,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         head = (
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
+        self.objective = reward_objective(args)
         processing_class = self._set_up_inputs(processing_class, args, model)
         if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
             self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if name is model else {}))
@@ -95,7 +86,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 model=model,
                 args=args,
                 data_collator=data_collator
-                or PreferenceCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
+                or self.objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
@@ -136,45 +127,6 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         """The encoder of training, evaluation and scoring."""
         return Encoder(tokenizer=tokenizer, max_length=args.max_length, overlong=args.overlong)
 
-    @staticmethod
-    def encode(encoder: Encoder, tokenized: bool, args: RewardConfig, name: str):
-        """What turns a canonical (or tokenized) row into an example."""
-        return encoder.tokenized_pair if tokenized else encoder.pair
-
-    def _set_signature_columns_if_needed(self):
-        if self._signature_columns is None:
-            self._signature_columns = ["chosen_ids", "rejected_ids", "margin", EXAMPLE_ID, SUBSET]
-
-    def item_count(self, inputs: Tensors) -> int:
-        """Pairs of a batch."""
-        return inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2
-
-    def item_losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """Bradley-Terry losses (N,) of a batch whose first half is chosen, and the rewards."""
-        chosen_N, rejected_N = logits_S1.squeeze(-1).chunk(2)
-        losses_N = bradley_terry_loss(
-            chosen_N,
-            rejected_N,
-            margin_N=inputs.get("margin"),
-            center_rewards_coefficient=self.args.center_rewards_coefficient,
-        )
-        return losses_N, {"chosen": chosen_N, "rejected": rejected_N}
-
-    def running(self, items: Tensors) -> dict:
-        """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
-        chosen_N, rejected_N = precise(items["chosen"]), precise(items["rejected"])
-        return {
-            "count": len(chosen_N),
-            "sums": {
-                "accuracy": (chosen_N > rejected_N).sum(),
-                "margin": (chosen_N - rejected_N).sum(),
-                "mean_reward": (chosen_N + rejected_N).sum() / 2,
-                "mean_square": (chosen_N**2 + rejected_N**2).sum() / 2,
-            },
-            "minima": {"min_reward": torch.minimum(chosen_N, rejected_N).min()},
-            "maxima": {"max_reward": torch.maximum(chosen_N, rejected_N).max()},
-        }
-
     def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """The rewards' spread beside their mean: the loss is blind to a constant, so both may drift."""
         if "mean_square" in figures:
@@ -198,12 +150,3 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             "std": float(np.sqrt((stds**2 + means**2).mean() - means.mean() ** 2)),
             "step": self._rewards_at,
         }
-
-    def figures(self, items: dict) -> dict[str, float]:
-        """Evaluation figures from every pair."""
-        return pair_figures(items["loss"], items["chosen"], items["rejected"])
-
-    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards (N, 2) and labels (N,): zeros, the column of the chosen one."""
-        predictions = torch.stack([items["chosen"], items["rejected"]], dim=1)
-        return predictions, torch.zeros(len(predictions), dtype=torch.long, device=predictions.device)

@@ -19,6 +19,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.files import at_most, hold_out, load_split
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
+from .mixture import load_mixture
 from .summary import print_summary, save_items
 
 
@@ -30,7 +31,15 @@ class RecipeArguments(trl.ScriptArguments):
         eval_dataset_name (`str`, *optional*): held-out rows, hub id or file. When None: the data set's test split if it
             has one, else `test_size` of the rows, no prompt on both sides (a stream: its first rows).
         test_size (`float`): share of the rows to hold out.
-        max_train_rows, max_eval_rows (`int`, *optional*): use so many rows at most.
+        max_train_rows, max_eval_rows (`int`, *optional*): use so many rows at most; held-out ones of several data sets
+            in equal shares.
+        datasets (`list`, *optional*): several data sets to train on instead of `dataset_name`, mixed by their weights;
+            `hf_rewardplug.train.mixture` says what an entry may hold.
+        eval_datasets (`list`, *optional*): their held-out rows, every row once. When None: `test_size` of the prompts
+            of each of `datasets`, no prompt on both sides (streams: their first rows).
+        stopping_strategy (`str`, *optional*): when a mixture with weights stops, as `datasets.interleave_datasets`
+            takes it: "first_exhausted" (when None), "all_exhausted" (rows come twice or more) or
+            "all_exhausted_without_replacement".
         demo (`bool`): a tiny model on generated problems instead of a real model and data; needs no network.
     """
 
@@ -42,7 +51,28 @@ class RecipeArguments(trl.ScriptArguments):
     )
     max_train_rows: int | None = field(default=None, metadata={"help": "Train on so many rows at most."})
     max_eval_rows: int | None = field(default=1000, metadata={"help": "Evaluate on so many rows at most."})
+    datasets: list[str] | None = field(
+        default=None, metadata={"help": "Data sets to mix: entries of a YAML file, JSON objects or paths."}
+    )
+    eval_datasets: list[str] | None = field(
+        default=None, metadata={"help": "Held-out rows for `datasets`, in the same form."}
+    )
+    stopping_strategy: str | None = field(
+        default=None, metadata={"help": "When a mixture with weights stops: 'first_exhausted', 'all_exhausted', ..."}
+    )
     demo: bool = field(default=False, metadata={"help": "A tiny model on generated problems; no network."})
+
+    def __post_init__(self):
+        """What belongs to one data set and what belongs to several are not given together."""
+        for name in ("dataset_name", "dataset_config", "eval_dataset_name"):
+            if getattr(self, name) is not None and (self.datasets, self.eval_datasets) != (None, None):
+                raise ValueError(
+                    f"`{name}` belongs to one data set, `datasets` and `eval_datasets` to several. Give everything as "
+                    "entries of the two lists; a list may have one entry."
+                )
+        for name in ("eval_datasets", "stopping_strategy"):
+            if getattr(self, name) is not None and self.datasets is None:
+                raise ValueError(f"`{name}` belongs to a mixture: give `datasets` too, a list of one entry or more.")
 
 
 def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, deepspeed: Path):
@@ -64,8 +94,12 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
+    dataset_name = defaults.pop("dataset_name", None)  # not the parser's: `datasets` may be given instead
     parser.set_defaults_with_config(**defaults)
-    return parser.parse_args_and_config()
+    arguments, args, model_args = parser.parse_args_and_config()
+    if arguments.dataset_name is None and arguments.datasets is None:
+        arguments.dataset_name = dataset_name
+    return arguments, args, model_args
 
 
 class _RecipeParser(TrlParser):
@@ -107,14 +141,20 @@ def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, 
     With `--demo` the rows are generated, and `model_args` names a tiny model of style `demo`, saved in `output_dir`.
     """
     if arguments.demo:
+        if arguments.datasets is not None:
+            raise ValueError("`demo` generates its rows. Leave `datasets` out, or `demo`.")
         folder = Path(args.output_dir) / "demo_model"
         with args.main_process_first(desc="making the demo model"):
             if args.process_index == 0:
                 save_demo_model(folder, style=demo, seed=args.seed)
         model_args.model_name_or_path = str(folder)
         return tuple(datasets.Dataset.from_list(rows) for rows in demo_rows(demo, seed=args.seed))
+    if arguments.datasets is not None:
+        return load_mixture(arguments, args)
     if arguments.dataset_name is None:
-        raise ValueError("`dataset_name` is not set: give --dataset_name (hub id, file or folder), or --demo.")
+        raise ValueError(
+            "`dataset_name` is not set: give --dataset_name (hub id, file or folder), `datasets` (several), or --demo."
+        )
     options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming}
     train = load_split(arguments.dataset_name, arguments.dataset_train_split, **options)
     if arguments.eval_dataset_name is not None:

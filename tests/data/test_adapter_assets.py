@@ -24,7 +24,7 @@ FILES = [
     ("hh_harmless/raw.jsonl", "hh_rlhf", 158, 158),
     ("pandalm/test.jsonl", "preference", 836, 836),
     ("llmbar/test.jsonl", "preference", 419, 419),
-    ("finegrained_rlhf/dev.jsonl", "finegrained_rlhf", 500, 2616),  # of 3,000 pairs 384 are ties
+    ("finegrained_rlhf/dev.jsonl", "finegrained_rlhf", 500, 3000),  # of which 384 are ties
     ("prm800k_val/val.jsonl", "stepwise_supervised", 1339, 1339),
     ("prm800k_val/raw_tree_examples.jsonl", "prm800k", 6, 6),
     ("processbench/gsm8k.jsonl", "stepwise_supervised", 400, 400),

@@ -8,9 +8,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_rewardplug.data.adapters import get_adapter
-from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps, to_pairs
+from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps
 from hf_rewardplug.data.chat_templates import set_chat_template
-from hf_rewardplug.data.encoding import DropRow, Encoder, fold_system_turn, reserved_tokens
+from hf_rewardplug.data.encoding import DropRow, Encoder
+from hf_rewardplug.data.expansion import to_pairs
+from hf_rewardplug.data.tokenizing import fold_system_turn, reserved_tokens
 from hf_rewardplug.train.prm_trainer import PRMTrainer
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -1,18 +1,16 @@
 """Raw data sets to encoded ones: order, numbers, reports, and errors that say where; streams alike."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 
 from hf_rewardplug.data.adapters import Adapter, get_adapter
-from hf_rewardplug.data.canonical import to_pairs, to_steps
 from hf_rewardplug.data.encoding import Encoder
+from hf_rewardplug.data.expansion import to_pairs, to_steps
 from hf_rewardplug.data.prepare import PreparationReport, RowPipeline, choose_adapter, prepare_dataset
-from hf_rewardplug.train.prm_trainer import PRMTrainer
-from hf_rewardplug.train.reward_trainer import RewardTrainer
+from hf_rewardplug.train.objectives import PairObjective, StepObjective
 
 
 class Letters:
@@ -44,7 +42,7 @@ def pairs():
         )
         return RowPipeline(
             name="train",
-            columns=RewardTrainer.columns,
+            columns=PairObjective(loss_type="bradley_terry").columns,
             encode=encoder.tokenized_pair if tokenized else encoder.pair,
             expand=to_pairs,
             adapter=None if tokenized else get_adapter(adapter) if isinstance(adapter, str) else adapter,
@@ -61,7 +59,7 @@ def steps():
         encode = encoder.tokenized_steps if tokenized else encoder.last_step if last else encoder.steps
         return RowPipeline(
             name="train",
-            columns=PRMTrainer.columns,
+            columns=StepObjective(loss_type="cross_entropy").columns,
             encode=encode,
             expand=to_steps,
             adapter=None if tokenized else adapter if isinstance(adapter, Adapter) else get_adapter(adapter),
@@ -244,9 +242,10 @@ def test_last_step_only_reports_rows_without_a_last_label(steps):
 
 @pytest.mark.parametrize("name", ["eval", "eval (train)", "test"])
 def test_last_step_only_is_for_training_rows(name):
-    encoder, args = Encoder(tokenizer=Letters()), SimpleNamespace(train_on_last_step_only=True)
-    assert PRMTrainer.encode(encoder, False, args, "train") == encoder.last_step
-    assert PRMTrainer.encode(encoder, False, args, name) == encoder.steps
+    encoder = Encoder(tokenizer=Letters())
+    objective = StepObjective(loss_type="cross_entropy", train_on_last_step_only=True)
+    assert objective.encode(encoder, tokenized=False, name="train") == encoder.last_step
+    assert objective.encode(encoder, tokenized=False, name=name) == encoder.steps
 
 
 def test_soft_labels_stay_floats(steps):

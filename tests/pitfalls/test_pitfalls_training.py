@@ -18,22 +18,23 @@ from hf_rewardplug.data import canonical, encoding
 from hf_rewardplug.model import head
 from hf_rewardplug.train import data_trainer
 from hf_rewardplug.train.base_trainer import ScoreTrainer
+from hf_rewardplug.train.objectives import StepObjective
 
 MEAN_OF_MEANS = (ScoreTrainer, "compute_loss", mean_of_the_batch), (ScoreTrainer, "loss_is_scaled_for_ga", True)
 
 
-def as_trl_1_13(encoder, tokenized, args, name):
-    """`PRMTrainer.encode` with the row function of TRL 1.13: cuts in mid-step, takes every row."""
-    limits = (args.max_length, args.max_completion_length, args.train_on_last_step_only, name != "train")
+def as_trl_1_13(self, encoder, *, tokenized, name):
+    """`StepObjective.encode` with the row function of TRL 1.13: cuts in mid-step, takes every row."""
+    limits = (encoder.max_length, encoder.max_completion_length, self.train_on_last_step_only, name != "train")
 
     def encode(row):
-        ids = PRMTrainer.tokenize_row(row, encoder.tokenizer, args.step_separator, *limits)
+        ids = PRMTrainer.tokenize_row(row, encoder.tokenizer, encoder.step_separator, *limits)
         return {**ids, "cut": 0, "cut_labels": 0}
 
     return encode
 
 
-OLD_ENCODING = (PRMTrainer, "encode", staticmethod(as_trl_1_13))
+OLD_ENCODING = (StepObjective, "encode", as_trl_1_13)
 
 
 def labelled(row) -> list[float]:
@@ -334,4 +335,4 @@ def test_pitfall_13_empty_steps_do_not_shift_labels(prm, tokenizer):
             "column 'completions': there are no steps": [2],
         }
 
-    fails_without(holds, OLD_ENCODING, (PRMTrainer, "expand", staticmethod(lambda row: [row])))
+    fails_without(holds, OLD_ENCODING, (StepObjective, "expand", lambda self, row: [row]))

@@ -112,7 +112,7 @@ def test_equal_differences_in_tokens_share_a_bin():
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 60.0])
 def test_the_definitions_are_those_of_training(scale):
-    from hf_rewardplug.train import metrics
+    from hf_rewardplug.train import figures as metrics
 
     generator = np.random.default_rng(1)
     chosen, rejected = scale * generator.normal(size=(2, 200)).round(1)

@@ -11,7 +11,9 @@ from datasets import Dataset
 from rows import quick, solutions, text_pairs
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.train.metrics import Running, expected_calibration_error, step_figures
+from hf_rewardplug.train.figures import expected_calibration_error, step_figures
+from hf_rewardplug.train.metrics import Running
+from hf_rewardplug.train.objectives import PairObjective
 
 KINDS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
 NOT_FIGURES = ("epoch", "time", "per_second", "num_tokens")
@@ -182,7 +184,7 @@ def test_the_spread_of_rewards_that_have_drifted_is_exact():
     rewards = 1000 + torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
     running = Running()
     items = {"loss": torch.zeros(32), "chosen": rewards[0], "rejected": rewards[1]}
-    running.add(**RewardTrainer.running(None, items))
+    running.add(**PairObjective(loss_type="bradley_terry").running(items))
     logged = RewardTrainer.training_figures(None, running.read(gather=lambda vector: vector[None]))
     assert logged["std_reward"] == pytest.approx(rewards.double().std(correction=0).item(), rel=1e-4)
 

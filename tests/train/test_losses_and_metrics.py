@@ -1,46 +1,12 @@
-"""Losses against autograd of their definitions and hand-derived literals; metrics against counting by hand."""
-
-import math
+"""Metrics against counting by hand. The losses have tests of their own (`test_losses.py`)."""
 
 import numpy as np
 import pytest
 import torch
 from transformers.trainer_utils import EvalPrediction
 
-from hf_rewardplug.model.head import step_probabilities
-from hf_rewardplug.train.losses import bradley_terry_loss, step_loss
-from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen, pair_figures, step_figures
-
-
-def test_bradley_terry_by_hand():
-    chosen, rejected = torch.tensor([0.0, 3.0]), torch.tensor([0.0, 1.0])
-    expected = [math.log(2), math.log1p(math.exp(-2))]
-    assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx(expected)
-    with_margin = bradley_terry_loss(chosen, rejected, margin_N=torch.tensor([1.0, 2.0])).tolist()
-    assert with_margin == pytest.approx([math.log1p(math.e), math.log(2)])
-    centred = bradley_terry_loss(chosen, rejected, center_rewards_coefficient=0.01).tolist()
-    assert centred == pytest.approx([expected[0], expected[1] + 0.16])
-
-
-def test_bradley_terry_is_finite_where_the_definition_overflows():
-    rewards = torch.tensor([1e4, -1e4], requires_grad=True)
-    loss = bradley_terry_loss(rewards, -rewards).sum()
-    loss.backward()
-    assert loss.item() == pytest.approx(2e4) and torch.isfinite(rewards.grad).all()
-
-
-@pytest.mark.parametrize("labels", [[1.0, 0.0, 1.0], [0.9, 0.25, 0.5]])
-def test_step_loss_is_the_cross_entropy_of_the_definition(labels):
-    torch.manual_seed(0)
-    logits, labels = torch.randn(3, 2, dtype=torch.float64, requires_grad=True), torch.tensor(labels).double()
-    ours = step_loss(logits, labels)
-    targets = torch.stack([1 - labels, labels], dim=1)
-    truth = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(ours, truth)
-    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), logits)[0] for x in (ours, truth)))
-    one_label = logits.detach()[:, 1:] - logits.detach()[:, :1]  # softmax over two logits is a sigmoid of the margin
-    torch.testing.assert_close(step_loss(one_label, labels), truth.detach())
-    torch.testing.assert_close(step_probabilities(one_label), step_probabilities(logits.detach()))
+from hf_rewardplug.train.figures import pair_figures, step_figures
+from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen
 
 
 def test_running_figures_do_not_depend_on_the_batches():

@@ -8,7 +8,9 @@ and how they are checked stands in `hf_rewardplug.data.canonical`. Pure Python: 
     turns.py        text with turn marks -> messages; what two conversations share
     preference.py   chosen and rejected: TRL, Skywork, HH-RLHF, axolotl's Bradley-Terry types
     ranked.py       several answers rated: UltraFeedback, Nectar, FineGrainedRLHF, HelpSteer2/3
+    scored.py       one answer rated: TRL's unpaired preferences, HelpSteer's attributes
     stepwise.py     rated steps: TRL, Math-Shepherd, PRM800K, ProcessBench, Qwen2.5-Math-PRM
+    mixed.py        canonical rows of several data sets, as `hf_rewardplug.data.mixing` writes them
 
 Write your own, then pass its name or let it be detected:
 
@@ -21,7 +23,7 @@ Write your own, then pass its name or let it be detected:
 A package offers its adapters through the entry point group `hf_rewardplug.adapters`.
 """
 
-from . import preference, ranked, stepwise  # noqa: F401  importing them registers them
+from . import mixed, preference, ranked, scored, stepwise  # noqa: F401  importing them registers them
 from .registry import (
     ENTRY_POINT_GROUP,
     Adapter,

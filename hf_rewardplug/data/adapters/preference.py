@@ -9,6 +9,7 @@ from .fields import Row, field, messages, shown, template_arguments, text
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, split_at_common_prefix, user
 
+_BESIDE = ("margin", "weight", "chosen_probability", "tie")
 _OPENING_ROLES = ("system", "developer", "user")  # an answer begins with none of these, a whole conversation does
 
 
@@ -17,7 +18,8 @@ _OPENING_ROLES = ("system", "developer", "user")  # an answer begins with none o
 def preference(row: Row) -> Row:
     """TRL's preference rows, and the data sets that hold whole conversations (Skywork-Reward, ...).
 
-    Text stays as it is, with or without a prompt; margin, tools and chat_template_kwargs are kept, other columns not.
+    Text stays as it is, with or without a prompt; margin, weight, chosen_probability, tie, tools and
+    chat_template_kwargs are kept, other columns not.
     In messages, the prompt stands once:
 
         whole conversations, no prompt          the common prefix is the prompt
@@ -40,8 +42,7 @@ def preference(row: Row) -> Row:
     {'prompt': '2+2?', 'chosen': ' 4', 'rejected': ' 5', 'margin': 1.0}
     """
     prompt, chosen, rejected = row.get("prompt"), field(row, "chosen"), field(row, "rejected")
-    margin = {"margin": row["margin"]} if "margin" in row else {}
-    rest = {**margin, **template_arguments(row)}
+    rest = {**{name: row[name] for name in _BESIDE if name in row}, **template_arguments(row)}
     texts = _are_texts(chosen, rejected)
     if prompt is None or prompt == []:
         if texts:

@@ -1,7 +1,8 @@
 """Rows with several rated answers to one prompt -> ranked rows, or preference rows where only pairs were compared.
 
 In: a prompt with answers and scores, ranks or pairwise votes. Out: {prompt, completions, scores} with higher scores
-better, or {prompt, chosen, rejected}. A tie between two answers is no preference: it gives no row.
+better, or {prompt, chosen, rejected}, with `tie` where two answers are as good: what becomes of it is the loss's
+business.
 """
 
 from ..canonical import RowError
@@ -19,11 +20,12 @@ def ranked(row: Row) -> Row:
     >>> ranked({"prompt": "2+2?", "completions": ["4", "5"], "scores": [1.0, 0.0], "id": 7})
     {'prompt': '2+2?', 'completions': ['4', '5'], 'scores': [1.0, 0.0]}
     """
+    weight = {"weight": row["weight"]} if "weight" in row else {}
     prompt, completions = field(row, "prompt"), items(row, "completions")
     if isinstance(prompt, list):
         completions = [[assistant(answer)] if isinstance(answer, str) else answer for answer in completions]
     scores = items(row, "scores")
-    return {"prompt": prompt, "completions": completions, "scores": scores, **template_arguments(row)}
+    return {"prompt": prompt, "completions": completions, "scores": scores, **weight, **template_arguments(row)}
 
 
 def _has_responses(row: Row) -> bool:
@@ -65,7 +67,7 @@ def ultrafeedback(row: Row) -> Row | list[Row]:
 
 @register_adapter("finegrained_rlhf", columns=("prompt", "completions", "preference_pairs", "preference"))
 def finegrained_rlhf(row: Row) -> list[Row]:
-    """FineGrainedRLHF: people's votes over pairs of completions; one preference row a pair, none for a tie.
+    """FineGrainedRLHF: people's votes over pairs of completions; one preference row a pair, with `tie` for a tie.
 
     `preference` holds 1 where the first of the pair is better, 2 for the second, 0 for a tie. Votes stay pairs: they
     need not agree on one order.
@@ -74,6 +76,7 @@ def finegrained_rlhf(row: Row) -> list[Row]:
     ...                          "preference_pairs": [[0, 1], [0, 2], [1, 2]], "preference": [1, 0, 2]})
     >>> for row in rows: print(row)
     {'prompt': '2+2?', 'chosen': '4', 'rejected': '5'}
+    {'prompt': '2+2?', 'chosen': '4', 'rejected': 'four', 'tie': True}
     {'prompt': '2+2?', 'chosen': 'four', 'rejected': '5'}
     """
     prompt, completions = field(row, "prompt"), items(row, "completions")
@@ -88,24 +91,23 @@ def finegrained_rlhf(row: Row) -> list[Row]:
             )
         if vote not in (0, 1, 2):
             raise RowError(f"expected 1 (first is better), 2 (second) or 0 (tie), found {shown(vote)}", "preference")
-        if vote:
-            first, second = (completions[int(index)] for index in pair)
-            chosen, rejected = (first, second) if vote == 1 else (second, first)
-            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        first, second = (completions[int(index)] for index in pair)
+        chosen, rejected = (second, first) if vote == 2 else (first, second)
+        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected, **({} if vote else {"tie": True})})
     return rows
 
 
 @register_adapter("helpsteer2", columns=("prompt", "response_1", "response_2", "preference_strength"))
 def helpsteer2(row: Row) -> list[Row]:
-    r"""HelpSteer2-Preference (nvidia): strength below 0 means response_1 is better, above 0 response_2; 0 gives no row.
+    r"""HelpSteer2-Preference (nvidia): strength below 0 means response_1 is better, above 0 response_2; 0 is a tie.
 
     Prompts of several turns are marked by lines "<extra_id_1>Assistant" and "<extra_id_1>User"; they become turns. The
     strength does not become a margin, which would change the loss unasked.
 
     >>> helpsteer2({"prompt": "2+2?", "response_1": "4", "response_2": "5", "preference_strength": -3})[0]["chosen"]
     [{'role': 'assistant', 'content': '4'}]
-    >>> helpsteer2({"prompt": "2+2?", "response_1": "4", "response_2": "Four", "preference_strength": 0})
-    []
+    >>> helpsteer2({"prompt": "2+2?", "response_1": "4", "response_2": "Four", "preference_strength": 0})[0]["tie"]
+    True
     """
     prompt = helpsteer2_turns(text(row, "prompt"))
     return _by_strength(prompt, text(row, "response_1"), text(row, "response_2"), number(row, "preference_strength"))
@@ -147,10 +149,9 @@ def nectar(row: Row) -> Row:
 
 
 def _by_strength(prompt: list[dict], first: str, second: str, strength: float) -> list[Row]:
-    if strength == 0:
-        return []
-    chosen, rejected = (first, second) if strength < 0 else (second, first)
-    return [{"prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}]
+    chosen, rejected = (second, first) if strength > 0 else (first, second)
+    tie = {} if strength else {"tie": True}
+    return [{"prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)], **tie}]
 
 
 def _dicts_with(value: object, key: str) -> bool:

@@ -38,6 +38,21 @@ def stepwise_supervised(row: Row) -> Row:
     }
 
 
+@register_adapter("stepwise_outcome", columns=("prompt", "completions", "outcome"))
+def stepwise_outcome(row: Row) -> Row:
+    """Steps of a solution of which only the outcome is known: True, False or a share in [0, 1].
+
+    >>> stepwise_outcome({"prompt": "2+2+2?", "completions": ["2+2=4", "4+2=7"], "outcome": False, "id": 3})
+    {'prompt': '2+2+2?', 'completions': ['2+2=4', '4+2=7'], 'outcome': False}
+    """
+    return {
+        "prompt": field(row, "prompt"),
+        "completions": items(row, "completions"),
+        "outcome": field(row, "outcome"),
+        **template_arguments(row),
+    }
+
+
 @register_adapter("step_tree", columns=("prompt", "nodes"))
 def step_tree(row: Row) -> Row:
     """A tree of steps as this package writes it: `parent` is an earlier node's index, or -1 behind the prompt.

@@ -19,9 +19,10 @@ from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from ..adapters import Adapter, rename_columns
-from ..canonical import UNLABELLED, Row, row_type, to_pairs, to_steps
+from ..canonical import UNLABELLED, Row
 from ..chat_templates import set_chat_template
 from ..encoding import DropRow, Encoder
+from ..expansion import row_type, to_pairs, to_steps
 from ..prefix_tree import common_prefix_length
 from ..prepare import PreparationReport, RowPipeline, choose_adapter
 from .tokens import Merges, TokenFigures, token_text

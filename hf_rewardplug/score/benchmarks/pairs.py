@@ -9,7 +9,8 @@ from typing import Any
 
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.fields import text
-from hf_rewardplug.data.canonical import RowError, to_pairs
+from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.expansion import to_pairs
 
 from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
 from .registry import Result, Row, read_rows, register_benchmark

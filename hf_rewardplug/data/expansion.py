@@ -1,0 +1,266 @@
+"""A canonical row to the rows that a loss trains on: pairs, ranked lists, scored completions, or steps.
+
+In: a canonical row of any type (`canonical.py`). Out: rows of one type, validated, or a `RowError` that says which
+losses take such a row.
+
+    row             pairs              lists            scored                 steps
+    preference      itself             a list of two    -                      -
+    ranked          every pair         itself           every completion       -
+    scored          -                  -                itself                 -
+    stepwise        -                  -                -                      itself
+    outcome         -                  -                -                      itself, for `min_form` alone
+    step_tree       -                  -                -                      itself, for `cross_entropy` alone
+
+A tie gives no pair unless a loss has a model of ties; a list whose scores are all the same gives none.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from .canonical import (
+    UNLABELLED,
+    EmptyRow,
+    Row,
+    RowError,
+    checked_completion,
+    checked_pair,
+    checked_steps,
+    finite,
+    nonempty_list,
+    text_or_messages,
+)
+
+_SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
+
+_LOSSES = {"preference": "'bradley_terry'", "ranked": "'plackett_luce'", "scored": "'mse', 'huber' or 'bce'"}
+
+
+def row_type(row: Row) -> str:
+    """The type of a canonical row, in TRL's words where it has one.
+
+    >>> row_type({"prompt": "2+2?", "completions": ["4."], "labels": [True]})
+    'stepwise'
+    """
+    for kind, columns in (
+        ("step_tree", ("nodes",)),
+        ("stepwise", ("completions", "labels")),
+        ("outcome", ("completions", "outcome")),
+        ("ranked", ("completions", "scores")),
+        ("preference", ("chosen", "rejected")),
+    ):
+        if all(column in row for column in columns):
+            return kind
+    if "completion" in row and ("score" in row or "attributes" in row):
+        return "scored"
+    raise RowError(
+        f"not a canonical row: it has {sorted(row)}. Expected chosen/rejected, completions with scores, labels or "
+        "outcome, completion with score or attributes, or nodes"
+    )
+
+
+def to_pairs(row: Row, *, ties: bool = False) -> list[Row]:
+    """Canonical row -> validated preference rows; a ranked list gives every pair, best first.
+
+    Every pair of a list: Ouyang et al. 2022 (arXiv:2203.02155), section 3.5.
+
+    Args:
+        ties: whether ties are given too; each pair then has a `tie`, True or False.
+
+    >>> to_pairs({"prompt": "Hi", "completions": ["a", "b", "c"], "scores": [1, 3, 1]})
+    [{'prompt': 'Hi', 'chosen': 'b', 'rejected': 'a'}, {'prompt': 'Hi', 'chosen': 'b', 'rejected': 'c'}]
+    >>> to_pairs({"chosen": "a", "rejected": "b", "tie": True})
+    []
+    >>> to_pairs({"chosen": "a", "rejected": "b", "tie": True}, ties=True)
+    [{'chosen': 'a', 'rejected': 'b', 'tie': True}]
+    """
+    kind = row_type(row)
+    if kind == "preference":
+        pair = checked_pair(row)
+        pairs = [(pair, pair.pop("tie", False))]
+    elif kind == "ranked":
+        completions, scores, rest = _ranked(row)
+        pairs = []
+        for a, b in combinations(range(len(scores)), 2):
+            best, worst = (a, b) if scores[a] >= scores[b] else (b, a)
+            if ties or scores[a] != scores[b]:
+                pair = checked_pair({**rest, "chosen": completions[best], "rejected": completions[worst]})
+                pairs.append((pair, scores[a] == scores[b]))
+    else:
+        raise _other(kind, "pairs")
+    if ties:
+        return [{**pair, "tie": tie} for pair, tie in pairs]
+    return [pair for pair, tie in pairs if not tie]
+
+
+def to_lists(row: Row) -> list[Row]:
+    """Canonical row -> a validated ranked row {prompt, completions, scores}; a pair is a list of two.
+
+    >>> to_lists({"prompt": "Hi", "chosen": "a", "rejected": "b"})
+    [{'prompt': 'Hi', 'completions': ['a', 'b'], 'scores': [1.0, 0.0]}]
+    >>> to_lists({"prompt": "Hi", "completions": ["a", "b"], "scores": [3, 3]})
+    []
+    """
+    kind = row_type(row)
+    if kind == "ranked":
+        completions, scores, rest = _ranked(row)
+        return [{**rest, "completions": completions, "scores": scores}] if len({*scores}) > 1 else []
+    if kind != "preference":
+        raise _other(kind, "ranked lists")
+    pair = checked_pair(row)
+    if pair.get("tie"):
+        return []
+    for column in ("margin", "chosen_probability"):
+        if column in pair:
+            raise RowError("a ranked list has none. Take a loss of pairs, such as 'bradley_terry'", column=column)
+    rest = {key: pair[key] for key in _SHARED if key in pair}
+    return [{**rest, "completions": [pair["chosen"], pair["rejected"]], "scores": [1.0, 0.0]}]
+
+
+def to_scored(row: Row, *, attributes: Sequence[str] | None = None, graded: bool = False) -> list[Row]:
+    """Canonical row -> validated rows {prompt, completion, scores}, a score an attribute, NaN where it is not rated.
+
+    Args:
+        attributes: names of the scores; a row's `score` alone when None.
+        graded: whether scores must lie in [0, 1], as outcomes do.
+
+    >>> to_scored({"prompt": "Hi", "completions": ["a", "b"], "scores": [3, 1]})
+    [{'prompt': 'Hi', 'completion': 'a', 'scores': [3.0]}, {'prompt': 'Hi', 'completion': 'b', 'scores': [1.0]}]
+    >>> rated = {"prompt": "Hi", "completion": "a", "attributes": {"helpful": 4, "brief": None, "long": 1}}
+    >>> to_scored(rated, attributes=["helpful", "brief"])
+    [{'prompt': 'Hi', 'completion': 'a', 'scores': [4.0, nan]}]
+    """
+    kind = row_type(row)
+    if kind == "ranked":
+        completions, scores, rest = _ranked(row)
+        if attributes is not None:
+            raise RowError("a ranked row has one score a completion, no `attributes`. Leave those out of the config")
+        rows = [({**rest, "completion": one}, [score]) for one, score in zip(completions, scores, strict=True)]
+    elif kind == "scored":
+        rows = [(row, _scores(row, attributes))]
+    else:
+        raise _other(kind, "scores")
+    for _, scores in rows:
+        for score in scores:
+            if graded and not (0 <= score <= 1 or math.isnan(score)):
+                raise RowError(
+                    f"{score} is outside [0, 1]; loss_type='bce' takes 0/1 or a share. Map it in an adapter, or take "
+                    "'mse' or 'huber'",
+                    column="attributes" if attributes else "scores" if kind == "ranked" else "score",
+                )
+    return [{**checked_completion(one), "scores": scores} for one, scores in rows]
+
+
+def to_steps(row: Row) -> list[Row]:
+    """Canonical row -> a validated step row {prompt, completions, labels}; of a tree with each step's parent as well.
+
+    >>> nodes = [
+    ...     {"text": "a", "label": 1, "parent": -1},
+    ...     {"text": "b", "label": 0, "parent": 0},
+    ...     {"text": "c", "label": 1, "parent": 0},
+    ... ]
+    >>> to_steps({"prompt": "p", "nodes": nodes})
+    [{'prompt': 'p', 'completions': ['a', 'b', 'c'], 'labels': [1, 0, 1], 'parents': [-1, 0, 0]}]
+    """
+    kind = row_type(row)
+    if kind == "stepwise":
+        return [checked_steps(row)]
+    if kind == "outcome":
+        raise RowError("the row has an outcome and no labels of its steps. loss_type='min_form' trains on such rows")
+    if kind != "step_tree":
+        raise _other(kind, "steps")
+    nodes = [node if isinstance(node, dict) else {} for node in nonempty_list(row, "nodes")]
+    parents = [node.get("parent") for node in nodes]
+    for index, parent in enumerate(parents):
+        if isinstance(parent, bool) or not isinstance(parent, int) or not -1 <= parent < index:
+            raise RowError(
+                f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
+            )
+    steps = {key: [node.get(name) for node in nodes] for key, name in (("completions", "text"), ("labels", "label"))}
+    return [{**checked_steps({**row, **steps}, column="nodes"), "parents": parents}]
+
+
+def to_step_ranks(row: Row) -> list[Row]:
+    """`to_steps` for a loss that ranks the steps of one solution: no tree, no soft label.
+
+    >>> to_step_ranks({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]})
+    [{'prompt': 'p', 'completions': ['a', 'b'], 'labels': [1, 0]}]
+    """
+    steps = to_steps(_one_solution(row))
+    for index, label in enumerate(steps[0]["labels"]):
+        if label not in (0, 1, UNLABELLED):
+            raise RowError(
+                f"label {index} is {label}; loss_type='pqm' ranks right steps above wrong ones and takes 0 and 1. Take "
+                "'cross_entropy' for soft labels",
+                column="labels",
+            )
+    return steps
+
+
+def to_outcomes(row: Row) -> list[Row]:
+    """Canonical row -> a step row whose outcome, in [0, 1], is the least of its labels.
+
+    A solution is right if every step is. A row with an outcome alone has it as the label of each step, and
+    `steps_labelled` says that no figure of steps should count them.
+
+    >>> to_outcomes({"prompt": "p", "completions": ["a", "b"], "outcome": False})
+    [{'prompt': 'p', 'completions': ['a', 'b'], 'labels': [0.0, 0.0], 'steps_labelled': False}]
+    >>> to_outcomes({"prompt": "p", "completions": ["a", "b"], "labels": [1, 0]})
+    [{'prompt': 'p', 'completions': ['a', 'b'], 'labels': [1, 0], 'steps_labelled': True}]
+    """
+    row = _one_solution(row)
+    if row_type(row) != "outcome":
+        return [{**steps, "steps_labelled": True} for steps in to_steps(row)]
+    outcome = row["outcome"]
+    if not isinstance(outcome, bool | int | float) or not 0 <= outcome <= 1:
+        raise RowError(f"expected a bool or a share in [0, 1], found {outcome!r}", column="outcome")
+    count = len(nonempty_list(row, "completions"))
+    return [{**checked_steps({**row, "labels": [float(outcome)] * count}), "steps_labelled": False}]
+
+
+def _one_solution(row: Row) -> Row:
+    if row_type(row) == "step_tree":
+        raise RowError(
+            "a tree of steps is many solutions, and this loss takes one. Take loss_type='cross_entropy', or give every "
+            "path as a row of its own"
+        )
+    return row
+
+
+def _ranked(row: Row) -> tuple[list, list[float], Row]:
+    """Completions, scores, and what they share."""
+    completions, scores = nonempty_list(row, "completions"), nonempty_list(row, "scores")
+    if len(completions) != len(scores):
+        raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
+    for completion in completions:
+        text_or_messages({"completions": completion}, "completions")
+    scores = [finite(score, "scores") for score in scores]
+    rest = {key: row[key] for key in _SHARED if row.get(key) is not None}
+    return completions, scores, rest
+
+
+def _scores(row: Row, attributes: Sequence[str] | None) -> list[float]:
+    rated = row.get("attributes")
+    if attributes is None:
+        if "score" in row:
+            return [finite(float(score) if isinstance(score := row["score"], bool) else score, "score")]
+        raise RowError(f"no `score`, but attributes: set `attributes={sorted(rated)}` in the config, or some of them")
+    if not isinstance(rated, dict):
+        raise RowError("the row has no `attributes`, only a `score`. Leave `attributes` out of the config")
+    if missing := [name for name in attributes if name not in rated]:
+        raise RowError(f"no attribute {', '.join(missing)}; the row has {', '.join(rated)}", column="attributes")
+    scores = [math.nan if rated[name] is None else finite(rated[name], "attributes") for name in attributes]
+    if all(map(math.isnan, scores)):
+        raise EmptyRow("no attribute is rated")
+    return scores
+
+
+def _other(kind: str, wanted: str) -> RowError:
+    article = "an" if kind == "outcome" else "a"
+    if wanted == "steps":
+        return RowError(
+            f"{article} {kind} row cannot train a process reward model. Use RewardTrainer, or data with steps"
+        )
+    if kind in _LOSSES:
+        return RowError(f"a {kind} row gives no {wanted}. Take loss_type={_LOSSES[kind]}, or data with {wanted}")
+    return RowError(f"{article} {kind} row cannot train an outcome reward model. Use PRMTrainer, or data with {wanted}")

@@ -1,0 +1,296 @@
+"""Several data sets of any formats to one, interleaved by weights, each row with the name of the set it came from.
+
+In: `Part`s, all of them `Dataset`s or all of them streams. Out: one data set of the same kind with the columns
+
+    canonical    JSON list of the canonical rows that the part's own adapter gave for one raw row; pairs, ranked lists,
+                 steps and trees have no Arrow schema in common
+    subset       the part's name, by which evaluation tells its figures apart
+    source_row   number of the raw row within its part
+
+which the adapter `mixed` reads again, so that trainers and scoring take it like any other data set. Everything drawn is
+drawn from `seed`: two processes with the same parts give the same rows in the same order.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from datasets import Dataset, Features, IterableDataset, Value
+from packaging.version import Version
+
+from .adapters import Adapter, rename_columns
+from .canonical import EmptyRow, Row, RowError, hash63
+from .files import at_most, check_share, held_count, split_by_prompt
+from .prepare import choose_adapter
+
+STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
+_EACH_ONCE = STOPPING_STRATEGIES[2]
+
+COLUMNS = Features(canonical=Value("string"), subset=Value("string"), source_row=Value("int64"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One data set of a mixture.
+
+    Args:
+        dataset: a `Dataset` or an `IterableDataset` of raw rows of one format.
+        subset: its name in the mixture. A `subset` column of its own is not read.
+        adapter: name of its format; found from its columns when None.
+        column_mapping: {column that the format expects: column of the data}.
+        weight: its share of the rows drawn, relative to the other parts'; for all parts or for none.
+    """
+
+    dataset: Dataset | IterableDataset
+    subset: str
+    adapter: str | None = None
+    column_mapping: dict[str, str] | None = None
+    weight: float | None = None
+
+
+def mixed(
+    parts: Sequence[Part],
+    *,
+    seed: int,
+    stopping_strategy: str | None = None,
+    shuffle: bool = False,
+    num_proc: int | None = None,
+) -> Dataset | IterableDataset:
+    """One data set from `parts`.
+
+    With weights the rows are those of `datasets.interleave_datasets` with the weights as probabilities: each row comes
+    from a part drawn by weight, and a part's rows come in their order. Without weights every row comes once, and the
+    parts take turns until the last one is through.
+
+    Args:
+        seed: of the draws.
+        stopping_strategy: with weights, when to stop. "first_exhausted" (when None): with the last row of the part that
+            is through first; rows of the others may be left. "all_exhausted": when every part is through; the others
+            begin again meanwhile, so rows come twice or more (with a small weight the mixture gets very long).
+            "all_exhausted_without_replacement": every row once; the shares are the weights' until a part is through.
+        shuffle: shuffle each part by `seed` first, so that a part of which not all rows are drawn gives a random sample
+            and not its beginning; `Dataset`s alone.
+        num_proc: processes that read the rows of a `Dataset`.
+
+    Raises:
+        ValueError: parts that do not go together (no part, weights for some, a name twice, streams and data sets), or a
+            row that its adapter cannot read (with the part, the adapter and the row number).
+        TypeError: a part's `dataset` is no data set.
+    """
+    _check(parts, stopping_strategy)
+    rows = [canonical_rows(part, num_proc=num_proc) for part in parts]
+    if shuffle and isinstance(rows[0], Dataset):
+        rows = [one.shuffle(seed=seed) for one in rows]
+    return _interleaved(rows, [part.weight for part in parts], seed, stopping_strategy)
+
+
+def mixed_and_held_out(
+    parts: Sequence[Part],
+    *,
+    seed: int,
+    test_size: float,
+    max_eval_rows: int | None = None,
+    stopping_strategy: str | None = None,
+    num_proc: int | None = None,
+) -> tuple[Dataset, Dataset] | tuple[IterableDataset, IterableDataset]:
+    """`mixed`, and held-out rows of every part, each once.
+
+    Of a `Dataset` the rows of `test_size` of the prompts are held out; a prompt is on one side in all parts, be it text
+    here and messages there. Of a stream its first rows are held out: `max_eval_rows` (1000 when None), in equal shares.
+
+    Args:
+        max_eval_rows: held-out rows at most, in equal shares of the parts; train rows do not get more by it.
+
+    Raises:
+        ValueError, TypeError: as `mixed`; and a part that cannot be split.
+    """
+    _check(parts, stopping_strategy)
+    rows = [canonical_rows(part, num_proc=num_proc) for part in parts]
+    most = equal_share(max_eval_rows, len(parts))
+    if isinstance(rows[0], IterableDataset):
+        most = most or equal_share(1000, len(parts))
+        train, held_out = [one.skip(most) for one in rows], [one.take(most) for one in rows]
+    else:
+        train, held_out = _hold_out(parts, rows, test_size, seed)
+        held_out = [at_most(one, most) for one in held_out]
+    weights = [part.weight for part in parts]
+    return _interleaved(train, weights, seed, stopping_strategy), _interleaved(held_out, None, seed)
+
+
+def equal_share(rows: int | None, parts: int) -> int | None:
+    """How many of `rows` rows each of `parts` parts may give: one at least.
+
+    >>> equal_share(1000, 3), equal_share(2, 3), equal_share(None, 3)
+    (333, 1, None)
+    """
+    return None if rows is None else max(1, rows // parts)
+
+
+def canonical_rows(part: Part, *, num_proc: int | None = None) -> Dataset | IterableDataset:
+    """A part's rows in the mixture's columns; a stream is read when the mixture is.
+
+    Raises:
+        ValueError: no rows, an unknown format, or (a stream: when it is read) a row that its adapter cannot read.
+    """
+    dataset = part.dataset.with_format(None)  # tensors are no lists
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"part '{part.subset}' has no rows.")
+    try:
+        adapter = choose_adapter(first, part.adapter, part.column_mapping)
+    except ValueError as error:
+        raise ValueError(f"part '{part.subset}': {error}") from error
+    options: dict[str, Any] = {"features": COLUMNS, "remove_columns": dataset.column_names or list(first)}
+    if isinstance(dataset, Dataset):
+        options |= {"num_proc": num_proc if num_proc and num_proc > 1 else None, "desc": f"Reading {part.subset}"}
+    write = _Writer(subset=part.subset, adapter=adapter, column_mapping=part.column_mapping)
+    return dataset.map(write, batched=True, batch_size=256, with_indices=True, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Raw rows -> `COLUMNS`; runs inside `datasets.map`."""
+
+    subset: str
+    adapter: Adapter
+    column_mapping: dict[str, str] | None
+
+    def __call__(self, batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        rows = [{key: values[place] for key, values in batch.items()} for place in range(len(numbers))]
+        return {
+            "canonical": [self._text(row, number) for row, number in zip(rows, numbers, strict=True)],
+            "subset": [self.subset] * len(numbers),
+            "source_row": numbers,
+        }
+
+    def _text(self, row: Row, number: int) -> str:
+        try:
+            return json.dumps(self.adapter(rename_columns(row, self.column_mapping)))
+        except EmptyRow as error:  # the trainer leaves it out and reports it
+            return json.dumps({"empty": str(error)})
+        except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way
+            found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"part '{self.subset}', adapter '{self.adapter.name}', row {number}: {found}.") from error
+
+
+def _check(parts: Sequence[Part], stopping_strategy: str | None) -> None:
+    if not parts:
+        raise ValueError("A mixture needs one part at least.")
+    for part in parts:
+        if not isinstance(part.dataset, Dataset | IterableDataset):
+            splits = f" Give one of its splits, {sorted(part.dataset)}." if isinstance(part.dataset, dict) else ""
+            raise TypeError(
+                f"part '{part.subset}' is a `{type(part.dataset).__name__}`, expected a `Dataset` or an "
+                f"`IterableDataset`.{splits}"
+            )
+        if "subset" in (part.column_mapping or {}):
+            raise ValueError(
+                f"part '{part.subset}': a part has one name, so column_mapping cannot map 'subset'. Leave it out."
+            )
+    names = [part.subset for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Two parts are called '{twice[0]}'. Give each a `subset` name of its own.")
+    streams = [part.subset for part in parts if isinstance(part.dataset, IterableDataset)]
+    if streams and len(streams) < len(parts):
+        rest = [name for name in names if name not in streams]
+        raise ValueError(
+            f"{_listed(streams)} are streams, {_listed(rest)} are not. Stream all or none: "
+            "`dataset.to_iterable_dataset()` makes a stream."
+        )
+    _check_weights(parts, stopping_strategy)
+    if streams and (parts[0].weight is None or stopping_strategy == _EACH_ONCE):
+        if Version(datasets.__version__) < Version("4.2"):  # which would stop with the first part, and not say so
+            raise ValueError(f"Every row of several streams once needs datasets >= 4.2, found {datasets.__version__}.")
+
+
+def _check_weights(parts: Sequence[Part], stopping_strategy: str | None) -> None:
+    without = [part.subset for part in parts if part.weight is None]
+    if without and len(without) < len(parts):
+        raise ValueError(f"{_listed(without)} have no `weight`, the other parts have. Give all parts one, or none.")
+    for part in parts:
+        weight = part.weight
+        if weight is None:
+            continue
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ValueError(
+                f"part '{part.subset}': weight={weight!r}; expected a number above 0. Leave out a part without weight."
+            )
+    if stopping_strategy is None:
+        return
+    if stopping_strategy not in STOPPING_STRATEGIES:
+        known = ", ".join(map(repr, STOPPING_STRATEGIES))
+        raise ValueError(f"stopping_strategy={stopping_strategy!r} is not one of {known}.")
+    if without:
+        raise ValueError(
+            f"stopping_strategy={stopping_strategy!r} needs a `weight` for each part. Without, every row comes once."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return "parts " + ", ".join(f"'{name}'" for name in names)
+
+
+def _interleaved(rows: list, weights: list[float | None] | None, seed: int, stopping_strategy: str | None = None):
+    if weights is not None and weights[0] is not None:
+        shares = [weight / math.fsum(weights) for weight in weights]
+        strategy = stopping_strategy or STOPPING_STRATEGIES[0]
+        return datasets.interleave_datasets(rows, probabilities=shares, seed=seed, stopping_strategy=strategy)
+    if isinstance(rows[0], IterableDataset):
+        return datasets.interleave_datasets(rows, stopping_strategy=_EACH_ONCE)
+    # the same order; older versions of datasets stop early here (datasets#7954)
+    return datasets.concatenate_datasets(rows).select(_turns([len(one) for one in rows]))
+
+
+def _turns(lengths: list[int]) -> list[int]:
+    """Indices into the concatenation by which parts of these lengths take turns.
+
+    >>> _turns([3, 1, 2])
+    [0, 3, 4, 1, 5, 2]
+    """
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    spans = list(zip(starts, lengths, strict=True))
+    return [start + turn for turn in range(max(lengths)) for start, length in spans if turn < length]
+
+
+def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: int):
+    """Each part's rows on two sides: a prompt that one part holds out is held out in all.
+
+    A part holds out its prompts of least hash, so that parts with the same prompts hold out the same ones.
+    """
+    check_share(share, "eval_datasets")
+    prompts_of, held = [], set()
+    for index, one in enumerate(rows):
+        prompts = [_prompt(text, f"{index} {number}") for number, text in enumerate(one["canonical"])]
+        different = sorted(set(prompts), key=lambda prompt: (hash63(ascii((seed, prompt))), prompt))
+        if len(different) < 2:
+            raise ValueError(
+                f"part '{parts[index].subset}' has {len(one)} rows with {len(different)} different prompts, which "
+                "cannot be split by prompt. Give held-out rows of their own (eval_datasets)."
+            )
+        held.update(different[: held_count(share, len(different))])
+        prompts_of.append(prompts)
+    sides = [split_by_prompt(one, prompts, held, seed) for one, prompts in zip(rows, prompts_of, strict=True)]
+    for part, (train, _) in zip(parts, sides, strict=True):
+        if not len(train):
+            raise ValueError(
+                f"part '{part.subset}' has no rows left to train on: other parts hold out its prompts. Give held-out "
+                "rows of their own (eval_datasets)."
+            )
+    return [train for train, _ in sides], [held_out for _, held_out in sides]
+
+
+def _prompt(canonical: str, otherwise: str) -> str:
+    """The prompt of a row of the mixture, the same for text and messages; `otherwise` where it has none.
+
+    >>> _prompt('[{"prompt": [{"role": "user", "content": "2+2?"}], "nodes": []}]', "0 7"), _prompt("[]", "0 7")
+    ('2+2?', '0 7')
+    """
+    rows = json.loads(canonical)
+    prompt = rows[0].get("prompt") if isinstance(rows, list) and rows else None
+    if isinstance(prompt, list):
+        contents = [message.get("content") if isinstance(message, dict) else message for message in prompt]
+        prompt = "\n".join(content if isinstance(content, str) else json.dumps(content) for content in contents)
+    return (isinstance(prompt, str) and prompt.strip()) or otherwise

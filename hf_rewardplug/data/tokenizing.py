@@ -1,0 +1,124 @@
+"""Text, conversations and steps to token ids, by one tokenizer: how BOS, EOS, templates and separators are set.
+
+In: a canonical row (`canonical.py`). Out: ids of a prompt with a completion, of a prompt that steps follow, of a
+separator. The policies are those that `encoding.py` draws.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .canonical import Row, RowError
+
+
+def fold_system_turn(messages: list[dict]) -> list[dict]:
+    r"""Move a leading system turn into the first user turn, for templates that refuse the role (Gemma's).
+
+    >>> fold_system_turn([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    [{'role': 'user', 'content': 'Be brief.\n\nHi'}]
+    """
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, rest = messages[0]["content"], messages[1:]
+    if rest and rest[0]["role"] == "user":
+        return [{**rest[0], "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{"role": "user", "content": system}, *rest]
+
+
+def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
+    """Token ids of each step with its separator behind it, each step tokenized by itself."""
+    return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSource:
+    """What `Encoder` takes its token ids from.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase`.
+        step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
+        step_token: a single token of the vocabulary to stand for the separator instead.
+    """
+
+    tokenizer: Any
+    step_separator: str = "\n"
+    step_token: str | None = None
+
+    @cached_property
+    def separator_ids(self) -> list[int]:
+        """Token ids behind each step; the last of them is scored."""
+        if self.step_token is None:
+            ids = self.tokenizer.encode(self.step_separator, add_special_tokens=False)
+            if not ids:
+                raise ValueError(f"step_separator={self.step_separator!r} gives no token with this tokenizer.")
+            return ids
+        index = self.tokenizer.get_vocab().get(self.step_token)
+        joint_ids = self.tokenizer.encode(f".{self.step_token}\n{self.step_token}", add_special_tokens=False)
+        if index is None or joint_ids.count(index) != 2:
+            why = "is not a single token of this tokenizer" if index is None else "merges with the text around it"
+            raise ValueError(
+                f"step_token={self.step_token!r} {why}. Take a reserved one of its vocabulary "
+                f"({', '.join(reserved_tokens(self.tokenizer)[:3]) or 'it has none'}), or add one to the tokenizer and "
+                "resize the model's embeddings."
+            )
+        return [index]
+
+    @cached_property
+    def _folds_system(self) -> bool:
+        """Whether the template refuses a system turn."""
+        probe = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+        try:
+            self.tokenizer.apply_chat_template(probe, tokenize=False)
+        except Exception:  # a template raises whatever its author chose
+            return True
+        return False
+
+    def _ids(self, row: Row, key: str) -> list[int]:
+        if isinstance(row[key], str):
+            return self._text_ids(row.get("prompt", "") + row[key])
+        return self._conversation_ids([*row.get("prompt", []), *row[key]], row)
+
+    def _text_ids(self, text: str) -> list[int]:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if eos is not None and not text.rstrip().endswith(self.tokenizer.eos_token):
+            text += self.tokenizer.eos_token
+        ids = self.tokenizer(text=text)["input_ids"]
+        if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS
+            ids = ids[1:]
+        if eos is not None and ids[-2:] == [eos, eos]:  # this tokenizer appends its own
+            ids = ids[:-1]
+        return ids
+
+    def _conversation_ids(self, messages: list[dict], row: Row, **kwargs) -> list[int]:
+        if not self.tokenizer.chat_template:
+            raise RowError(
+                "the row is a conversation, but the tokenizer has no chat template. Set `chat_template` to 'gemma', "
+                "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference') need none"
+            )
+        if messages[0]["role"] == "system" and self._folds_system:
+            messages = fold_system_turn(messages)
+        kwargs |= {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **kwargs)["input_ids"]
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
+
+    def _alone(self, row: Row) -> list[int]:
+        """Ids of the prompt, which those of prompt and completion begin with but for what merges at the boundary."""
+        if isinstance(row["completion"], str):
+            return self._text_ids(row["prompt"])
+        return self._conversation_ids(row["prompt"], row, add_generation_prompt=True) if row.get("prompt") else []
+
+    def _prompt_ids(self, row: Row) -> list[int]:
+        if not isinstance(row["prompt"], str):
+            return self._conversation_ids(row["prompt"], row, add_generation_prompt=True)
+        ids, bos = self.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def reserved_tokens(tokenizer: Any) -> list[str]:
+    """Tokens of the vocabulary that its makers left for other people's use, lowest id first."""
+    marks = ("reserved_special_token", "<unused", "extra_", "_pad_", "reserved_")
+    found = [(index, token) for token, index in tokenizer.get_vocab().items() if any(mark in token for mark in marks)]
+    return [token for _, token in sorted(found) if token.startswith("<")]

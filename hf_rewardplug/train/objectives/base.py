@@ -1,0 +1,81 @@
+"""What an objective is."""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from datasets import Features
+
+from ...data.canonical import Row
+from ...data.encoding import Encoder
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A loss with its rows, batches and figures. Subclasses have the config's options of the same names as fields.
+
+    An item is what a loss counts: a pair, a list, a completion or a step. The trainer divides the sum of `losses` by
+    the sum of `weights`, both over the whole optimizer step.
+    """
+
+    loss_type: str
+
+    loss_types: ClassVar[tuple[str, ...]]
+    tokenized_columns: ClassVar[tuple[str, ...]]
+    """columns that mark encoded data"""
+    keep_columns: ClassVar[bool] = True
+    """whether raw columns stay beside the encoded ones"""
+
+    @classmethod
+    def from_config(cls, args: Any) -> "Objective":
+        """Read the options from a config."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+
+    @property
+    def columns(self) -> Features:
+        """Columns of encoded rows, with their types."""
+        raise NotImplementedError
+
+    def collator(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> Any:
+        """What makes a batch of encoded rows."""
+        raise NotImplementedError
+
+    def expand(self, row: Row) -> list[Row]:
+        """A canonical row -> the rows that `encode` takes; `RowError` where the loss cannot train on it."""
+        raise NotImplementedError
+
+    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Any:
+        """What turns a row of data set `name` ("train", ...) into an example: a method of the encoder."""
+        raise NotImplementedError
+
+    def weights(self, inputs: Tensors) -> torch.Tensor:
+        """What each item of a batch counts in the loss's denominator, shape (items,)."""
+        raise NotImplementedError
+
+    def losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """Losses (items,), each times its weight, and {name: values an item}, which the figures are made of."""
+        raise NotImplementedError
+
+    def running(self, items: Tensors) -> dict[str, Any]:
+        """Sums, minima and maxima for the training logs, as `metrics.Running.add` takes them."""
+        raise NotImplementedError
+
+    def figures(self, items: dict) -> dict[str, float]:
+        """Evaluation figures from every item, each once; numpy arrays in."""
+        raise NotImplementedError
+
+    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predictions and labels for `compute_metrics`, first dimension the batch's rows."""
+        raise NotImplementedError
+
+
+def rewards_running(rewards: torch.Tensor) -> dict[str, Any]:
+    """The logs' least, mean and greatest reward, of (R,) in fp64, as `Objective.running` gives them."""
+    return {
+        "count": len(rewards),
+        "sums": {"mean_reward": rewards.sum(), "mean_square": (rewards**2).sum()},
+        "minima": {"min_reward": rewards.min()},
+        "maxima": {"max_reward": rewards.max()},
+    }

@@ -1,0 +1,133 @@
+"""Pairs: a chosen and a rejected completion of one prompt.
+
+In: preference rows, ranked rows (every pair of theirs). Out: batches whose first half is chosen; an item is a pair.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from datasets import Features, List, Value
+
+from ...data.canonical import Row, RowError
+from ...data.collator import PreferenceCollator
+from ...data.encoding import Encoder
+from ...data.expansion import to_pairs
+from ..config import PAIR_LOSSES
+from ..figures import pair_figures
+from ..losses import bradley_terry_loss, centering_loss, hinge_loss, log_exp_loss, rao_kupper_loss
+from ..metrics import precise
+from .base import Objective, Tensors, rewards_running
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairObjective(Objective):
+    """Bradley-Terry and its kin; TRL's numbers by default."""
+
+    label_smoothing: float = 0.0
+    tie_threshold: float = 1.0
+    center_rewards_coefficient: float | None = None
+
+    loss_types: ClassVar[tuple[str, ...]] = PAIR_LOSSES
+    tokenized_columns: ClassVar[tuple[str, ...]] = ("chosen_ids", "rejected_ids")
+
+    @property
+    def columns(self) -> Features:
+        """`tie` where the loss has a model of ties; a column that no row has goes again."""
+        tie = {"tie": Value("bool")} if self._ties else {}
+        ids, number = List(Value("int64")), Value("float64")
+        return Features(
+            chosen_ids=ids, rejected_ids=ids, margin=number, weight=number, chosen_probability=number, **tie
+        )
+
+    collator = PreferenceCollator
+
+    @property
+    def _ties(self) -> bool:
+        return self.loss_type == "rao_kupper"
+
+    def expand(self, row: Row) -> list[Row]:
+        """Ties are given to a loss that has a model of them."""
+        pairs = to_pairs(row, ties=self._ties)
+        for column, takers in (
+            ("margin", ("bradley_terry", "log_exp", "hinge")),
+            ("chosen_probability", ("bradley_terry", "log_exp")),
+        ):
+            if self.loss_type not in takers and any(column in pair for pair in pairs):
+                raise RowError(
+                    f"loss_type='{self.loss_type}' has no use for it. Remove the column, or take {', '.join(takers)}",
+                    column=column,
+                )
+        return pairs
+
+    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
+        """Of tokenized rows without `tie`, none is one."""
+        if not tokenized:
+            return encoder.pair
+        return partial(_with_tie, encoder.tokenized_pair) if self._ties else encoder.tokenized_pair
+
+    def weights(self, inputs: Tensors) -> torch.Tensor:
+        """1, or the rows' `weight`: one of 2 counts as two rows."""
+        count = inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2
+        return inputs["weight"] if "weight" in inputs else torch.ones(count, device=inputs["input_ids"].device)
+
+    def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """(N,), and the rewards; `better` is the probability that chosen is, 0.5 of a tie."""
+        chosen_N, rejected_N = logits_S1.squeeze(-1).chunk(2)
+        losses_N = self._losses(chosen_N, rejected_N, inputs)
+        if self.center_rewards_coefficient is not None:
+            losses_N = losses_N + centering_loss(chosen_N, rejected_N, self.center_rewards_coefficient)
+        if "weight" in inputs:
+            losses_N = losses_N * inputs["weight"]
+        better_N = inputs.get("chosen_probability", torch.ones_like(chosen_N))
+        if "tie" in inputs:
+            better_N = torch.where(inputs["tie"], 0.5, better_N)
+        return losses_N, {"chosen": chosen_N, "rejected": rejected_N, "better": better_N}
+
+    def _losses(self, chosen_N: torch.Tensor, rejected_N: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        margin_N, probability_N = inputs.get("margin"), inputs.get("chosen_probability")
+        if self._ties:
+            return rao_kupper_loss(chosen_N, rejected_N, inputs["tie"], threshold=self.tie_threshold)
+        if self.loss_type == "hinge":
+            return hinge_loss(chosen_N, rejected_N, margin_N=margin_N)
+        loss = log_exp_loss if self.loss_type == "log_exp" else bradley_terry_loss
+        return loss(
+            chosen_N,
+            rejected_N,
+            margin_N=margin_N,
+            label_smoothing=self.label_smoothing,
+            probability_N=probability_N,
+        )
+
+    def running(self, items: Tensors) -> dict[str, Any]:
+        """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
+        chosen_N, rejected_N = precise(items["chosen"]), precise(items["rejected"])
+        sides = [rewards_running(chosen_N), rewards_running(rejected_N)]
+        return {
+            "count": len(chosen_N),
+            "sums": {
+                "accuracy": (chosen_N > rejected_N).sum(),
+                "margin": (chosen_N - rejected_N).sum(),
+                **{key: (sides[0]["sums"][key] + sides[1]["sums"][key]) / 2 for key in sides[0]["sums"]},
+            },
+            "minima": {"min_reward": torch.minimum(chosen_N, rejected_N).min()},
+            "maxima": {"max_reward": torch.maximum(chosen_N, rejected_N).max()},
+        }
+
+    def figures(self, items: dict) -> dict[str, float]:
+        """Loss, accuracy, ties, margin, calibration error and the rewards' spread."""
+        return pair_figures(
+            *(items[key] for key in ("loss", "chosen", "rejected", "better", "weight")),
+            tie_threshold=self.tie_threshold if self._ties else None,
+        )
+
+    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards (N, 2) and labels (N,): the column of the better one, zeros where chosen is."""
+        predictions = torch.stack([items["chosen"], items["rejected"]], dim=1)
+        return predictions, (items["better"] < 0.5).long()
+
+
+def _with_tie(encode: Callable[[Row], Row], row: Row) -> Row:
+    return {"tie": False, **encode(row)}

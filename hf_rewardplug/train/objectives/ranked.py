@@ -1,0 +1,89 @@
+"""Ranked lists: K completions of one prompt, which a batch computes once.
+
+In: ranked rows, preference rows (lists of two). Out: batches of all completions; an item is a list.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from datasets import Features, List, Value
+
+from ...data.canonical import Row
+from ...data.collator import RankedCollator
+from ...data.encoding import Encoder
+from ...data.expansion import to_lists
+from ..config import LIST_LOSSES
+from ..figures import ranked_figures
+from ..losses import all_pairs_loss, plackett_luce_loss
+from ..metrics import precise
+from .base import Objective, Tensors
+
+_MISSING = -100
+"""what transformers pads predictions and labels with"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedObjective(Objective):
+    """Plackett-Luce over a list, or the mean of all its pairs' Bradley-Terry losses."""
+
+    loss_types: ClassVar[tuple[str, ...]] = LIST_LOSSES
+    tokenized_columns: ClassVar[tuple[str, ...]] = ("completion_ids", "scores")
+
+    collator = RankedCollator
+
+    @property
+    def columns(self) -> Features:
+        """`scores`: higher is better; equal ones are a tie, which says nothing."""
+        number = Value("float64")
+        return Features(completion_ids=List(List(Value("int64"))), scores=List(number), weight=number)
+
+    def expand(self, row: Row) -> list[Row]:
+        """A list whose scores are all the same gives none."""
+        return to_lists(row)
+
+    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
+        """The K sequences of a row are cut together."""
+        return encoder.tokenized_ranked if tokenized else encoder.ranked
+
+    def weights(self, inputs: Tensors) -> torch.Tensor:
+        """1, or the rows' `weight`."""
+        scores_NK = inputs["scores"]
+        return inputs["weight"] if "weight" in inputs else torch.ones(len(scores_NK), device=scores_NK.device)
+
+    def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """(N,), and the rewards (N, K) of the lists, 0 behind a shorter one, whose scores are NaN there."""
+        rewards_S, scores_NK = logits_S1.squeeze(-1), inputs["scores"]
+        empty_NK = torch.zeros(scores_NK.shape, dtype=rewards_S.dtype, device=rewards_S.device)
+        rewards_NK = empty_NK.masked_scatter(~scores_NK.isnan(), rewards_S)
+        loss = plackett_luce_loss if self.loss_type == "plackett_luce" else all_pairs_loss
+        losses_N = loss(rewards_NK, scores_NK)
+        if "weight" in inputs:
+            losses_N = losses_N * inputs["weight"]
+        return losses_N, {"rewards": rewards_NK, "scores": scores_NK}
+
+    def running(self, items: Tensors) -> dict[str, Any]:
+        """Accuracy over the pairs with different scores, each list's own first; the rewards' spread."""
+        rewards_NK, scores_NK = precise(items["rewards"]), items["scores"]
+        given_NK = ~scores_NK.isnan()
+        better_NKK = scores_NK[:, :, None] > scores_NK[:, None, :]
+        right_NKK = better_NKK & (rewards_NK[:, :, None] > rewards_NK[:, None, :])
+        accuracy_N = right_NKK.sum((1, 2)) / better_NKK.sum((1, 2)).clamp(min=1)
+        count_N = given_NK.sum(1)
+        means = {"mean_reward": rewards_NK.sum(1) / count_N, "mean_square": (rewards_NK**2).sum(1) / count_N}
+        return {
+            "count": len(rewards_NK),
+            "sums": {"accuracy": accuracy_N.sum(), **{key: value.sum() for key, value in means.items()}},
+            "minima": {"min_reward": torch.where(given_NK, rewards_NK, torch.inf).min()},
+            "maxima": {"max_reward": torch.where(given_NK, rewards_NK, -torch.inf).max()},
+        }
+
+    def figures(self, items: dict) -> dict[str, float]:
+        """Loss, accuracy of pairs, `best_accuracy`, calibration error and the rewards' spread."""
+        return ranked_figures(*(items[key] for key in ("loss", "rewards", "scores", "weight")))
+
+    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards (N, K) and scores (N, K), both -100 where a list is shorter."""
+        missing_NK = items["scores"].isnan()
+        return items["rewards"].masked_fill(missing_NK, _MISSING), items["scores"].masked_fill(missing_NK, _MISSING)
