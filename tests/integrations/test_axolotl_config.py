@@ -3,12 +3,15 @@
 Expected values are written by hand from axolotl's documentation and this package's options.
 """
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hf_rewardplug import PRMConfig, RewardConfig
 from hf_rewardplug.integrations.axolotl import keys
 from hf_rewardplug.integrations.axolotl.config import own_options, translate
+from hf_rewardplug.integrations.axolotl.data import TAKEN_OF_DATA
 
 GUIDE_ORM = """
 base_model: google/gemma-2-2b
@@ -219,3 +222,22 @@ def test_no_key_has_two_meanings():
     assert len(names) == len(set(names))
     assert not {*own_options("orm"), *own_options("prm")} & set(names)
     assert not set(keys.IGNORED_OF_DATA) & set(keys.REFUSED_OF_DATA)
+
+
+def test_the_docs_name_every_key():
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "migrating.md").read_text()
+    of_data = {*TAKEN_OF_DATA, *keys.IGNORED_OF_DATA, *keys.REFUSED_OF_DATA}
+    groups = [
+        keys.SAME,
+        keys.RENAMED,
+        keys.LORA,
+        keys.LIGER,
+        keys.ATTENTION,
+        keys.ENVIRONMENT,
+        keys.REPORTS,
+        keys.SPECIAL,
+    ]
+    missing = [
+        name for group in (*groups, keys.IGNORED, keys.REFUSED, of_data) for name in group if f"`{name}" not in docs
+    ]
+    assert missing == []

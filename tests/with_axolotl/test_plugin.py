@@ -140,6 +140,34 @@ def test_the_configs_of_the_guide_train_to_the_end(kind, config, tmp_path):
         assert scorer.score(*messages)[0] == pytest.approx([expected], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "rows", "of_data"),
+    [
+        ("prm", "prm800k_val/val.jsonl", {"split": "train[:40]"}),
+        ("orm", "pandalm/test.jsonl", {"split": "train[:40]", "type": "preference"}),
+    ],
+)
+def test_real_rows(kind, rows, of_data, config, assets, tmp_path):
+    file = assets / rows
+    if not file.exists():
+        file = next(iter(sorted(file.parent.glob("*.jsonl"))))
+    do_train(config(kind, rows=str(file), of_data=of_data, sequence_len=512, val_set_size=4), TrainerCliArgs())
+    assert len(losses(tmp_path / "out" / "checkpoint-4")) == 4
+
+
+def test_several_data_sets_are_told_apart(config, files, tmp_path):
+    (tmp_path / "more.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in demo_rows("gemma", train=9, test=1)[0])
+    )
+    both = [
+        {"path": files["orm"][1], "type": "bradley_terry.chat_template", "subset": "orca"},
+        {"path": str(tmp_path / "more.jsonl"), "type": "preference", "subset": "messages"},
+    ]
+    do_train(config("orm", datasets=both, val_set_size=0.2, eval_steps=4), TrainerCliArgs())
+    last = [log for log in state(tmp_path / "out" / "checkpoint-4")["log_history"] if "eval_loss" in log][-1]
+    assert {"eval_subset_orca_accuracy", "eval_subset_messages_accuracy"} <= set(last)
+
+
 def test_axolotl_itself_fails_on_rows_without_system(config):
     """What the plugin is for; when this fails, axolotl has mended it."""
     cfg = config("orm", plugin=False)

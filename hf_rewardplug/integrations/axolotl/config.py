@@ -118,48 +118,22 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
     ignored = _check_keys(given, own)
     if "base_model" not in given:
         raise ValueError("`base_model` is not set: a hub id or a folder.")
-    entries, of_data, not_taken = read_entries(given.get("datasets"))
-    ignored |= not_taken
-    test_entries: list[DataEntry] = []
-    if "test_datasets" in given:
-        test_entries, of_tests, not_taken = read_entries(given["test_datasets"], "test_datasets")
-        of_data, ignored = {**of_tests, **of_data}, {**ignored, **not_taken}
+    entries, test_entries, of_data, not_taken = read_data(given)
     if kind == "orm" and of_data:
         raise ValueError(f"`{next(iter(of_data))}` is an option of process reward models.")
-    held_out = bool(test_entries or given.get("val_set_size"))
-    own_given = {**of_data, **{name: given[name] for name in own if name in given}}
-    model_init, numbers, told = _model(given, kind, own_given, bf16_here)
+    own_given = of_data | {name: given[name] for name in own if name in given}
+    told, model_init, of_model = _model(given, kind, own_given, bf16_here)
     named, template = _template(given)
     peft, quantization = read.lora(given)
-    config = {
-        "gradient_checkpointing": False,
-        "weight_decay": 0.0,
-        "num_train_epochs": 1.0,
-        "max_length": 512,
-        **{key: given[key] for key in keys.SAME if key in given},
-        **{name: given[key] for key, name in keys.RENAMED.items() if key in given},
-        **read.batches(given),
-        **read.optimization(given),
-        **numbers,
-        **read.saving(given, held_out=held_out),
-        **read.reporting(given),
-        **read.distributed(given),
-        **read.liger(given),
-        **read.overlong(given),
-        **_others(given),
-        **named,
-        **format_options(entries),
-        **own_given,
-        "model_init_kwargs": model_init,
-    }
-    config.setdefault("output_dir", "./model-out")
+    held_out = bool(test_entries or given.get("val_set_size"))
+    config = _plain(given, held_out=held_out) | of_model | named | format_options(entries, test_entries=test_entries)
     return Settings(
         kind=kind,
         model=given["base_model"],
         tokenizer=given.get("tokenizer_config"),
         special_tokens=dict(given.get("special_tokens", {})),
         template=template,
-        config=config,
+        config={**config, **own_given, "model_init_kwargs": model_init},
         entries=entries,
         test_entries=test_entries,
         val_set_size=given.get("val_set_size", 0),
@@ -168,8 +142,37 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
         patience=given.get("early_stopping_patience"),
         auto_resume=bool(given.get("auto_resume_from_checkpoints")),
         environment={keys.ENVIRONMENT[key]: str(given[key]) for key in keys.ENVIRONMENT if key in given},
-        ignored={**ignored, **told},
+        ignored=ignored | not_taken | told,
     )
+
+
+def read_data(given: dict[str, Any]) -> tuple[list[DataEntry], list[DataEntry], dict[str, Any], dict[str, str]]:
+    """Entries of `datasets` and `test_datasets`, the options of the run in them, and {key: why it is not taken}."""
+    entries, of_data, ignored = read_entries(given.get("datasets"))
+    if given.get("test_datasets") is None:
+        return entries, [], of_data, ignored
+    test_entries, of_tests, not_taken = read_entries(given["test_datasets"], where="test_datasets")
+    return entries, test_entries, of_tests | of_data, ignored | not_taken
+
+
+def _plain(given: dict[str, Any], *, held_out: bool) -> dict[str, Any]:
+    """Arguments that no other key decides, over axolotl's defaults."""
+    return {
+        "output_dir": "./model-out",
+        "weight_decay": 0.0,
+        "num_train_epochs": 1.0,
+        "max_length": 512,
+        **{key: given[key] for key in keys.SAME if key in given},
+        **{name: given[key] for key, name in keys.RENAMED.items() if key in given},
+        **read.batches(given),
+        **read.optimization(given),
+        **read.saving(given, held_out=held_out),
+        **read.reporting(given),
+        **read.distributed(given),
+        **read.liger(given),
+        **read.overlong(given),
+        **_others(given),
+    }
 
 
 def _number(key: str, value: Any) -> Any:
@@ -199,7 +202,7 @@ def _check_keys(given: dict[str, Any], own: tuple[str, ...]) -> dict[str, str]:
 
 
 def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: bool):
-    """`model_init_kwargs`, arguments about numbers, and why an attention is ignored."""
+    """Why an attention is ignored, `model_init_kwargs`, and arguments of the config."""
     name = given.get("model_type", given.get("type_of_model", _MODELS[kind]))
     if not name.endswith(_MODELS[kind]):
         raise ValueError(f"`model_type: {name}`; expected AutoModelFor{_MODELS[kind]}, or leave it out.")
@@ -222,7 +225,7 @@ def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: boo
     elif attention is not None:
         key = next(key for key in ("attn_implementation", *keys.ATTENTION) if given.get(key))
         told = {key: "prefix trees have an attention of their own (`prefix_sharing: false` takes it)"}
-    return model_init, {**numbers, **({"num_labels": labels} if kind == "prm" else {})}, told
+    return told, model_init, numbers | ({"num_labels": labels} if kind == "prm" else {})
 
 
 def _template(given: dict[str, Any]) -> tuple[dict[str, str], tuple[str, str] | None]:

@@ -4,7 +4,7 @@ In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run th
 separators, limits), and two data sets of raw rows, which the trainers encode.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import datasets
 
 from ...data.adapters import get_adapter
 from ...data.files import hold_out, load_split
+from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 
 RUN_OPTIONS = ("step_separator", "max_completion_length", "train_on_last_step_only")
@@ -48,7 +49,7 @@ class DataEntry:
 TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *(one.name for one in fields(DataEntry))} - {"adapter"}
 
 
-def read_entries(raw: Any, where: str = "datasets") -> tuple[list[DataEntry], dict[str, Any], dict[str, str]]:
+def read_entries(raw: Any, *, where: str = "datasets") -> tuple[list[DataEntry], dict[str, Any], dict[str, str]]:
     """Entries, options of the run that they name, and {key: why it is not taken}.
 
     >>> entries, options, ignored = read_entries(
@@ -138,60 +139,72 @@ def _kind(name: str) -> str:
     return {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}.get(Path(name).suffix, "json")
 
 
-def load_rows(entries: Iterable[DataEntry], *, seed: int, load: Callable = load_entry) -> datasets.Dataset:
-    """Rows of all entries: one's as they are, several as a mixture."""
-    loaded = []
-    for entry in entries:
-        dataset = load(entry)
-        if entry.shards:
-            dataset = dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=entry.shards_idx)
-        loaded.append((entry, dataset))
-    if len(loaded) == 1 and loaded[0][0].subset is None:
-        return loaded[0][1]
-    from ...data.mixing import Part, mixed
-
-    parts = [
-        Part(dataset, subset=one.subset or one.path, adapter=one.adapter, column_mapping=one.column_mapping)
-        if one.weight is None
-        else Part(
-            dataset,
-            subset=one.subset or one.path,
-            adapter=one.adapter,
-            column_mapping=one.column_mapping,
-            weight=one.weight,
-        )
-        for one, dataset in loaded
-    ]
-    return mixed(parts, seed=seed)
+def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
+    """Whether rows are told apart by the entry that they came from."""
+    return len(entries) > 1 or len(test_entries) > 1 or any(one.subset for one in (*entries, *test_entries))
 
 
-def format_options(entries: list[DataEntry]) -> dict[str, Any]:
-    """How the trainer reads the rows of `load_rows`: a single entry's by its format, a mixture's by itself."""
-    if len(entries) > 1 or entries[0].subset is not None:
+def format_options(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> dict[str, Any]:
+    """How the trainer reads the rows of `train_and_held_out`: one entry's by its format, a mixture's by themselves.
+
+    Raises:
+        ValueError: the test set's format is another than the train set's.
+    """
+    if is_mixture(entries, test_entries=test_entries):
         return {}
-    return {"adapter": entries[0].adapter, "column_mapping": entries[0].column_mapping}
+    formats = [{"adapter": one.adapter, "column_mapping": one.column_mapping} for one in (*entries, *test_entries)]
+    if formats[0] != formats[-1]:
+        raise ValueError(
+            "`test_datasets` has another `type` or other columns than `datasets`. Name them alike, or give both a "
+            "`subset` name: a mixture may have any."
+        )
+    return formats[0]
 
 
 def train_and_held_out(
     entries: list[DataEntry],
+    *,
     test_entries: list[DataEntry],
     val_set_size: float,
-    *,
     seed: int,
     load: Callable = load_entry,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Rows to train on, and held-out ones: of `test_datasets`, or so many (a share below 1), no prompt on both sides.
 
     Raises:
-        ValueError: both are given, or the test sets' format is another than the train sets'.
+        ValueError: both are given, or they cannot be split or mixed.
     """
     if test_entries and val_set_size:
         raise ValueError("Both `test_datasets` and `val_set_size` are set; take one of them.")
-    rows = load_rows(entries, seed=seed, load=load)
-    if test_entries:
-        if format_options(entries) != format_options(test_entries):
-            raise ValueError("`test_datasets` have another `type` or other columns than `datasets`; name them alike.")
-        return rows, load_rows(test_entries, seed=seed, load=load)
-    if not val_set_size:
-        return rows, None
-    return hold_out(rows, val_set_size if val_set_size < 1 else val_set_size / len(rows), seed)
+    loaded = [_loaded(one, seed, load) for one in entries]
+    tests = [_loaded(one, seed, load) for one in test_entries]
+    share = val_set_size if val_set_size < 1 else val_set_size / sum(map(len, loaded))
+    if not is_mixture(entries, test_entries=test_entries):
+        if share:
+            return hold_out(loaded[0], share, seed)
+        return loaded[0], tests[0] if tests else None
+    parts = _parts(entries, loaded)
+    if share:
+        return mixed_and_held_out(parts, seed=seed, test_size=share)
+    return mixed(parts, seed=seed), mixed(_parts(test_entries, tests, weigh=False), seed=seed) if tests else None
+
+
+def _loaded(entry: DataEntry, seed: int, load: Callable) -> datasets.Dataset:
+    dataset = load(entry)
+    if not entry.shards:
+        return dataset
+    return dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=entry.shards_idx)
+
+
+def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: bool = True) -> list[Part]:
+    """Parts of a mixture; held-out rows come once each, whatever their weight."""
+    return [
+        Part(
+            dataset=dataset,
+            subset=one.subset or Path(one.path).name,
+            adapter=one.adapter,
+            column_mapping=one.column_mapping,
+            weight=one.weight if weigh else None,
+        )
+        for one, dataset in zip(entries, loaded, strict=True)
+    ]

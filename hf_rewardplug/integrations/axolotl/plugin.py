@@ -16,8 +16,8 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.head import HEAD_NAME
-from .config import KINDS, kind_of, own_options
-from .data import DataEntry, format_options, read_entries, train_and_held_out
+from .config import KINDS, kind_of, own_options, read_data
+from .data import DataEntry, format_options, train_and_held_out
 from .options import overlong
 
 LOG = get_logger(__name__)
@@ -41,11 +41,8 @@ class RewardPlugPlugin(BasePlugin):
         if self.kind is None:
             LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
-        self.entries, options, _ = read_entries([dict(one) for one in cfg["datasets"]])
-        self.test_entries: list[DataEntry] = []
-        if cfg.get("test_datasets"):
-            self.test_entries, of_tests, _ = read_entries([dict(one) for one in cfg["test_datasets"]], "test_datasets")
-            options = {**of_tests, **options}
+        lists = {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
+        self.entries, self.test_entries, options, _ = read_data(lists)
         for key, value in options.items():
             if cfg.get(key) is None:
                 cfg[key] = value
@@ -54,7 +51,7 @@ class RewardPlugPlugin(BasePlugin):
         return f"{__name__}.RewardPlugArgs"
 
     def load_datasets(self, cfg, preprocess: bool = False):
-        """Raw rows, loaded by axolotl's own loader; the trainer encodes them."""
+        """Raw rows, loaded by axolotl's own loader; the trainer encodes them, and counts its steps."""
         if self.kind is None:
             return None
         from axolotl.common.datasets import TrainDatasetMeta
@@ -65,8 +62,8 @@ class RewardPlugPlugin(BasePlugin):
             return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
 
         seed = 42 if cfg.seed is None else cfg.seed
-        of_data = self.entries, self.test_entries, cfg.val_set_size or 0
-        return TrainDatasetMeta(*train_and_held_out(*of_data, seed=seed, load=load))  # the trainer counts the steps
+        sizes = {"test_entries": self.test_entries, "val_set_size": cfg.val_set_size or 0}
+        return TrainDatasetMeta(*train_and_held_out(self.entries, **sizes, seed=seed, load=load))
 
     def get_training_args(self, cfg) -> dict[str, Any]:
         """axolotl logs every 500 steps where it does not know their number."""
@@ -79,7 +76,12 @@ class RewardPlugPlugin(BasePlugin):
 
         base = {"orm": trainers.AxolotlRewardTrainer, "prm": trainers.AxolotlPRMTrainer}[self.kind]
         options = {name: cfg[name] for name in own_options(self.kind) if cfg.get(name) is not None}
-        options = overlong(cfg) | options | format_options(self.entries) | {"max_length": cfg.sequence_len}
+        options = (
+            overlong(cfg)
+            | options
+            | format_options(self.entries, test_entries=self.test_entries)
+            | {"max_length": cfg.sequence_len}
+        )
         if not cfg.accelerator_config:
             options["accelerator_config"] = None  # axolotl's default one would undo this package's
         return type(base.__name__, (base,), {"options": options})

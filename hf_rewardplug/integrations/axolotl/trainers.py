@@ -37,7 +37,7 @@ class BuiltByAxolotl(RngLoaderMixin, SchedulerMixin, OptimizerMixin, OptimizerIn
 
     def __init__(self, *, args, dataset_tags=None, **kwargs):
         """axolotl's builder names its own config's class, and knows no other."""
-        super().__init__(args=converted(args, self.config_class, self.options), **kwargs)
+        super().__init__(args=converted(args, config_class=self.config_class, options=self.options), **kwargs)
 
 
 class AxolotlRewardTrainer(BuiltByAxolotl, RewardTrainer):
@@ -48,7 +48,7 @@ class AxolotlPRMTrainer(BuiltByAxolotl, PRMTrainer):
     config_class = AxolotlPRMConfig
 
 
-def converted(args: Any, config_class: type, options: dict[str, Any]) -> Any:
+def converted(args: Any, *, config_class: type, options: dict[str, Any]) -> Any:
     """`args` as a `config_class`, with `options` in place of what it says."""
     names = {one.name for one in fields(config_class) if one.init}.difference(_OURS)
     given = {one.name: getattr(args, one.name) for one in fields(args) if one.init and one.name in names}

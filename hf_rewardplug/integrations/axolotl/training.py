@@ -66,7 +66,7 @@ def make_trainer(settings: Settings):
     args = config_class(**_arguments(settings))
     with args.main_process_first(desc="loading data"):
         train, held_out = train_and_held_out(
-            settings.entries, settings.test_entries, settings.val_set_size, seed=args.seed
+            settings.entries, test_entries=settings.test_entries, val_set_size=settings.val_set_size, seed=args.seed
         )
     return trainer_class(
         model=settings.model,
