@@ -166,6 +166,13 @@ def test_attention_is_taken_where_prefixes_are_not_shared():
     assert settings.ignored == {}
 
 
+def test_heads_of_this_package_s_own_options():
+    judge = {"model_type": "AutoModelForCausalLM", "good_token": "+", "bad_token": "-"}
+    assert config(PRM, **judge)["good_token"] == "+"
+    scores = {"loss_type": "mse", "attributes": ["help", "truth"], "num_labels": 2}
+    assert config(**scores)["attributes"] == ["help", "truth"] and "num_labels" not in config(**scores)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -187,7 +194,7 @@ def test_attention_is_taken_where_prefixes_are_not_shared():
         ({"process_reward_model": True}, "a run trains one of them"),
         ({"base_model": None}, "`base_model` is not set"),
         ({"model_type": "AutoModelForCausalLM"}, "expected AutoModelForSequenceClassification"),
-        ({"num_labels": 2}, "an outcome reward model has 1"),
+        ({"num_labels": 2}, "`num_labels: 2`; expected 1, or leave it out"),
         ({"learning_rate": "fast"}, "`learning_rate` is 'fast'; expected a number"),
         ({"optimizer": "muon"}, "axolotl's own"),
         ({"lr_scheduler": "rex"}, "axolotl's own"),

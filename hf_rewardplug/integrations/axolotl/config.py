@@ -203,12 +203,14 @@ def _check_keys(given: dict[str, Any], own: tuple[str, ...]) -> dict[str, str]:
 
 def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: bool):
     """Why an attention is ignored, `model_init_kwargs`, and arguments of the config."""
-    name = given.get("model_type", given.get("type_of_model", _MODELS[kind]))
-    if not name.endswith(_MODELS[kind]):
-        raise ValueError(f"`model_type: {name}`; expected AutoModelFor{_MODELS[kind]}, or leave it out.")
-    labels = given.get("num_labels", 1 if kind == "orm" else 2)
-    if kind == "orm" and labels != 1:
-        raise ValueError(f"`num_labels: {labels}`; an outcome reward model has 1.")
+    suffix = "CausalLM" if own.get("good_token") else _MODELS[kind]
+    name = given.get("model_type", given.get("type_of_model", suffix))
+    if not name.endswith(suffix):
+        raise ValueError(f"`model_type: {name}`; expected AutoModelFor{suffix}, or leave it out.")
+    expected = {"orm": (len(own.get("attributes") or [0]),), "prm": (2, 1)}[kind]
+    labels = given.get("num_labels", expected[0])
+    if labels not in expected:
+        raise ValueError(f"`num_labels: {labels}`; expected {' or '.join(map(str, expected))}, or leave it out.")
     if given.get("base_model_config", given.get("base_model")) != given.get("base_model"):
         raise ValueError("`base_model_config` names another model than `base_model`; leave it out.")
     if given.get("model_config"):

@@ -42,7 +42,9 @@ class RewardPlugPlugin(BasePlugin):
             LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
         lists = {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
-        self.entries, self.test_entries, options, _ = read_data(lists)
+        self.entries, self.test_entries, options, ignored = read_data(lists)
+        for key, why in ignored.items():
+            LOG.warning("not taken  %s: %s", key, why)
         for key, value in options.items():
             if cfg.get(key) is None:
                 cfg[key] = value
