@@ -90,7 +90,7 @@ class Encoder(TokenSource):
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
         ids = [given_ids(row, key, self.vocab_size) for key in ("chosen_ids", "rejected_ids")]
-        return self._pair(ids, checked_columns(row))
+        return self._pair(ids, _beside(row))
 
     def ranked(self, row: Row) -> Row:
         """A ranked row -> `completion_ids` (K lists, each scored at its last token), `scores` (K), its `weight` if any.
@@ -109,7 +109,7 @@ class Encoder(TokenSource):
             raise RowError(f"expected two or more lists of token ids, found {ids!r}", column="completion_ids")
         scores = given_scores(row, len(ids))
         ids = [given_ids({"completion_ids": one}, "completion_ids", self.vocab_size) for one in ids]
-        return self._ranked(ids, {**checked_columns(row), "scores": scores})
+        return self._ranked(ids, {**_beside(row), "scores": scores})
 
     def scored(self, row: Row) -> Row:
         """A scored row -> `input_ids` (scored at its last token), `scores` (one an attribute), its `weight` if any.
@@ -126,7 +126,7 @@ class Encoder(TokenSource):
         """`scored` for a row that holds `input_ids` and `count` `scores` already; taken as it is, never cut."""
         scores = given_scores(row, count)
         encoded = {"input_ids": given_ids(row, "input_ids", self.vocab_size), "scores": scores}
-        return {**encoded, "cut": 0, "cut_labels": 0, **_given(checked_columns(row), "weight")}
+        return {**encoded, "cut": 0, "cut_labels": 0, **_given(_beside(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
         """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut."""
@@ -256,6 +256,11 @@ class Encoder(TokenSource):
             )
         if self.overlong == "drop":
             raise DropRow(f"longer than {limit}={allowed}")
+
+
+def _beside(row: Row) -> Row:
+    """What a tokenized row has beside its tokens."""
+    return checked_columns({column: value for column, value in row.items() if value is not None})
 
 
 def _given(row: Row, *columns: str) -> Row:

@@ -112,7 +112,8 @@ class RowPipeline:
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
             found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"{self.name} data set, {source}, row {number}: {found}.") from error
+            part = f" (row {raw['source_row']} of '{subset}')" if "source_row" in raw else ""  # of a mixture
+            raise ValueError(f"{self.name} data set, {source}, row {number}{part}: {found}.") from error
 
     def _example(self, row: Row, number: int, subset: Any) -> Row:
         try:
@@ -237,11 +238,9 @@ def _prepare_stream(dataset: IterableDataset, pipeline: RowPipeline, keep_column
     first = next(iter(dataset))
     raw_columns = dataset.column_names or list(first)
     sample = pipeline.examples(first, 0)[0]
-    absent = []
+    absent, trees = [], () if "source_row" in raw_columns else _TREE_COLUMNS  # of a mixture any row may be one
     if sample["dropped"] is None:
-        absent = [
-            name for name in (*_OPTIONAL, *_TREE_COLUMNS) if name in pipeline.columns and not _given(sample, name)
-        ]
+        absent = [name for name in (*_OPTIONAL, *trees) if name in pipeline.columns and not _given(sample, name)]
     pipeline = _keeping(pipeline, raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,

@@ -148,7 +148,7 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
 def describe_checkpoint(model, **description) -> None:
     """What a scorer must know, into the config that is saved with the model."""
     model.config.rewardplug = description
-    if model.config.num_labels == 1:
+    if model.config.num_labels == 1 or description["kind"] == "orm":
         model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
 
 

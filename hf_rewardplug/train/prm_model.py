@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 from accelerate.utils import is_peft_model
-from transformers import AutoModelForTokenClassification
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
@@ -19,8 +18,8 @@ from ..model.weights import loading_arguments, naming_mismatches
 from .config import PRMConfig
 
 
-def load_model(name: str, args: PRMConfig, quantization_config=None):
-    """The token classifier `name`, with `args.num_labels` outputs, as `create_model_from_path` of TRL loads one."""
+def load_model(name: str, args, auto_class, num_labels: int, quantization_config=None):
+    """The classifier `name` with `num_labels` outputs, as `create_model_from_path` of TRL loads one."""
     kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         if "quantization_config" in kwargs:
@@ -30,9 +29,9 @@ def load_model(name: str, args: PRMConfig, quantization_config=None):
         kwargs["quantization_config"] = with_whole_head(kwargs["quantization_config"])
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
-    kwargs = loading_arguments(name, AutoModelForTokenClassification, args.num_labels, kwargs)
+    kwargs = loading_arguments(name, auto_class, num_labels, kwargs)
     with naming_mismatches(name):
-        return create_model_from_path(name, AutoModelForTokenClassification, num_labels=args.num_labels, **kwargs)
+        return create_model_from_path(name, auto_class, num_labels=num_labels, **kwargs)
 
 
 def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):

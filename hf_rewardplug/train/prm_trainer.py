@@ -81,7 +81,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         self.objective = StepObjective.from_config(args)
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
-            model = load_model(model, args, quantization_config)
+            model = load_model(model, args, AutoModelForTokenClassification, args.num_labels, quantization_config)
         first = model if model is not None else called(model_init)
         check_model(first, AutoModelForTokenClassification)
         if first.config.num_labels not in (1, 2):

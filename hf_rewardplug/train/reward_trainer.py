@@ -1,10 +1,12 @@
 """Outcome reward models: TRL's `RewardTrainer` with exact losses and metrics, adapters, and an fp32 head.
 
-In: preference rows of any format that an adapter reads. Out: a sequence classifier with one label.
+In: pairs, ranked lists or scored completions of any format that an adapter reads. Out: a sequence classifier with one
+label, or one an attribute.
 """
 
 import os
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import trl
@@ -25,6 +27,7 @@ from ..model.loading import (
     with_whole_head,
 )
 from ..model.weights import loading_arguments, naming_mismatches
+from .attributes import attribute_model, one_label
 from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
 from .data_trainer import check_kind, hub_arguments
@@ -35,8 +38,9 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
     """`trl.RewardTrainer`, with every argument of TRL's and the same meaning.
 
     Beyond TRL: `train_dataset` and `eval_dataset` may have any format that `hf_rewardplug.adapter_names()` lists;
-    `compute_metrics` gets predictions (N, 2), the rewards of chosen and rejected, and labels (N,), zeros; a
-    `peft_config` always trains and saves the head.
+    `args.loss_type` trains on pairs, ranked lists or scored completions; `compute_metrics` gets predictions (N, 2), the
+    rewards of chosen and rejected, and labels (N,), zeros (lists: rewards and scores (N, K), -100 where one is shorter;
+    completions: outputs and scores (N, attributes)); a `peft_config` always trains and saves the head.
 
     >>> trainer = RewardTrainer(model="Qwen/Qwen2.5-0.5B-Instruct", train_dataset=dataset)  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
@@ -69,6 +73,8 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
+        if args.attributes is not None:
+            model, quantization_config = attribute_model(model, args, quantization_config), None
         if isinstance(model, str):
             given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
             args.model_init_kwargs = loading_arguments(model, AutoModelForSequenceClassification, 1, given)
@@ -81,7 +87,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         processing_class = self._set_up_inputs(processing_class, args, model)
         if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
             self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if name is model else {}))
-        with naming_mismatches(name):
+        with naming_mismatches(name), one_label(model, args.attributes) if args.attributes else nullcontext():
             super().__init__(
                 model=model,
                 args=args,
@@ -107,7 +113,8 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         self._share_prefixes(self.model, args, data_collator)
         self._set_up_scores()
         self._rewards_at, self._rewards = -1, {}  # step, and mean and std of each data set evaluated at it
-        describe_checkpoint(self.model, kind="orm", score_position="last_token")
+        attributes = {} if args.attributes is None else {"attribute_weights": self.objective.attribute_sum}
+        describe_checkpoint(self.model, kind="orm", score_position="last_token", **attributes)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The column names of TRL before 1.0 are read too."""

@@ -6,6 +6,7 @@ import pytest
 
 from hf_rewardplug.data.adapters import adapter_names, detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.turns import assistant, user
+from hf_rewardplug.data.expansion import to_pairs
 
 
 def system(content):
@@ -21,7 +22,44 @@ LLAMA3_PROMPT = (
 BRADLEY_TERRY = {"system": "Be brief.", "input": "Name a prime.", "chosen": "7", "rejected": "8", "id": 1}
 
 # format, raw row, canonical rows; the format is also what detection finds, but for those that are by name only
+RATINGS = {"helpfulness": 4, "correctness": 3.0, "coherence": 4, "complexity": None, "verbosity": 1}
+
 FORMATS = [
+    (
+        "scored",
+        {"prompt": "a", "completion": "7", "score": 2, "n": 1},
+        [{"prompt": "a", "completion": "7", "score": 2}],
+    ),
+    (
+        "scored",
+        {"prompt": [Q], "completion": "7", "score": 2, "weight": 0.5},
+        [{"prompt": [Q], "completion": [A], "score": 2, "weight": 0.5}],
+    ),
+    (
+        "scored.attributes",
+        {"prompt": "Name a prime.", "completion": [A], "attributes": {"kind": None}},
+        [{"prompt": [Q], "completion": [A], "attributes": {"kind": None}}],
+    ),
+    (
+        "unpaired_preference",
+        {"prompt": "a", "completion": "7", "label": False},
+        [{"prompt": "a", "completion": "7", "score": 0.0}],
+    ),
+    (
+        "helpsteer",
+        {"prompt": "Name a prime.", "response": "7", **RATINGS},
+        [{"prompt": [Q], "completion": [A], "attributes": RATINGS}],
+    ),
+    (
+        "stepwise_outcome",
+        {"prompt": "a", "completions": ["b", "c"], "outcome": True, "n": 1},
+        [{"prompt": "a", "completions": ["b", "c"], "outcome": True}],
+    ),
+    (
+        "mixed",
+        {"canonical": '[{"prompt": "a", "chosen": "7", "rejected": "8"}]', "subset": "x"},
+        [{"prompt": "a", "chosen": "7", "rejected": "8"}],
+    ),
     ("preference", {"prompt": [Q], "chosen": [A], "rejected": [B]}, [{"prompt": [Q], "chosen": [A], "rejected": [B]}]),
     ("preference", {"chosen": "7", "rejected": "8", "n": 1}, [{"chosen": "7", "rejected": "8"}]),
     (
@@ -167,15 +205,26 @@ def test_every_format_stands_in_the_table():
 @pytest.mark.parametrize(
     ("name", "row"),
     [
-        ("helpsteer2", {"prompt": "a", "response_1": "b", "response_2": "c", "preference_strength": 0}),
-        ("helpsteer3", {"context": [Q], "response1": "b", "response2": "c", "overall_preference": 0}),
-        (
-            "finegrained_rlhf",
-            {"prompt": "a", "completions": ["b", "c"], "preference_pairs": [[0, 1]], "preference": [0]},
-        ),
         ("ultrafeedback", {"instruction": "a", "completions": []}),
         ("prm800k", {"question": {"problem": "a"}, "label": {"steps": []}}),
     ],
 )
 def test_where_there_is_nothing_to_learn_there_is_no_row(name, row):
     assert get_adapter(name)(row) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("helpsteer2", {"prompt": "a", "response_1": "b", "response_2": "c", "preference_strength": 0}),
+        ("helpsteer3", {"context": [Q], "response1": "b", "response2": "c", "overall_preference": 0}),
+        (
+            "finegrained_rlhf",
+            {"prompt": "a", "completions": ["b", "c"], "preference_pairs": [[0, 1]], "preference": [0]},
+        ),
+    ],
+)
+def test_a_tie_says_so(name, row):
+    (found,) = get_adapter(name)(row)
+    assert found["tie"] is True and {"chosen", "rejected"} <= found.keys()
+    assert to_pairs(found) == []

@@ -11,7 +11,7 @@ from hf_rewardplug.data.adapters import get_adapter
 from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps
 from hf_rewardplug.data.chat_templates import set_chat_template
 from hf_rewardplug.data.encoding import DropRow, Encoder
-from hf_rewardplug.data.expansion import to_pairs
+from hf_rewardplug.data.expansion import to_outcomes, to_pairs
 from hf_rewardplug.data.tokenizing import fold_system_turn, reserved_tokens
 from hf_rewardplug.train.prm_trainer import PRMTrainer
 
@@ -245,6 +245,10 @@ def test_drop_leaves_out_what_trl_leaves_out(tokenizers, read_rows):
 LONG = {"prompt": "abcdef", "chosen": "gh", "rejected": "i"}  # ^abcdefgh$ (10 tokens) and ^abcdefi$ (9)
 
 
+def tokenized(chosen_ids, rejected_ids):
+    return {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
+
+
 @pytest.mark.parametrize(
     ("max_length", "chosen", "rejected", "cut"),
     [
@@ -256,32 +260,62 @@ LONG = {"prompt": "abcdef", "chosen": "gh", "rejected": "i"}  # ^abcdefgh$ (10 t
     ],
 )
 def test_truncate_takes_the_left_of_the_prompt_alike_from_both(max_length, chosen, rejected, cut):
-    encoded = Encoder(tokenizer=Letters(), max_length=max_length, overlong="truncate").fitted_pair(
-        *(Letters().encode(LONG["prompt"] + LONG[key] + "$") for key in ("chosen", "rejected"))
+    encoded = Encoder(tokenizer=Letters(), max_length=max_length, overlong="truncate").tokenized_pair(
+        tokenized(*(Letters().encode(LONG["prompt"] + LONG[key] + "$") for key in ("chosen", "rejected")))
     )
     assert (letters(encoded["chosen_ids"]), letters(encoded["rejected_ids"])) == (chosen, rejected)
     assert encoded["cut"] == cut
+
+
+def test_completions_of_a_list_lose_the_same_of_their_prompt():
+    row = {"prompt": "abcde", "completions": ["f", "ghi", "gj"], "scores": [1.0, 2.0, 3.0], "weight": 2.0}
+    encoded = Encoder(tokenizer=Letters(), max_length=7, overlong="truncate").ranked(row)
+    assert [letters(ids) for ids in encoded["completion_ids"]] == ["^def$", "^deghi$", "^degj$"]
+    assert (encoded["scores"], encoded["weight"], encoded["cut"]) == ([1.0, 2.0, 3.0], 2.0, 9)
+    with pytest.raises(DropRow, match="longer than max_length=4 even without the prompt"):
+        Encoder(tokenizer=Letters(), max_length=4, overlong="truncate").ranked(row)
+    with pytest.raises(DropRow, match="all completions are identical"):
+        Encoder(tokenizer=Letters()).ranked({**row, "completions": ["f", "f", "f"]})
+
+
+def test_a_scored_completion_loses_the_left_of_its_prompt():
+    row = {"prompt": "abcde", "completion": "fgh", "scores": [1.0]}
+    encoded = Encoder(tokenizer=Letters(), max_length=7, overlong="truncate").scored(row)
+    assert (letters(encoded["input_ids"]), encoded["scores"], encoded["cut"]) == ("^defgh$", [1.0], 3)
+    with pytest.raises(DropRow, match="longer than max_length=4 even without the prompt"):
+        Encoder(tokenizer=Letters(), max_length=4, overlong="truncate").scored(row)
+    with pytest.raises(DropRow, match=r"^longer than max_length=9$"):
+        Encoder(tokenizer=Letters(), max_length=9).scored(row)
+
+
+def test_an_outcome_that_may_come_from_behind_the_cut_is_left_out():
+    encoder = Encoder(tokenizer=Letters(), max_length=6, overlong="truncate")
+    right, wrong = (to_outcomes({"prompt": "p", "completions": ["a", "b", "c"], "outcome": y})[0] for y in (1, 0))
+    assert [label for label in encoder.steps(right)["labels"] if label != -100] == [1.0, 1.0]
+    with pytest.raises(DropRow, match=r"^cut, and what its outcome comes from may lie behind the cut$"):
+        encoder.steps(wrong)
 
 
 def test_a_pair_that_is_too_long_without_its_prompt_is_dropped():
     ids = ([1, 5, 6, 7, 8], [1, 5, 9])
     encoder = Encoder(tokenizer=SimpleNamespace(bos_token_id=1), max_length=3, overlong="truncate")
     with pytest.raises(DropRow, match="longer than max_length=3 even without the prompt"):
-        encoder.fitted_pair(*ids)
+        encoder.tokenized_pair(tokenized(*ids))
     encoder = Encoder(tokenizer=SimpleNamespace(bos_token_id=None), max_length=3, overlong="truncate")
-    assert encoder.fitted_pair(*ids)["chosen_ids"] == [6, 7, 8]  # no BOS to keep
+    assert encoder.tokenized_pair(tokenized(*ids))["chosen_ids"] == [6, 7, 8]  # no BOS to keep
     with pytest.raises(DropRow, match="even without the prompt"):
-        encoder.fitted_pair([5], [5, 6, 7, 8])  # one token to share, and nothing would be left of the first
+        encoder.tokenized_pair(tokenized([5], [5, 6, 7, 8]))  # one token to share: nothing would be left of the first
 
 
 def test_drop_and_error_name_the_limit():
     ids = ([1, 5, 6], [1, 7])
     tokenizer = SimpleNamespace(bos_token_id=1)
     with pytest.raises(DropRow, match=r"^longer than max_length=2$"):
-        Encoder(tokenizer=tokenizer, max_length=2).fitted_pair(*ids)
+        Encoder(tokenizer=tokenizer, max_length=2).tokenized_pair(tokenized(*ids))
     with pytest.raises(RowError, match=r"3 tokens are more than max_length=2\. Raise max_length, or set overlong"):
-        Encoder(tokenizer=tokenizer, max_length=2, overlong="error").fitted_pair(*ids)
-    assert Encoder(tokenizer=tokenizer, max_length=3, overlong="error").fitted_pair(*ids)["chosen_ids"] == [1, 5, 6]
+        Encoder(tokenizer=tokenizer, max_length=2, overlong="error").tokenized_pair(tokenized(*ids))
+    fitting = Encoder(tokenizer=tokenizer, max_length=3, overlong="error").tokenized_pair(tokenized(*ids))
+    assert fitting["chosen_ids"] == [1, 5, 6]
     with pytest.raises(ValueError, match="overlong='cut' is not one of 'drop', 'truncate', 'error'"):
         Encoder(tokenizer=tokenizer, overlong="cut")
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_rewardplug.data.adapters import detect_adapter
-from hf_rewardplug.data.canonical import RowError, row_type
+from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.expansion import row_type
 
 Row = dict[str, Any]
 

@@ -42,8 +42,8 @@ class ScoredObjective(Objective):
         return Features(input_ids=List(Value("int64")), scores=List(number), weight=number)
 
     @property
-    def weights_A(self) -> list[float]:
-        """Of the attributes' sum at scoring."""
+    def attribute_sum(self) -> list[float]:
+        """Weights of the attributes in the sum that scoring gives."""
         count = len(self.attributes or [None])
         return list(self.attribute_weights or [1 / count] * count)
 
@@ -53,7 +53,7 @@ class ScoredObjective(Objective):
 
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
         """Tokenized rows must have a score an attribute too."""
-        return partial(encoder.tokenized_scored, count=len(self.weights_A)) if tokenized else encoder.scored
+        return partial(encoder.tokenized_scored, count=len(self.attribute_sum)) if tokenized else encoder.scored
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
@@ -70,7 +70,8 @@ class ScoredObjective(Objective):
             losses_N = loss(logits_NA, scores_NA)
         if "weight" in inputs:
             losses_N = losses_N * inputs["weight"]
-        total_N = sum(weight * output_N for weight, output_N in zip(self.weights_A, logits_NA.unbind(1), strict=True))
+        outputs = zip(self.attribute_sum, logits_NA.detach().unbind(1), strict=True)
+        total_N = sum(weight * output_N for weight, output_N in outputs)
         return losses_N, {"rewards": logits_NA, "scores": scores_NA, "total": total_N}
 
     def running(self, items: Tensors) -> dict[str, Any]:
