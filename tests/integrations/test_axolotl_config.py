@@ -109,6 +109,10 @@ def test_the_options_of_process_reward_models_of_the_run_or_of_its_data():
         config(PRM, datasets=[two[0], {"path": "q"}])
     with pytest.raises(ValueError, match="`step_separator` is an option of process reward models"):
         config(datasets=[two[0]])
+    with pytest.raises(ValueError, match="`step_separator` is an option of process reward models"):
+        config(step_separator="a")
+    with pytest.raises(ValueError, match=r"`step_separator` has two values, 'a' \(datasets\), 'b' \(the top\)"):
+        config(PRM, datasets=[two[0]], step_separator="b")
 
 
 def test_lora_and_quantization():

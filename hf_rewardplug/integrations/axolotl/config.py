@@ -9,7 +9,7 @@ from typing import Any
 
 from . import keys
 from . import options as read
-from .data import DataEntry, format_options, read_entries
+from .data import RUN_OPTIONS, DataEntry, format_options, read_entries
 
 KINDS = ("orm", "prm")
 
@@ -114,13 +114,11 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
     kind = kind_of(given)
     if kind is None:
         raise ValueError("Neither `reward_model: true` nor `process_reward_model: true` is set; set one of them.")
-    own = own_options(kind)
+    own = (*own_options(kind), *RUN_OPTIONS)  # the latter are told apart from unknown keys in both kinds
     ignored = _check_keys(given, own)
     if "base_model" not in given:
         raise ValueError("`base_model` is not set: a hub id or a folder.")
-    entries, test_entries, of_data, not_taken = read_data(given)
-    if kind == "orm" and of_data:
-        raise ValueError(f"`{next(iter(of_data))}` is an option of process reward models.")
+    entries, test_entries, of_data, not_taken = read_data(given, kind=kind)
     own_given = of_data | {name: given[name] for name in own if name in given}
     told, model_init, of_model = _model(given, kind, own_given, bf16_here)
     named, template = _template(given)
@@ -146,13 +144,29 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
     )
 
 
-def read_data(given: dict[str, Any]) -> tuple[list[DataEntry], list[DataEntry], dict[str, Any], dict[str, str]]:
-    """Entries of `datasets` and `test_datasets`, the options of the run in them, and {key: why it is not taken}."""
-    entries, of_data, ignored = read_entries(given.get("datasets"))
-    if given.get("test_datasets") is None:
-        return entries, [], of_data, ignored
-    test_entries, of_tests, not_taken = read_entries(given["test_datasets"], where="test_datasets")
-    return entries, test_entries, of_tests | of_data, ignored | not_taken
+def read_data(
+    given: dict[str, Any], *, kind: str
+) -> tuple[list[DataEntry], list[DataEntry], dict[str, Any], dict[str, str]]:
+    """Entries of `datasets` and `test_datasets`, the options of the run in them, and {key: why it is not taken}.
+
+    Raises:
+        ValueError: an option has two values, or is of process reward models and `kind` is "orm".
+    """
+    entries, options, ignored = read_entries(given.get("datasets"))
+    test_entries: list[DataEntry] = []
+    of_tests: dict[str, Any] = {}
+    if given.get("test_datasets") is not None:
+        test_entries, of_tests, not_taken = read_entries(given["test_datasets"], where="test_datasets")
+        ignored |= not_taken
+    for key in RUN_OPTIONS:
+        places = {"datasets": options, "test_datasets": of_tests, "the top": given}
+        values = {place: found[key] for place, found in places.items() if found.get(key) is not None}
+        if len(set(map(repr, values.values()))) > 1:
+            listed = ", ".join(f"{value!r} ({place})" for place, value in values.items())
+            raise ValueError(f"`{key}` has two values, {listed}: a model has one.")
+        if kind == "orm" and values:
+            raise ValueError(f"`{key}` is an option of process reward models.")
+    return entries, test_entries, of_tests | options, ignored
 
 
 def _plain(given: dict[str, Any], *, held_out: bool) -> dict[str, Any]:

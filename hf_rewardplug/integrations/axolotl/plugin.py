@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.head import HEAD_NAME
 from .config import KINDS, kind_of, own_options, read_data
-from .data import DataEntry, format_options, train_and_held_out
+from .data import RUN_OPTIONS, DataEntry, format_options, train_and_held_out
 from .options import overlong
 
 LOG = get_logger(__name__)
@@ -41,13 +41,13 @@ class RewardPlugPlugin(BasePlugin):
         if self.kind is None:
             LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
-        lists = {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
-        self.entries, self.test_entries, options, ignored = read_data(lists)
+        given = {key: cfg.get(key) for key in RUN_OPTIONS}
+        given |= {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
+        self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
         for key, why in ignored.items():
             LOG.warning("not taken  %s: %s", key, why)
         for key, value in options.items():
-            if cfg.get(key) is None:
-                cfg[key] = value
+            cfg[key] = value
 
     def get_input_args(self) -> str:
         return f"{__name__}.RewardPlugArgs"
