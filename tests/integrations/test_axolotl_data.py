@@ -50,6 +50,9 @@ def test_files(kind, tmp_path):
         (DatasetDict(validation=dataset) if kind == "saved splits" else dataset).save_to_disk(tmp_path / "rows")
         given |= {"split": "validation"} if kind == "saved splits" else {}
     assert load_entry(entry(**given)).to_list() == (ROWS[:4] if kind == "parquet" else ROWS)
+    if kind == "saved splits":
+        with pytest.raises(ValueError, match="has no split 'train'; it has validation"):
+            load_entry(entry(path=given["path"]))
 
 
 def test_shards(tmp_path):

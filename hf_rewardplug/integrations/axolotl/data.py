@@ -116,6 +116,8 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     path = Path(entry.path)
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
         found = datasets.load_from_disk(entry.path)
+        if isinstance(found, dict) and entry.split not in found:
+            raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has {', '.join(found)}.")
         return found[entry.split] if isinstance(found, dict) else found
     plain = entry.split == "train" and entry.data_files is entry.ds_type is entry.revision is None
     if plain or (path.is_dir() and entry.data_files is None):
