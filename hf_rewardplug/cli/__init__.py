@@ -152,6 +152,9 @@ def score(
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
     column: opt.Column = "score",
+    step_separator: opt.StepSeparator = None,
+    good_token: opt.GoodToken = None,
+    bad_token: opt.BadToken = None,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -170,7 +173,9 @@ def score(
     from ..score.files import find_progress, rejects_of, score_file
 
     progress = find_progress(data, out, column=column, overwrite=overwrite)
-    scorer = _scorer(model, device, dtype, max_tokens_per_batch, aggregate=aggregate.value, normalize=normalize)
+    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
+    steps |= {"aggregate": aggregate.value, "normalize": normalize}
+    scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
     found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress)
     before = f" ({found.before:,} were there)" if found.before else ""
     typer.echo(f"{out}: {found.scored:,} rows scored{before}")
@@ -182,8 +187,8 @@ def score(
 def check(model: opt.Model, data: opt.CheckRows = None, dtype: opt.CheckDtype = None) -> None:
     """Is a checkpoint what others take it for? Its files, and the scores that plain transformers gives.
 
-    Loads it as AutoModelForSequenceClassification or AutoModelForTokenClassification (PEFT over the base model for an
-    adapter) and compares with the scorer of this package. Exit status 1 if a check fails.
+    Loads it as AutoModelForSequenceClassification, ...TokenClassification or ...CausalLM (PEFT over the base model for
+    an adapter) and compares with the scorer of this package. Exit status 1 if a check fails.
     """
     quiet(reports=False)
     from ..score.check import check_model, rows_of_file
@@ -210,6 +215,9 @@ def evaluate(
     max_rows: opt.MaxRows = None,
     option: opt.BenchOption = None,
     out: opt.FiguresFile = None,
+    step_separator: opt.StepSeparator = None,
+    good_token: opt.GoodToken = None,
+    bad_token: opt.BadToken = None,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -225,6 +233,8 @@ def evaluate(
     rewardplug evaluate runs/orm held_out.jsonl
     rewardplug evaluate runs/orm rewardbench --data rewardbench.parquet -o figures.json
     rewardplug evaluate runs/prm process_bench --option threshold=tune
+
+    Math-Shepherd's own model: --step-separator ки --good-token + --bad-token -
     """
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"'{out.parent}' is no folder, so '{out}' cannot be written.")
@@ -232,7 +242,8 @@ def evaluate(
     quiet()
     from ..score.benchmarks import evaluate as run_benchmark
 
-    scorer = _scorer(model, device, dtype, max_tokens_per_batch)
+    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
+    scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
     given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
     result = run_benchmark(scorer, bench, **given, **options)
     print_table((result.name, "", "n"), figure_rows(result.figures))
@@ -294,6 +305,8 @@ def _scorer(model: str, device: str | None, dtype: opt.DtypeName | None, max_tok
             f"--device {device}: {str(error).splitlines()[0]}. Leave it out to take what is there."
         ) from error
     kwargs = {} if dtype is None else {"dtype": dtype.value}
+    if options.get("step_separator") is not None:
+        options["step_separator"] = options["step_separator"].replace("\\n", "\n")
     return RewardScorer.from_pretrained(
         model, device=device, max_tokens_per_batch=max_tokens_per_batch, **options, **kwargs
     )

@@ -52,6 +52,10 @@ StepSeparator = Annotated[
     str | None, typer.Option(help=r"Text behind each step, \n is a new line. [default: the model's, or \n]")
 ]
 StepToken = Annotated[str | None, typer.Option(help="A reserved token behind each step instead.")]
+GoodToken = Annotated[
+    str | None, typer.Option(help="PRM that is a causal LM: its token for a right step. [default: the model's]")
+]
+BadToken = Annotated[str | None, typer.Option(help="Its token for a wrong step. [default: the model's]")]
 TemplateName = Annotated[ChatTemplate | None, typer.Option(help="For a tokenizer without a template.")]
 RunFile = Annotated[
     Path | None,

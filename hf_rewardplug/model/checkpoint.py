@@ -1,6 +1,7 @@
 """A trained reward model from what a trainer saved: a plain transformers folder, or an adapter over its base model.
 
-In: a folder or hub id. Out: the model with its fp32 head, and its tokenizer; or (`merge_adapter`) a plain folder again.
+In: a folder or hub id. Out: the model with its scored forward, and its tokenizer; or (`merge_adapter`) a plain folder
+again.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -17,45 +19,65 @@ from transformers import (
 )
 
 from .head import HEAD_NAME, install_reward_head
+from .inference import described_label_tokens, install_scored_forward
+from .label_tokens import CAUSAL_LMS
 from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
 from .weights import HUB, check_saved_head, find_file, is_adapter, loading_arguments, naming_mismatches
 
-_AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
-_KINDS = {"ForSequenceClassification": _AUTO_CLASSES["SEQ_CLS"], "ForTokenClassification": _AUTO_CLASSES["TOKEN_CLS"]}
+_AUTO_CLASSES = {
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+    "CAUSAL_LM": AutoModelForCausalLM,
+}
+_KINDS = {
+    "ForSequenceClassification": _AUTO_CLASSES["SEQ_CLS"],
+    "ForTokenClassification": _AUTO_CLASSES["TOKEN_CLS"],
+    **dict.fromkeys(CAUSAL_LMS, _AUTO_CLASSES["CAUSAL_LM"]),
+}
 
 
-def load_checkpoint(name: str, **kwargs) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+def load_checkpoint(
+    name: str, *, good_token: str | None = None, bad_token: str | None = None, **kwargs
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """A trained reward model, ready to score: in eval mode, on the CPU unless `device_map` says otherwise.
 
     Args:
-        name: folder or hub id of a sequence or token classifier, or of an adapter that a trainer saved.
+        name: folder or hub id of a sequence or token classifier, of a causal LM with label tokens, or of an adapter
+            that a trainer saved.
+        good_token, bad_token: what a causal LM says of right and wrong steps, where its config does not name them.
         kwargs: for `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
 
     Raises:
-        ValueError: it is no classifier, its weights cannot be read, or have no head.
+        ValueError: it is neither, its weights cannot be read, or have no head.
     """
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
     code = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
     tokenizer = AutoTokenizer.from_pretrained(name, **code, **{key: hub[key] for key in hub if key != "subfolder"})
+    labels = {"good_token": good_token, "bad_token": bad_token}
     if is_adapter(name, hub):
-        return _adapted(name, **kwargs).eval(), tokenizer
+        model = _adapted(name, **kwargs)
+        install_scored_forward(model, tokenizer, **labels)
+        return model.eval(), tokenizer
     config = AutoConfig.from_pretrained(name, **code, **hub)
     architecture = (config.architectures or ["a model without architectures"])[0]
     auto_class = next((cls for suffix, cls in _KINDS.items() if architecture.endswith(suffix)), None)
     if auto_class is None:
         raise ValueError(
-            f"'{name}' is {architecture}; expected a sequence classifier (ORM) or a token classifier (PRM), as "
-            "`RewardTrainer` and `PRMTrainer` save them."
+            f"'{name}' is {architecture}; expected a sequence classifier (ORM), or a token classifier or causal LM "
+            "(PRM), as `RewardTrainer` and `PRMTrainer` save them."
         )
+    if auto_class is AutoModelForCausalLM:  # told before the weights are read
+        described_label_tokens(f"'{name}' is {architecture}", config, tokenizer, **labels)
     kwargs = loading_arguments(name, auto_class, config.num_labels, {"dtype": "auto", **kwargs})
     with naming_mismatches(name):
         model, info = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
-    if missing := sorted(key for key in info["missing_keys"] if key.startswith(f"{HEAD_NAME}.")):
+    head = "" if auto_class is AutoModelForCausalLM else f"{HEAD_NAME}."  # an LM is whole or none
+    if missing := sorted(key for key in info["missing_keys"] if key.startswith(head)):
         raise ValueError(
             f"'{name}' has no weights for its head ({', '.join(missing)}): it was never trained as a reward model, and "
             "would score by a random head."
         )
-    install_reward_head(model)
+    install_scored_forward(model, tokenizer, **labels)
     return model.eval(), tokenizer
 
 
@@ -64,7 +86,8 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
 
     Args:
         adapter: the folder or hub id that a trainer saved.
-        output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`) and `AutoTokenizer` load it.
+        output_dir: `AutoModelForSequenceClassification` (or `...TokenClassification`, `...CausalLM`) and
+            `AutoTokenizer` load it.
         kwargs: for the base model's `from_pretrained`, such as `dtype` (the checkpoint's own by default); `revision`,
             `token` and the like are the adapter's.
 
@@ -96,14 +119,15 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     if auto_class is None or (merges and peft_config.is_prompt_learning):
         raise ValueError(
             f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
-            f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS or TOKEN_CLS."
+            f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS, TOKEN_CLS or CAUSAL_LM."
         )
     shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
     kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **shared, **kwargs}
     model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
     if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
         model.resize_token_embeddings(config.get_text_config().vocab_size)
-    install_reward_head(model)
+    if auto_class is not AutoModelForCausalLM:  # fp32 before the adapter's head is read
+        install_reward_head(model)
     model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
     model.config.problem_type = config.problem_type
     if (description := getattr(config, "rewardplug", None)) is not None:

@@ -18,15 +18,14 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention import unwrapped
 from .head import HEAD_NAME
+from .label_tokens import CAUSAL_LMS
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_MODEL_CONFIG = "reward_config.json"
 """the model's config in an adapter's folder, where transformers takes a `config.json` for a whole model's"""
 
-_OTHER_HEADS = (
-    *("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "ForTokenClassification"),
-)
+_OTHER_HEADS = (*CAUSAL_LMS, "ForConditionalGeneration", "ForSequenceClassification", "ForTokenClassification")
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
@@ -53,11 +52,16 @@ def check_model(model: Any, auto_class: Any) -> None:
             f"`model` is a {type(model).__name__}; expected a folder or hub id as str, or a model that "
             f"`{auto_class.__name__}.from_pretrained` loads."
         )
-    found = type(unwrapped(model)).__name__
-    if not found.endswith(kind) and found.endswith(_OTHER_HEADS):
+    found, causal = type(unwrapped(model)).__name__, kind == "ForCausalLM"
+    if not found.endswith(CAUSAL_LMS if causal else kind) and found.endswith(_OTHER_HEADS):
+        more = ""
+        if causal:
+            more = " (`good_token` and `bad_token` ask for it: leave them out to train a head of its own)"
+        elif kind == "ForTokenClassification" and found.endswith(CAUSAL_LMS):
+            more = "; or set `good_token` and `bad_token`, with which a causal LM is a process reward model as it is"
         raise ValueError(
             f"`model` is a {found}; expected a model {kind}. Load it with "
-            f"`{auto_class.__name__}.from_pretrained`, or give its name."
+            f"`{auto_class.__name__}.from_pretrained`, or give its name{more}."
         )
 
 
@@ -148,20 +152,22 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
 def describe_checkpoint(model, **description) -> None:
     """What a scorer must know, into the config that is saved with the model."""
     model.config.rewardplug = description
-    if model.config.num_labels == 1 or description["kind"] == "orm":
+    if description["kind"] == "orm" or (model.config.num_labels == 1 and "good_token" not in description):
         model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
 
 
 def let_head_train(model: PeftModel, task_type: str) -> None:
     """Make the head of an adapter that was handed over ready made train, be saved and be loaded again.
 
-    PEFT freezes it where the configuration has no task type, or a causal LM's, and `all-linear` wraps it in LoRA.
+    PEFT freezes it where the configuration has no task type, or a causal LM's, and `all-linear` wraps it in LoRA. (The
+    LM head of a causal LM, "CAUSAL_LM", is left as the configuration has it.)
 
     Raises:
         ValueError: the adapter is frozen.
     """
     config, base = model.active_peft_config, model.get_base_model()
-    if config.is_prompt_learning or not isinstance(head := getattr(base, HEAD_NAME, None), nn.Module):
+    head, causal = getattr(base, HEAD_NAME, None), task_type == "CAUSAL_LM"
+    if config.is_prompt_learning or not (causal or isinstance(head, nn.Module)):
         return
     if config.inference_mode or not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -169,7 +175,7 @@ def let_head_train(model: PeftModel, task_type: str) -> None:
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
         )
     config.task_type = task_type
-    if isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save:
+    if causal or (isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save):
         return
     if isinstance(head, BaseTunerLayer):
         setattr(base, HEAD_NAME, head.get_base_layer())
@@ -197,10 +203,12 @@ def reward_peft_config(peft_config: Any, task_type: str) -> Any:
     """A copy of `peft_config` under which the reward head trains, is saved and is loaded again.
 
     Without a task type, or with a causal LM's, PEFT freezes the head and saves nothing of it; `all-linear` would wrap
-    it in LoRA. `task_type` is "SEQ_CLS" or "TOKEN_CLS".
+    it in LoRA. `task_type` is "SEQ_CLS" or "TOKEN_CLS"; or "CAUSAL_LM", whose head is the LM's own and may stay frozen.
     """
     fixed = copy.deepcopy(peft_config)
     fixed.task_type = task_type
+    if task_type == "CAUSAL_LM":
+        return fixed
     if hasattr(fixed, "modules_to_save"):
         fixed.modules_to_save = sorted({*(fixed.modules_to_save or ()), HEAD_NAME})
     if getattr(fixed, "target_modules", None) == "all-linear" and not getattr(fixed, "exclude_modules", True):

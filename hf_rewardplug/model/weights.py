@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
@@ -51,6 +51,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     """`given`, the arguments for `auto_class.from_pretrained(name)`, with what makes the checkpoint's head arrive.
 
     A linear head under another name (`FOREIGN_HEADS`) is mapped to `score` where its shape fits, and the log says so.
+    (Of a causal LM the LM head counts.)
 
     Raises:
         ValueError: the weights are cut off, or a pickle (`use_safetensors=False` allows it); the head does not fit
@@ -79,6 +80,13 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         return given
     code = {"trust_remote_code": given.get("trust_remote_code", False)}
     config = AutoConfig.from_pretrained(name, **code, **hub)
+    if auto_class is AutoModelForCausalLM:  # whose head is the LM's, whatever stands beside it
+        if (config.architectures or [""])[0].endswith(("ForSequenceClassification", "ForTokenClassification")):
+            raise ValueError(
+                f"'{name}' is {config.architectures[0]}, which has no LM head. Take a causal LM; or leave `good_token` "
+                "and `bad_token` out."
+            )
+        return given
     config.num_labels = num_labels
     with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
         own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}

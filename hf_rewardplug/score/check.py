@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..data.canonical import template_arguments
+from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import find_file
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -35,8 +36,15 @@ _BUILT_IN = (
     ("What is 2 + 2?\n", ("4.", "It is five, I think.", "Two and two\nmake four.")),
     ("Name the capital of France and say one thing about it.\n", ("Paris. It lies on the Seine.", "I do not know.")),
 )
-_KINDS = {"ForSequenceClassification": "orm", "ForTokenClassification": "prm", "SEQ_CLS": "orm", "TOKEN_CLS": "prm"}
-_WORDS = {"orm": "outcome reward model (ORM)", "prm": "process reward model (PRM)"}
+_KINDS = {
+    **{"ForSequenceClassification": "orm", "ForTokenClassification": "prm", "SEQ_CLS": "orm", "TOKEN_CLS": "prm"},
+    **dict.fromkeys((*CAUSAL_LMS, "CAUSAL_LM"), "lm"),
+}
+_WORDS = {
+    "orm": "outcome reward model (ORM)",
+    "prm": "process reward model (PRM)",
+    "lm": "process reward model (PRM) by label tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,13 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     yield _pad_token(tokenizer, config)
     description = getattr(config, "rewardplug", None) or {}
     separator = description.get("step_token") or description.get("step_separator")
-    if kind == "prm":
+    labels = None
+    if kind == "lm":
+        labels = [description[key] for key in ("bad_token", "good_token")]
+        yield (finding := _label_tokens(tokenizer, labels))
+        if not finding.ok:
+            return
+    if kind != "orm":
         remedy = 'Set `"rewardplug": {"step_separator": ...}` in config.json; until then \'\\n\' is taken.'
         yield Finding("step separator", repr(separator) if separator else "not in the config", bool(separator), remedy)
     yield Finding("chat template", "there" if tokenizer.chat_template else "none: conversations cannot be scored")
@@ -113,7 +127,7 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     cases = list(_cases(rows, kind, separator or "\n"))
     model, missing = load_plain(name, kind, config, adapter=adapter)
     yield _head(model, missing)
-    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n")
+    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", label_tokens=labels)
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     del model  # two models at a time may be one too many
     yield from _differences(name, cases, expected, own_dtype)
@@ -156,13 +170,28 @@ def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
     else:
         name, told = (config.architectures or ["a model without architectures"])[0], ""
     kind = next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "")
-    if not kind:
-        remedy = "A reward model is saved as ...ForSequenceClassification (ORM) or ...ForTokenClassification (PRM)."
+    described = getattr(config, "rewardplug", None) or {}
+    if not kind or (kind == "lm" and not {"good_token", "bad_token"} <= {*described}):
+        remedy = (
+            "A reward model is saved as ...ForSequenceClassification (ORM), ...ForTokenClassification (PRM), or "
+            '...ForCausalLM with `"rewardplug": {"good_token": ..., "bad_token": ...}` in its config (PRM).'
+        )
         return kind, Finding("kind", f"{name}{told}", False, remedy)
+    if kind == "lm":
+        return kind, Finding("kind", f"{_WORDS[kind]}{told}", True)
     expected = (1,) if kind == "orm" else (1, 2)
     labels = f"{config.num_labels} label{'s' * (config.num_labels != 1)}"
     remedy = f"Expected {' or '.join(map(str, expected))} label(s)."
     return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)
+
+
+def _label_tokens(tokenizer: Any, names: list[str]) -> Finding:
+    """Those of a causal LM: two tokens of the vocabulary."""
+    ids = [tokenizer.get_vocab().get(name) for name in names]
+    places = ["not in the vocabulary" if index is None else f"id {index}" for index in ids]
+    told = f"{names[0]!r} ({places[0]}) is wrong, {names[1]!r} ({places[1]}) is right"
+    remedy = "Set `good_token` and `bad_token` in config.json to two tokens of the vocabulary, as it writes them."
+    return Finding("label tokens", told, None not in ids and ids[0] != ids[1], remedy)
 
 
 def _pad_token(tokenizer: Any, config: Any) -> Finding:
@@ -187,6 +216,8 @@ def _head(model: torch.nn.Module, missing: list[str]) -> Finding:
         return Finding("head", f"not in the checkpoint: {', '.join(missing[:4])}", False, remedy)
     named = [(key, value) for key, value in model.named_parameters() if re.search(r"\b(score|classifier)\b", key)]
     named = [(key, value) for key, value in named if "original_module" not in key]  # PEFT's, that is not used
+    if (lm_head := model.get_output_embeddings()) is not None:  # may be the embedding too
+        named = [(f"LM head.{key}", value) for key, value in lm_head.named_parameters()]
     if bad := [key for key, value in named if not value.isfinite().all()]:
         return Finding("head", f"not finite: {', '.join(bad)}", False, "The run diverged; take an earlier checkpoint.")
     shapes = ", ".join(f"{key.rsplit('.', 2)[-1]} {tuple(value.shape)}" for key, value in named)
@@ -198,7 +229,7 @@ def _head(model: torch.nn.Module, missing: list[str]) -> Finding:
 def _built_in(kind: str, conversations: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for prompt, answers in _BUILT_IN:
-        if kind == "prm":
+        if kind != "orm":
             items = {"steps": [[f"{answer} " * 2, answer] for answer in answers]}
         else:
             items = {"completions": list(answers)}
@@ -209,7 +240,7 @@ def _built_in(kind: str, conversations: bool) -> list[dict[str, Any]]:
 
 
 def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[dict[str, Any]]:
-    """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for a PRM."""
+    """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for PRMs."""
     for index, row in enumerate(rows):
         key = key_of(row)
         if key is None:
@@ -218,7 +249,7 @@ def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[di
             raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
         items = Solutions if key == "steps" else Completions
         for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], [template_arguments(row)])[0]:
-            yield cut_into_steps(case, separator) if kind == "prm" and key != "steps" else case
+            yield cut_into_steps(case, separator) if kind != "orm" and key != "steps" else case
 
 
 def _differences(name: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:

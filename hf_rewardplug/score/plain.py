@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..model.weights import find_file, why_not_readable
 
-_CLASSES = {"orm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
+_CLASSES = {
+    "orm": AutoModelForSequenceClassification,
+    "prm": AutoModelForTokenClassification,
+    "lm": AutoModelForCausalLM,  # a PRM by its label tokens
+}
 _PICKLES = re.compile(r"(pytorch_model|model|adapter_model)[\w.-]*\.(bin|pt|pth|ckpt|pkl)")
 _BATCH = 8
 
@@ -47,7 +51,7 @@ def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, l
     if len(base.get_input_embeddings().weight) != config.get_text_config().vocab_size:
         base.resize_token_embeddings(config.get_text_config().vocab_size)
     base.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
-    return PeftModel.from_pretrained(base, name).eval(), lacks_head(name)
+    return PeftModel.from_pretrained(base, name).eval(), [] if kind == "lm" else lacks_head(name)
 
 
 def lacks_head(name: str) -> list[str]:
@@ -58,8 +62,15 @@ def lacks_head(name: str) -> list[str]:
 
 
 @torch.no_grad()
-def plain_scores(model: torch.nn.Module, tokenizer: Any, cases: list[dict], *, separator: str) -> list[list[float]]:
-    """Scores of canonical rows: of a completion its reward, of steps the probability of each that it is right."""
+def plain_scores(
+    model: torch.nn.Module, tokenizer: Any, cases: list[dict], *, separator: str, label_tokens: list[str] | None = None
+) -> list[list[float]]:
+    """Scores of canonical rows: of a completion its reward, of steps the probability of each that it is right.
+
+    Args:
+        label_tokens: a causal LM's tokens for a wrong and for a right step, by their names in the vocabulary.
+    """
+    columns = None if label_tokens is None else tokenizer.convert_tokens_to_ids(label_tokens)
     encoded = [
         _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
     ]
@@ -72,7 +83,8 @@ def plain_scores(model: torch.nn.Module, tokenizer: Any, cases: list[dict], *, s
         mask = torch.zeros_like(input_ids)
         for row, (ids, _) in enumerate(batch):
             input_ids[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
-        logits = model(input_ids=input_ids, attention_mask=mask).logits.float()
+        logits = model(input_ids=input_ids, attention_mask=mask).logits
+        logits = (logits if columns is None else logits[..., columns]).float()
         for row, (_, ends) in enumerate(batch):
             scores.append([logits[row].item()] if ends is None else _probabilities(logits[row], ends, width))
     return scores

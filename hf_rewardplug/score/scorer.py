@@ -30,8 +30,8 @@ from ..data.encoding import Encoder, check_whole
 from ..data.token_checks import check_ids
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
-from ..model.head import behind_virtual_tokens, install_reward_head, step_probabilities
-from ..model.inference import check_scorable, evaluating, learned_positions, own_device
+from ..model.head import behind_virtual_tokens, step_probabilities
+from ..model.inference import evaluating, install_scored_forward, learned_positions, own_device, scorable_kind
 from ..model.layout import tree_index
 from .aggregates import AGGREGATES, aggregated
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -49,15 +49,18 @@ class RewardScorer:
     It is a TRL reward function too: `GRPOTrainer(reward_funcs=scorer)`.
 
     Args:
-        model: a sequence classifier (ORM) or token classifier (PRM), PEFT-wrapped or not.
+        model: a sequence classifier (ORM), or a token classifier or causal LM (PRM); PEFT-wrapped or not.
         tokenizer: the checkpoint's.
         max_tokens_per_batch: unique tokens of a packed batch, tokens with padding of a padded one.
         aggregate: what `score` makes of a PRM's steps: "min", "prod", "last", "mean" or "soft-min".
         normalize: subtract the mean of the rewards and divide by their standard deviation, both of the evaluation that
             the checkpoint remembers. ORM only.
         prefix_sharing: False pads.
-        separator: what `score` cuts a PRM's completions at; the checkpoint's own when None. Needed where that is a
-            special token, which TRL leaves out when it decodes.
+        separator: what `score` cuts a PRM's completions at; `step_separator` when None. Needed where that is a special
+            token, which TRL leaves out when it decodes, or one that no policy writes.
+        step_separator: text that is put behind each step and scored at its last token; the checkpoint's own when None.
+        good_token, bad_token: what a causal LM says of right and wrong steps; the checkpoint's own when None. Of
+            Math-Shepherd's public model: `step_separator="ки", good_token="+", bad_token="-"`.
 
     >>> scorer = RewardScorer.from_pretrained("runs/orm_gemma")  # doctest: +SKIP
     >>> scorer.score(["What is 2+2?"], [["4", "5"]])  # doctest: +SKIP
@@ -74,13 +77,16 @@ class RewardScorer:
         normalize: bool = False,
         prefix_sharing: bool = True,
         separator: str | None = None,
+        step_separator: str | None = None,
+        good_token: str | None = None,
+        bad_token: str | None = None,
     ):
         self.model, self.tokenizer, self._lock = model, tokenizer, threading.Lock()  # of the model's mode
         self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
         description = getattr(model.config, "rewardplug", None) or {}
-        steps = type(unwrapped(model)).__name__.endswith("ForTokenClassification")
-        self.kind = description.get("kind") or ("prm" if steps else "orm")
-        check_scorable(model, tokenizer, self.kind)
+        if step_separator is not None:
+            description = {**description, "step_separator": step_separator, "step_token": None}
+        self.kind = scorable_kind(model, tokenizer)
         check_whole("max_tokens_per_batch", max_tokens_per_batch)
         _check_aggregate(aggregate)
         self.calibration = description.get("calibration")
@@ -93,11 +99,12 @@ class RewardScorer:
         self.encoder = Encoder(
             tokenizer=tokenizer,
             vocab_size=model.get_input_embeddings().weight.shape[0],
-            step_separator=description.get("step_separator") or "\n",
+            step_separator="\n" if (text := description.get("step_separator")) is None else text,
             step_token=description.get("step_token"),
         )
         self.separator = separator or self.encoder.step_token or self.encoder.step_separator
-        install_reward_head(model)
+        self._labels = {"good_token": good_token, "bad_token": bad_token}
+        install_scored_forward(model, tokenizer, **self._labels)
         self._positions = learned_positions(model)
         self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
         on_cuda = model.device.type == "cuda"
@@ -116,6 +123,9 @@ class RewardScorer:
         normalize: bool = False,
         prefix_sharing: bool = True,
         separator: str | None = None,
+        step_separator: str | None = None,
+        good_token: str | None = None,
+        bad_token: str | None = None,
         **kwargs,
     ) -> "RewardScorer":
         """Load a folder or hub id: a plain checkpoint, or an adapter that a trainer saved.
@@ -127,7 +137,8 @@ class RewardScorer:
         Raises:
             ValueError: it is no reward model, or cannot be read.
         """
-        model, tokenizer = load_checkpoint(name, **kwargs)
+        labels = {"good_token": good_token, "bad_token": bad_token}
+        model, tokenizer = load_checkpoint(name, **labels, **kwargs)
         if "device_map" not in kwargs:
             model.to(own_device() if device is None else device)
         scorer = cls(
@@ -138,6 +149,8 @@ class RewardScorer:
             normalize=normalize,
             prefix_sharing=prefix_sharing,
             separator=separator,
+            step_separator=step_separator,
+            **labels,
         )
         scorer.__name__ = Path(name).resolve().name  # an adapter's config names its base model, and "." has no name
         return scorer
@@ -150,7 +163,7 @@ class RewardScorer:
         vars(self).update(state, _lock=threading.Lock())
         for name in ("forward", "_plain_forward"):
             vars(unwrapped(self.model)).pop(name, None)
-        install_reward_head(self.model)
+        install_scored_forward(self.model, self.tokenizer, **self._labels)
 
     # ---- scores --------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """The two configs: TRL's own, with this package's options behind them."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +8,7 @@ import trl
 from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
-PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
-LIST_LOSSES = ("plackett_luce", "all_pairs")
-SCORE_LOSSES = ("mse", "huber", "bce")
-REWARD_LOSSES = (*PAIR_LOSSES, *LIST_LOSSES, *SCORE_LOSSES)
-STEP_LOSSES = ("cross_entropy", "pqm", "min_form")
+from .option_checks import REWARD_LOSSES, STEP_LOSSES, check_choices, check_reward_loss, check_step_loss
 
 
 @dataclass
@@ -79,7 +74,7 @@ class DataOptions:
         if given is None or (isinstance(given, dict) and "non_blocking" not in given):
             apple = self.device.type == "mps"  # copies to it from pageable memory read what is gone (pytorch#139550)
             self.accelerator_config.non_blocking = self.dataloader_pin_memory and not apple
-        _check_choices(self)
+        check_choices(self)
 
 
 @dataclass
@@ -132,7 +127,7 @@ class RewardConfig(DataOptions, trl.RewardConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_reward_loss(self)
+        check_reward_loss(self)
 
 
 @dataclass
@@ -224,107 +219,9 @@ class PRMConfig(DataOptions, _BaseConfig):
             raise ValueError("step_separator='' leaves no token to score behind a step; set it to text such as '\\n'.")
         if self.num_labels not in (1, 2) or isinstance(self.num_labels, bool):
             raise ValueError(f"num_labels={self.num_labels!r}: a process reward model has 1 or 2 labels.")
-        _check_step_loss(self)
+        check_step_loss(self)
 
 
 def default_args(config_class: type, output_dir: str):
     """The config of a trainer without `args`: all defaults, in fp32 where nothing computes in bf16."""
     return config_class(output_dir, bf16=None if is_torch_bf16_gpu_available() else False)
-
-
-def _check_choices(config: DataOptions) -> None:
-    from ..data.encoding import OVERLONG, check_whole
-
-    if config.overlong not in OVERLONG:
-        raise ValueError(f"overlong={config.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
-    if os.path.isfile(config.output_dir):
-        raise ValueError(f"output_dir={config.output_dir!r} is a file; expected a folder, there or not.")
-    for name in ("prefix_sharing", "group_by_prefix"):
-        _expect(config, name, bool, "True or False")
-    for name in ("adapter", "chat_template", "step_token", "eos_token"):
-        _expect(config, name, str | None, "text or None")
-    _expect(config, "step_separator", str, "text")
-    _expect(config, "model_init_kwargs", dict | None, "a dict (or JSON of one) or None")
-    template = config.chat_template_path
-    if template is not None and str(template).endswith((".jinja", ".j2")) and not os.path.isfile(template):
-        raise ValueError(
-            f"chat_template_path={template!r} is not there; expected a Jinja file, or a tokenizer's folder or id."
-        )
-    _check_mapping(config.column_mapping)
-    for name in ("max_length", "max_completion_length", "max_tokens_per_batch"):
-        check_whole(name, getattr(config, name, None))
-    for name in ("dataset_num_proc", "pad_to_multiple_of"):
-        check_whole(name, getattr(config, name, None), least=0)
-
-
-def _expect(config: DataOptions, name: str, kind: Any, words: str) -> None:
-    if hasattr(config, name) and not isinstance(value := getattr(config, name), kind):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; expected {words}.")
-
-
-def _check_mapping(mapping: Any) -> None:
-    example = """'{"input": "question"}'"""
-    if isinstance(mapping, str):
-        raise ValueError(f"column_mapping={mapping!r} is not a mapping; expected JSON such as {example}.")
-    names = [*mapping, *mapping.values()] if isinstance(mapping, dict) else [mapping]
-    if mapping is not None and not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            f"column_mapping={mapping!r} is no mapping of text to text; expected {{expected name: column of the "
-            f"data}}, such as {example}."
-        )
-
-
-def _check_reward_loss(config: RewardConfig) -> None:
-    _check_loss_type(config, REWARD_LOSSES)
-    loss_type, weights = config.loss_type, config.attribute_weights
-    _check_number(config, "label_smoothing", 0 <= config.label_smoothing < 0.5, "a number in [0, 0.5)")
-    _check_number(config, "tie_threshold", config.tie_threshold > 0, "a number above 0")
-    _check_number(config, "huber_delta", config.huber_delta > 0, "a number above 0")
-    if config.label_smoothing and loss_type not in ("bradley_terry", "log_exp"):
-        raise ValueError(f"label_smoothing does not go with loss_type='{loss_type}'; set it to 0, or 'bradley_terry'.")
-    if config.center_rewards_coefficient is not None and loss_type not in PAIR_LOSSES:
-        raise ValueError(
-            f"center_rewards_coefficient centres the rewards of pairs, but loss_type='{loss_type}' sees none. Leave it "
-            f"out, or take one of {', '.join(PAIR_LOSSES)}."
-        )
-    if config.attributes is None:
-        if weights is not None:
-            raise ValueError("attribute_weights are set without attributes; name those too.")
-        return
-    if loss_type not in SCORE_LOSSES:
-        raise ValueError(
-            f"attributes need a score each, but loss_type='{loss_type}' compares completions by one reward. Leave "
-            f"`attributes` out, or take one of {', '.join(SCORE_LOSSES)}."
-        )
-    if not config.attributes or len({*config.attributes}) < len(config.attributes):
-        raise ValueError(f"attributes={config.attributes!r}: expected names, each once.")
-    if weights is not None and len(weights) != len(config.attributes):
-        raise ValueError(f"{len(weights)} attribute_weights for {len(config.attributes)} attributes; give one each.")
-
-
-def _check_step_loss(config: PRMConfig) -> None:
-    _check_loss_type(config, STEP_LOSSES)
-    _check_number(config, "pqm_margin", config.pqm_margin >= 0, "a number of 0 or more")
-    weights = config.class_weights
-    if weights is not None and (len(weights) != 2 or min(weights) < 0 or max(weights) <= 0):
-        raise ValueError(f"class_weights={weights!r}; expected two weights, of wrong and of right steps: [2.0, 1.0].")
-    if weights is not None and config.loss_type != "cross_entropy":
-        raise ValueError(f"class_weights do not go with loss_type='{config.loss_type}'; leave them out.")
-    if (config.good_token is None) != (config.bad_token is None):
-        raise ValueError("good_token and bad_token go together; set both, or neither.")
-    if config.good_token is not None and config.good_token == config.bad_token:
-        raise ValueError(f"good_token and bad_token are both {config.good_token!r}; take two tokens.")
-    if config.good_token is not None and config.num_labels == 1:
-        raise ValueError("num_labels=1 does not go with good_token and bad_token, which are two labels.")
-    if config.train_on_last_step_only and config.loss_type != "cross_entropy":
-        raise ValueError(f"train_on_last_step_only leaves one step, but loss_type='{config.loss_type}' needs them all.")
-
-
-def _check_loss_type(config: DataOptions, known: tuple[str, ...]) -> None:
-    if config.loss_type not in known:
-        raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
-
-
-def _check_number(config: DataOptions, name: str, holds: bool, words: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={getattr(config, name)!r}; expected {words}.")

@@ -34,6 +34,16 @@ ids = tokenizer("What is 2 + 2?").input_ids
 for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
     ids += tokenizer(text, add_special_tokens=False).input_ids
 model(input_ids=torch.tensor([ids])).logits[0, -1]{probability}""",
+    "lm": """import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+ids = tokenizer("What is 2 + 2?").input_ids
+for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
+    ids += tokenizer(text, add_special_tokens=False).input_ids
+labels = tokenizer.convert_tokens_to_ids({labels})  # wrong, right
+model(input_ids=torch.tensor([ids])).logits[0, -1, labels].softmax(-1)""",
 }
 _SERVE = {
     "orm": """vLLM, as its documentation has it (`problem_type="regression"` in the config keeps the reward raw):
@@ -44,6 +54,10 @@ curl localhost:8000/classify -H 'Content-Type: application/json' \\
     -d '{{"model": "{name}", "input": "What is 2 + 2? 4{eos}"}}'
 ```""",
     "prm": """vLLM does not serve this model: the heads of its classifiers have no bias, this one has.""",
+    "lm": """vLLM serves it as the causal LM that it is (`vllm serve {name}`; by its documentation, not run here). Give
+it the token ids up to a step's separator and then each of the tokens {labels} in turn: `prompt_logprobs` has the log
+probability of that last token, and the softmax of the two gives those of wrong and right. Nothing but their difference
+was trained, so other tokens may be likelier than both.""",
 }
 
 
@@ -52,18 +66,21 @@ def with_usage(card: str, trainer) -> str:
     name = trainer.hub_model_id or trainer.args.hub_model_id or trainer.args.output_dir
     description = trainer.model.config.rewardplug
     kind = description["kind"]
+    labels = [description[key] for key in ("bad_token", "good_token") if key in description]
+    form = "lm" if labels else kind
     separator = description.get("step_token") or description.get("step_separator")
     adapter = is_peft_model(trainer.model)
     plain = name + "-merged" * adapter
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
+    names = {"name": plain, "separator": separator, "probability": probability, "labels": labels}
     sections = [
         f"## Use it\n\n```python\n{_SCORE[kind].format(name=name)}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
         "transformers alone"
         + (f", after `hf_rewardplug.merge_adapter({name!r}, {plain!r})`" if adapter else "")
-        + f":\n\n```python\n{_PLAIN[kind].format(name=plain, separator=separator, probability=probability)}\n```",
-        _SERVE[kind].format(name=plain, eos=trainer.processing_class.eos_token or ""),
+        + f":\n\n```python\n{_PLAIN[form].format(**names)}\n```",
+        _SERVE[form].format(**names, eos=trainer.processing_class.eos_token or ""),
         *_figures(trainer),
         *_data(trainer),
     ]

@@ -1,7 +1,8 @@
 """The model of a process reward model's trainer: loaded by name, or handed over, and made ready to train.
 
-In: a name or a token classifier, the config, the tokenizer. Out: the model with its head, adapter, pad token, and the
-description that its checkpoints carry. (For outcome reward models TRL's constructor does this.)
+In: a name or a model (a token classifier; with `good_token` and `bad_token` a causal LM), the config, the tokenizer.
+Out: the model with its head, adapter, pad token, and the description that its checkpoints carry. (For outcome reward
+models TRL's constructor does this.)
 """
 
 import inspect
@@ -9,23 +10,51 @@ import os
 from pathlib import Path
 
 from accelerate.utils import is_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
 from ..model.head import install_reward_head
-from ..model.loading import add_adapter, describe_checkpoint, let_head_train, set_pad_token, with_whole_head
+from ..model.label_tokens import install_label_tokens, label_token_ids
+from ..model.loading import (
+    add_adapter,
+    check_model,
+    describe_checkpoint,
+    let_head_train,
+    set_pad_token,
+    with_whole_head,
+)
 from ..model.weights import loading_arguments, naming_mismatches
 from .config import PRMConfig
 
 
+def auto_class_of(args: PRMConfig | None):
+    """The class of transformers that the model belongs to: a causal LM where there are label tokens."""
+    return AutoModelForTokenClassification if getattr(args, "good_token", None) is None else AutoModelForCausalLM
+
+
+def check_head(model, args: PRMConfig) -> None:
+    """`model` has the head that `args` ask for.
+
+    Raises:
+        ValueError: it is of another kind, or has another number of labels.
+    """
+    check_model(model, auto_class_of(args))
+    if args.good_token is None and model.config.num_labels not in (1, 2):
+        raise ValueError(
+            f"The model has `num_labels={model.config.num_labels}`, but process reward models have 1 or 2. Load it "
+            "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
+        )
+
+
 def load_model(name: str, args, auto_class, num_labels: int, quantization_config=None):
-    """The classifier `name` with `num_labels` outputs, as `create_model_from_path` of TRL loads one."""
+    """The model `name`, a classifier with `num_labels` outputs, as `create_model_from_path` of TRL loads one."""
     kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         if "quantization_config" in kwargs:
             raise ValueError("`quantization_config` is set twice: as an argument and in `model_init_kwargs`.")
         kwargs["quantization_config"] = quantization_config
-    if kwargs.get("quantization_config") is not None:
+    if kwargs.get("quantization_config") is not None and auto_class is not AutoModelForCausalLM:  # whose head is whole
         kwargs["quantization_config"] = with_whole_head(kwargs["quantization_config"])
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
@@ -35,14 +64,18 @@ def load_model(name: str, args, auto_class, num_labels: int, quantization_config
 
 
 def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):
-    """`model` with its pad token, adapter, dropout and fp32 head as they train."""
+    """`model` with its pad token, adapter, dropout and head as they train."""
+    labels, task_type = {}, "TOKEN_CLS"
+    if args.good_token is not None:
+        ids, task_type = label_token_ids(tokenizer, args.good_token, args.bad_token), "CAUSAL_LM"
+        labels = dict(zip(("bad_token", "good_token"), tokenizer.convert_ids_to_tokens(ids), strict=True))
     set_pad_token(model, tokenizer, tokenizer.pad_token)
     if args.eos_token is not None:
         model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
     if peft_config is not None:
-        model = add_adapter(model, peft_config, task_type="TOKEN_CLS", args=args)
+        model = add_adapter(model, peft_config, task_type=task_type, args=args)
     elif is_peft_model(model):
-        let_head_train(model, task_type="TOKEN_CLS")
+        let_head_train(model, task_type=task_type)
     if is_peft_model(model) and args.gradient_checkpointing:
         model.enable_input_require_grads()
         if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
@@ -50,13 +83,17 @@ def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):
             args.gradient_checkpointing_kwargs["use_reentrant"] = True
     if args.disable_dropout:
         disable_dropout_in_model(model)
-    install_reward_head(model)
+    if labels:
+        install_label_tokens(model, ids)
+    else:
+        install_reward_head(model)
     describe_checkpoint(
         model,
         kind="prm",
         score_position="last_separator_token",
         step_separator=None if args.step_token else args.step_separator,
         step_token=args.step_token,
+        **labels,
     )
     return model
 

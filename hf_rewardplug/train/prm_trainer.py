@@ -1,6 +1,7 @@
 """Process reward models: the trainer that TRL had until 1.13, on the losses and metrics of `base_trainer`.
 
-In: step rows of any format that an adapter reads. Out: a token classifier with two labels (right = 1) or one.
+In: step rows of any format that an adapter reads. Out: a token classifier with two labels (right = 1) or one; or a
+causal LM that says one of two tokens behind each step (`good_token`, `bad_token`).
 """
 
 import functools
@@ -8,7 +9,7 @@ import os
 import textwrap
 from pathlib import Path
 
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import get_config_model_id
 
@@ -20,7 +21,7 @@ from ..model.loading import check_model, embedding_rows
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
 from .objectives import StepObjective
-from .prm_model import called, load_model, make_ready, with_template_of
+from .prm_model import auto_class_of, called, check_head, load_model, make_ready, with_template_of
 
 
 class PRMTrainer(ScoreTrainer, _BaseTrainer):
@@ -32,7 +33,9 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     there is none.
 
     Args:
-        model (`str`, `PreTrainedModel` or `PeftModel`): a token classifier, or a name to load one from.
+        model (`str`, `PreTrainedModel` or `PeftModel`): a token classifier, or a name to load one from. With
+            `good_token` and `bad_token` a causal LM, of whose logits those two are computed, at the steps' ends alone:
+            labelled steps x 2 numbers a batch in place of all tokens x vocabulary. Nothing else is trained to be said.
         args (`PRMConfig`, *optional*)
         data_collator (*optional*): `hf_rewardplug.data.collator.StepCollator` when None.
         train_dataset (`Dataset` or `IterableDataset`): rows of a format in `hf_rewardplug.adapter_names()`.
@@ -81,14 +84,9 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         self.objective = StepObjective.from_config(args)
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
-            model = load_model(model, args, AutoModelForTokenClassification, args.num_labels, quantization_config)
+            model = load_model(model, args, auto_class_of(args), args.num_labels, quantization_config)
         first = model if model is not None else called(model_init)
-        check_model(first, AutoModelForTokenClassification)
-        if first.config.num_labels not in (1, 2):
-            raise ValueError(
-                f"The model has `num_labels={first.config.num_labels}`, but process reward models have 1 or 2. Load it "
-                "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
-            )
+        check_head(first, args)
         processing_class = self._set_up_inputs(processing_class, args, first)
         if args.chat_template_path is not None:
             if model is None and not os.path.isfile(args.chat_template_path):
@@ -110,9 +108,10 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         elif eval_dataset is not None:
             eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
         trees = "node_lengths" in (train_dataset.column_names or ())
-        if trees and not isinstance(data_collator, StepCollator | None):
+        if (trees or args.good_token) and not isinstance(data_collator, StepCollator | None):
+            why = "The train data set has trees of steps, whose alternatives must not see each other."
             raise ValueError(
-                "The train data set has trees of steps, whose alternatives must not see each other. Leave "
+                f"{why if trees else '`good_token` and `bad_token` are read at score positions alone.'} Leave "
                 "`data_collator` out, or derive yours from `hf_rewardplug.StepCollator`."
             )
         super().__init__(
@@ -140,7 +139,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         if model is None and model_init is None:
             raise ValueError("`model` or `model_init` is required.")
         if model is not None:
-            check_model(model, AutoModelForTokenClassification)
+            check_model(model, auto_class_of(args))
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:

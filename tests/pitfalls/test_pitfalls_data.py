@@ -15,7 +15,7 @@ from undo import FAILURE, fails_at_trl, fails_without
 
 import hf_rewardplug
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.data import encoding
+from hf_rewardplug.data import tokenizing
 from hf_rewardplug.data.chat_templates import GEMMA
 from hf_rewardplug.data.encoding import Encoder
 
@@ -121,7 +121,7 @@ def test_pitfall_22_a_system_turn_is_folded_where_the_template_refuses_it(orm, t
             orm([row, {**row, "prompt": [PRIME, PRIME]}], processing_class=tokenizer)
 
     fails_at_trl(holds, raises=jinja2.TemplateError)
-    fails_without(holds, (encoding, "fold_system_turn", lambda messages: messages), raises=ValueError)
+    fails_without(holds, (tokenizing, "fold_system_turn", lambda messages: messages), raises=ValueError)
     names_the_row()
 
 

@@ -53,23 +53,38 @@ def hostile(kind: str) -> list[dict]:
     rows = []
     for number in range(30):
         row = {"prompt": texts[number % 3], "subset": subsets[number % 4]}
-        if kind == "orm":
+        if kind == "scored":
+            rewards = {EVIL: float(generator.normal()), "brief": 0.5}
+            text, scores = EVIL + STRANGE, {EVIL: float(generator.normal()), "brief": [None, 1.0][number % 2]}
+            rows.append({"text": text, "rewards": rewards, "scores": scores, "subset": row["subset"]})
+        elif kind == "orm":
             scores, lengths = generator.normal(size=2).tolist(), generator.integers(1, 60, 2).tolist()
             rows.append({**row, "completions": [texts[0], texts[1]], "scores": scores, "lengths": lengths})
         else:
             count = int(generator.integers(1, 40))
-            labels = generator.choice([1.0, 0.0, 0.3, -100], count).tolist()
+            labels = generator.choice([1.0, 0.0, 0.3, -100] if kind == "prm" else [-100], count).tolist()
             steps = [texts[step % 3] for step in range(count)]
+            row |= {} if kind == "prm" else {"outcome": float(number % 2), "prompt": EVIL + STRANGE}
             rows.append({**row, "steps": steps, "probabilities": generator.random(count).tolist(), "labels": labels})
     return rows
 
 
-@pytest.fixture(scope="module", params=["orm", "prm"])
+OWN_SECTIONS = {
+    "orm": {"scores", "where"},
+    "prm": {"scores", "where", "steps"},
+    "scored": {"scores", "where"},
+    "outcomes": {"outcomes", "steps"},
+}
+
+
+@pytest.fixture(scope="module", params=OWN_SECTIONS)
 def page(request, tmp_path_factory) -> Path:
     """The report of a run that is hostile in all its texts."""
     folder = tmp_path_factory.mktemp("reports") / f"<b onclick=x>{request.param}"
-    kind = {"orm": "ForSequenceClassification", "prm": "ForTokenClassification"}[request.param]
-    config = {"architectures": [EVIL + kind], "rewardplug": {"kind": request.param, "step_separator": EVIL}}
+    kind = "orm" if request.param in ("orm", "scored") else "prm"
+    architecture = {"orm": "ForSequenceClassification", "prm": "ForTokenClassification"}[kind]
+    described = {"kind": kind, "step_separator": EVIL, "attribute_weights": [0.5, 0.5]}
+    config = {"architectures": [EVIL + architecture], "rewardplug": described, "id2label": {"0": EVIL, "1": "brief"}}
     benchmark = {
         "name": EVIL,
         "figures": {"accuracy": 0.5, f"accuracy/{EVIL}": 0.25, **{f"f{i}": 0.5 for i in range(30)}},
@@ -338,10 +353,10 @@ def test_the_page_in_a_browser(page, browser, width, tmp_path):
     assert measured["title"].startswith("<b onclick=x>") and measured["title"].endswith(": report")
     assert (measured["scripts"], measured["loaded"], measured["broken"]) == (1, [], 0)  # ours
     assert (measured["width"], measured["outside"]) == (width, [])
-    assert measured["images"] == source.count('<img src="data:') >= 6
-    assert {"figures", "training", "scores", "where", "examples", "benchmarks", "run", "missing"} <= set(
-        measured["ids"]
-    )
+    kind = page.parent.name.removeprefix("<b onclick=x>")
+    assert measured["images"] == source.count('<img src="data:') >= (4 if kind == "scored" else 6)
+    expected = {"figures", "training", "examples", "benchmarks", "run", "missing"} | OWN_SECTIONS[kind]
+    assert expected <= set(measured["ids"])
     assert measured["border"] == "solid"
 
 

@@ -1,6 +1,6 @@
 """Trains two optimizer steps of eight rows and evaluates seven, on this process or as one of several ranks.
 
-    python split_run.py {orm,prm} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json
+    python split_run.py {orm,lists,prm,outcomes} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json
         [--streaming] [--padded] [--tokens] [--planned_for_two] [--evaluate_first]
 
 `--tokens` fills batches by a budget instead; `--planned_for_two` plans them for two ranks on one, so that two
@@ -49,12 +49,33 @@ def solutions(count: int, seed: int) -> list[dict]:
     return rows
 
 
+def lists(count: int, seed: int) -> list[dict]:
+    """Of two to four completions, with weights from 0 to 2."""
+    g = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        completions = [text(g, g.randint(1, 12)) + f" {number}" for number in range(g.randint(2, 4))]
+        scores = [float(g.randint(0, 2)) for _ in completions[1:]] + [3.0]
+        rows.append(
+            {"prompt": text(g, 4) + "\n", "completions": completions, "scores": scores, "weight": g.randint(0, 4) / 2}
+        )
+    return rows
+
+
+def outcomes(count: int, seed: int) -> list[dict]:
+    rows = [{**row, "outcome": row["labels"][0]} for row in solutions(count, seed)]
+    return [{key: row[key] for key in ("prompt", "completions", "outcome")} for row in rows]
+
+
 def main() -> None:
     kind, batch_size, accumulation, model, out = sys.argv[1:6]
     trainer_class, config_class, rows = {
         "orm": (rp.RewardTrainer, rp.RewardConfig, pairs),
+        "lists": (rp.RewardTrainer, rp.RewardConfig, lists),
         "prm": (rp.PRMTrainer, rp.PRMConfig, solutions),
+        "outcomes": (rp.PRMTrainer, rp.PRMConfig, outcomes),
     }[kind]
+    loss = {"lists": {"loss_type": "plackett_luce"}, "outcomes": {"loss_type": "min_form"}}.get(kind, {})
     train, held_out = (datasets.Dataset.from_list(rows(count, seed)) for count, seed in ((16, 0), (7, 1)))
     if "--streaming" in sys.argv:
         held_out = held_out.to_iterable_dataset(num_shards=2)
@@ -79,6 +100,7 @@ def main() -> None:
         disable_tqdm=True,
         prefix_sharing="--padded" not in sys.argv,
         max_tokens_per_batch=70 if "--tokens" in sys.argv else None,
+        **loss,
     )
     trainer = trainer_class(model, args, train_dataset=train, eval_dataset=held_out)
     if "--evaluate_first" in sys.argv:

@@ -17,7 +17,21 @@ _NAMES = {
     "f1_wrong": "F1 of the wrong steps",
     "auroc": "AUROC",
     "first_wrong_accuracy": "First wrong step found",
+    "best_accuracy": "Best of its list found",
+    "outcome_accuracy": "Outcome accuracy",
+    "outcome_auroc": "AUROC of the outcomes",
+    "mse": "Squared error",
+    "pearson": "Correlation of reward and score",
 }
+_SHARES = (
+    "accuracy",
+    "f1_wrong",
+    "auroc",
+    "first_wrong_accuracy",
+    "best_accuracy",
+    "outcome_accuracy",
+    "outcome_auroc",
+)
 OTHERS = [("#5b4b9a", "s"), ("#2f8f83", "^"), ("#a6427c", "D"), ("#7a6a1f", "v"), ("#4d4d4d", "P"), ("#2a7f9e", "X")]
 """colour and mark of each further evaluation set"""
 MOST_CURVES = len(OTHERS)
@@ -54,8 +68,8 @@ def held_out_set(key: str, name: str) -> str | None:
     if not (key.startswith("eval_") and key.endswith(f"_{name}")):
         return None
     between = key[len("eval") : -len(name)].strip("_")
-    other = "subset_" in f"{between}_" or (name == "accuracy" and between.endswith("first_wrong"))
-    return None if other else between
+    longer = any(known.endswith(f"_{name}") and key.endswith(f"_{known}") for known in _NAMES)
+    return None if longer or "subset_" in f"{between}_" else between
 
 
 def _logged(key: str, name: str) -> str:
@@ -96,7 +110,7 @@ def _draw_curves(axes, name: str, series: dict[str, list], logs: Sequence[dict[s
             else:
                 axes.errorbar(steps, values, std, color=color, fmt="none", capsize=3, lw=1)
     axes.set(xlabel="optimizer step", ylabel="reward" if name == "mean_reward" else _NAMES[name])
-    if name in ("accuracy", "f1_wrong", "auroc", "first_wrong_accuracy"):
+    if name in _SHARES:
         axes.set_ylim(-0.02, 1.02)
     elif axes.dataLim.ymin >= 0 and name != "mean_reward":
         axes.set_ylim(bottom=0)

@@ -3,22 +3,16 @@
 trainer_state.json                  needed: the logs of every step
 eval_results.json                   the last evaluation's figures
 config.json or reward_config.json   model type, kind, calibration, separator
-eval_items.jsonl                    one example a line (`PAIR`, `SOLUTION`)
+eval_items.jsonl                    one example a line (items.py)
 benchmark_*.json                    {"name", "figures"}, as `rewardplug evaluate -o` writes them
 """
 
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.canonical import UNLABELLED
-
-PAIR = '{"prompt": str, "completions": [chosen, rejected], "scores": [2 numbers], "lengths": [2 tokens], "subset": str}'
-SOLUTION = '{"prompt": str, "steps": [str], "probabilities": [0 to 1], "labels": [0 to 1, or -100], "subset": str}'
-"""the two kinds of line; "lengths" and "subset" may be null or left out"""
+from .items import FORMS, form_of, read_items
 
 
 @dataclass(frozen=True)
@@ -27,6 +21,7 @@ class Run:
 
     Attributes:
         kind: "orm" or "prm".
+        form: what the items are, or would be: "completions" (pairs), "text" (scored completions) or "steps".
         steps: optimizer steps.
         logs: the Trainer's log history.
         results: figures of the last evaluation, without "eval_"; of the last one logged where the file is missing.
@@ -36,6 +31,7 @@ class Run:
 
     folder: Path
     kind: str
+    form: str
     steps: int
     logs: list[dict[str, Any]]
     results: dict[str, float]
@@ -55,7 +51,7 @@ def read_run(folder: Path) -> Run:
     logs = state["log_history"]
     config = _read(folder / "config.json") or _read(folder / "reward_config.json") or {}
     results = _read(folder / "eval_results.json")
-    items = list(_items(folder / "eval_items.jsonl"))
+    items = list(read_items(folder / "eval_items.jsonl"))
     missing = {}
     if not config:
         missing["config.json"] = (
@@ -70,7 +66,7 @@ def read_run(folder: Path) -> Run:
     if not items:
         missing["eval_items.jsonl"] = (
             "The recipes write it at their end. Without it there are no histograms, no calibration curve, no accuracy "
-            f"by subset or length, and no examples. One example a line: {PAIR} or {SOLUTION}."
+            f"by subset or length, and no examples. One example a line: {' or '.join(FORMS.values())}."
         )
     results = {key.removeprefix("eval_"): value for key, value in results.items() if is_number(value)}
     kind = _kind(config, items, results)
@@ -79,7 +75,8 @@ def read_run(folder: Path) -> Run:
         name = {"orm": "rewardbench", "prm": "process_bench"}[kind]
         out = folder / f"benchmark_{name}.json"
         missing["benchmark_*.json"] = f"rewardplug evaluate {folder} {name} -o {out}"
-    return Run(folder, kind, state.get("global_step") or 0, logs, results, config, items, benchmarks, missing)
+    form = _form(kind, items, results)
+    return Run(folder, kind, form, state.get("global_step") or 0, logs, results, config, items, benchmarks, missing)
 
 
 def is_number(value: Any) -> bool:
@@ -135,63 +132,7 @@ def _kind(config: dict, items: list[dict], results: dict) -> str:
     return "prm" if steps or "f1_wrong" in results else "orm"
 
 
-# ---- eval_items.jsonl ------------------------------------------------------------------------------------------------
-
-
-def _items(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    expected = None
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                why = _fault(item, expected)
-            except ValueError as error:
-                why = f"no JSON: {error}"
-            if why:
-                form = {None: f"{PAIR} or {SOLUTION}", "scores": PAIR, "steps": SOLUTION}[expected]
-                raise ValueError(f"'{path}', line {number}: {why}. Expected {form}; write it anew, or remove the file.")
-            expected = "steps" if "steps" in item else "scores"
-            yield {**item, "line": number}
-
-
-def _fault(item: Any, expected: str | None) -> str | None:
-    """What is wrong with a line, or None."""
-    if not isinstance(item, dict) or (expected or ("steps" if "steps" in item else "scores")) not in item:
-        return f"found {sorted(item) if isinstance(item, dict) else type(item).__name__}"
-    if not isinstance(item.get("prompt"), str):
-        return "'prompt' is no text"
-    if not isinstance(item.get("subset"), str | None):
-        return f"'subset' is a {type(item['subset']).__name__}, not text"
-    if "steps" not in item:
-        return (
-            _list_fault(item, "completions", 2, str)
-            or _list_fault(item, "scores", 2)
-            or (None if item.get("lengths") is None else _list_fault(item, "lengths", 2))
-        )
-    steps = item["steps"]
-    if not isinstance(steps, list) or not steps:
-        return "'steps' is no list of texts, or empty"
-    fault = (
-        _list_fault(item, "steps", len(steps), str)
-        or _list_fault(item, "probabilities", len(steps))
-        or _list_fault(item, "labels", len(steps))
-    )
-    if fault:
-        return fault
-    if strange := [p for p in item["probabilities"] if not (0 <= p <= 1 or math.isnan(p))]:
-        return f"'probabilities' holds {strange[0]}"
-    strange = [label for label in item["labels"] if label != UNLABELLED and not 0 <= label <= 1]
-    return f"'labels' holds {strange[0]}" if strange else None
-
-
-def _list_fault(item: dict, key: str, length: int, of: type | None = None) -> str | None:
-    values = item.get(key)
-    fits = isinstance(values, list) and len(values) == length
-    if fits and all(isinstance(value, of) if of else isinstance(value, int | float) for value in values):
-        return None
-    found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
-    return f"'{key}' is no list of {length} {'texts' if of else 'numbers'} (found: {found})"
+def _form(kind: str, items: list[dict], results: dict) -> str:
+    if items:
+        return form_of(items[0])
+    return "steps" if kind == "prm" else "text" if {"mse", "auroc"} & results.keys() else "completions"

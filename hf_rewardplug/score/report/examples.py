@@ -1,4 +1,4 @@
-"""Examples worth reading -> dicts for the template: the most wrong and the closest pairs, solutions step by step."""
+"""Examples worth reading -> dicts for the template: the most wrong pairs and completions, solutions step by step."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,18 @@ from ...data.canonical import UNLABELLED
 from .figures import PairFigures, first_wrong
 from .plots import MOST_STEPS, SHADES, digits
 
-MOST_PAIRS, MOST_SOLUTIONS = 4, 2
+MOST_PAIRS, MOST_SOLUTIONS, MOST_TEXTS = 4, 2, 4
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A group of examples: pairs (`better`, `worse`) or solutions (`steps`), as dicts for the template."""
+    """A group of examples: pairs (`sides`), solutions (`steps`) or scored completions (`rows`), for the template."""
 
     title: str
     lead: str
     pairs: Sequence[dict[str, Any]] = ()
     solutions: Sequence[dict[str, Any]] = ()
+    texts: Sequence[dict[str, Any]] = ()
 
 
 def pair_examples(items: list[dict], evaluated: PairFigures) -> list[Examples]:
@@ -60,6 +61,57 @@ def _reward(value: float) -> str:
 
 def _head(item: dict[str, Any], first: str) -> list[str]:
     return [first, *([item["subset"]] if item.get("subset") else []), f"line {item['line']} of eval_items.jsonl"]
+
+
+def scored_examples(items: list[dict]) -> list[Examples]:
+    """The completions that are furthest from a score, and the nearest ones."""
+
+    def off(item: dict) -> float:
+        """The greatest error of a score; NaN where none is rated."""
+        rewards = item.get("rewards") or item["probabilities"]
+        found = [abs(rewards[name] - score) for name, score in item["scores"].items() if score is not None]
+        return max(found) if found and all(map(math.isfinite, found)) else math.nan
+
+    rated = sorted((item for item in items if math.isfinite(off(item))), key=off)
+    far = rated[::-1][:MOST_TEXTS]
+    near = rated[: min(MOST_TEXTS // 2, len(rated) - len(far))]
+    groups = [
+        ("The furthest from their scores", "By the greatest error of a completion.", far),
+        ("The nearest", "Completions whose greatest error is least.", near),
+    ]
+    return [
+        Examples(title, lead, texts=[_scored(item, off(item)) for item in which])
+        for title, lead, which in groups
+        if which
+    ]
+
+
+def _scored(item: dict[str, Any], off: float) -> dict[str, Any]:
+    rewards = item.get("rewards") or item["probabilities"]
+    return {
+        "head": _head(item, f"off by {_reward(off)}"),
+        "text": item["text"],
+        "of": "reward" if "rewards" in item else "probability",
+        "rows": [
+            (name, _reward(rewards[name]), "not rated" if score is None else _reward(score))
+            for name, score in item["scores"].items()
+        ],
+    }
+
+
+def outcome_examples(items: list[dict]) -> list[Examples]:
+    """Of solutions whose steps are not labelled: those that are surest of the other outcome."""
+    found = [(min(item["probabilities"]), item) for item in items if item.get("outcome") is not None]
+    missed = sorted((pair for pair in found if pair[1]["outcome"] < 0.5 <= pair[0]), key=lambda pair: -pair[0])
+    alarms = sorted((pair for pair in found if pair[0] < 0.5 <= pair[1]["outcome"]), key=lambda pair: pair[0])
+    groups = [
+        ("Missed", f"{len(missed)} of {len(found)} solutions are wrong, but no step is held for wrong.", missed),
+        ("False alarms", f"{len(alarms)} solutions are right, but a step is held for wrong.", alarms),
+    ]
+    return [
+        Examples(title, lead, solutions=[_solution(item) for _, item in which[:MOST_SOLUTIONS]])
+        for title, lead, which in groups
+    ]
 
 
 def solution_examples(items: list[dict]) -> list[Examples]:
@@ -108,9 +160,11 @@ def _solution(item: dict[str, Any]) -> dict[str, Any]:
         for text, p, label in zip(item["steps"], item["probabilities"], item["labels"], strict=True)
     ]
     least = min((p for p in item["probabilities"] if math.isfinite(p)), default=math.nan)
-    head = _head(item, f"least probability {digits(least, 2)}")
+    head = [f"least probability {digits(least, 2)}"]
+    if item.get("outcome") is not None:
+        head.append(f"the solution is {_label(item['outcome'])}")
     return {
-        "head": head,
+        "head": [*head, *_head(item, "")[1:]],
         "prompt": item["prompt"],
         "steps": steps[:MOST_STEPS],
         "more": len(steps[MOST_STEPS:]),

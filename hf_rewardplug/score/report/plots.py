@@ -201,7 +201,8 @@ def heat_map(items: Sequence[dict[str, Any]]) -> Chart:
     """Rows: solutions at even distances, by their first wrong step; columns: steps; a cross: labelled wrong."""
     chosen = [items[index] for index in sorted({int(i) for i in np.linspace(0, len(items) - 1, MOST_ROWS)})]
     firsts = {item["line"]: first_wrong(item)[1] for item in chosen}
-    chosen.sort(key=lambda item: (firsts[item["line"]] < 0, firsts[item["line"]], len(item["steps"])))
+    bad = {item["line"] for item in chosen if (outcome := item.get("outcome")) is not None and outcome < 0.5}
+    chosen.sort(key=lambda i: (firsts[i["line"]] < 0, firsts[i["line"]], i["line"] not in bad, len(i["steps"])))
     width = min(max(len(item["steps"]) for item in chosen), MOST_STEPS)
 
     def draw(axes) -> None:
@@ -216,7 +217,8 @@ def heat_map(items: Sequence[dict[str, Any]]) -> Chart:
                 axes.text(column, row, mark, ha="center", va="center", fontsize=11 if width < 16 else 7, weight="bold")
         image = axes.imshow(cells, cmap=colors, vmin=0, vmax=1, aspect="auto")
         axes.figure.colorbar(image, ax=axes, label="probability that the step is right", shrink=0.8, aspect=30)
-        axes.set_yticks(range(len(chosen)), [f"line {item['line']}" for item in chosen], fontsize=8)
+        names = [f"{'× ' if item['line'] in bad else ''}line {item['line']}" for item in chosen]
+        axes.set_yticks(range(len(chosen)), names, fontsize=8)
         axes.set_xticks(range(0, width, max(1, width // 10)), range(1, width + 1, max(1, width // 10)))
         axes.set(xlabel="step", ylabel="solution")
         axes.grid(False)
@@ -226,6 +228,8 @@ def heat_map(items: Sequence[dict[str, Any]]) -> Chart:
         "holds the step for right; orange: for wrong. ×: labelled wrong. –: not labelled. Good: a cross in every "
         "orange cell and no other."
     )
+    if bad:
+        caption += " × at a line: the solution is wrong."
     if any(len(item["steps"]) > width for item in chosen):
         caption += f" The first {width} steps are drawn."
     return Chart("steps", "Probabilities of the steps", caption, draw, size=(5.8, 1.6 + 0.24 * len(chosen)))

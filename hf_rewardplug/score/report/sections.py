@@ -3,59 +3,42 @@
 held-out figures    tiles
 training            curves
 scores              histograms, calibration, by subset, by length; a PRM's heat map
-examples            pairs, or solutions step by step
+examples            pairs, scored completions, or solutions step by step
 benchmarks, run     tables
 missing             what the folder lacks, and how to get it
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from . import plots
 from .curves import curves
 from .data import Run
-from .examples import Examples, pair_examples, solution_examples
-from .figures import PairFigures, Share, StepFigures, pair_figures, step_figures
-from .plots import Chart, digits, share_text
+from .examples import outcome_examples, pair_examples, solution_examples
+from .figures import PairFigures, StepFigures, pair_figures, step_figures
+from .outcomes import of_solutions, outcome_charts, outcome_subsets, outcome_tiles
+from .parts import Section, Table, Tile, before, headline, notes, result
+from .plots import digits, share_text
+from .scored import scored_figures, scored_headline, scored_sections
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A headline figure."""
+class Form(NamedTuple):
+    """A form of held-out examples: figures of the items, the headline, the sections behind it, curves to draw."""
 
-    name: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    id: str
-    title: str
-    lead: str = ""
-    tiles: Sequence[Tile] = ()
-    charts: Sequence[Chart] = ()
-    examples: Sequence[Examples] = ()
-    tables: Sequence[Table] = ()
-    notes: Sequence[tuple[str, str]] = field(default_factory=list)
+    figures: Callable[[list], Any]
+    headline: Callable[[Run, Any], Section]
+    sections: Callable[[Run, Any], list[Section]]
+    curves: tuple[str, ...]
 
 
 def sections(run: Run) -> list[Section]:
     """All sections that the run's files fill."""
-    figures = pair_figures if run.kind == "orm" else step_figures
-    evaluated = figures(run.items) if run.items else None
-    if run.kind == "orm":
-        found = [_pair_headline(run, evaluated), _training(run), *(_pair_sections(run, evaluated) if evaluated else [])]
-    else:
-        found = [_step_headline(run, evaluated), _training(run), *(_step_sections(run, evaluated) if run.items else [])]
+    form = _FORMS[run.form]
+    evaluated = form.figures(run.items) if run.items else None
+    found = [form.headline(run, evaluated), _training(run, form.curves)]
+    found += form.sections(run, evaluated) if run.items else []
     if run.benchmarks:
         tables = [_benchmark_table(each["name"], each["figures"]) for each in run.benchmarks]
         found.append(Section("benchmarks", "Benchmarks", tables=tables))
@@ -69,78 +52,72 @@ def sections(run: Run) -> list[Section]:
 # ---- held-out figures ------------------------------------------------------------------------------------------------
 
 
-def _before(run: Run, key: str) -> str:
-    """What the evaluation before the first step gave, if there was one."""
-    logs = (log for log in run.logs if log["step"] == 0 and f"eval_{key}" in log)
-    return next((f"before training: {digits(log[f'eval_{key}'])}" for log in logs), "")
-
-
-def _result(run: Run, key: str, otherwise: float = math.nan) -> str:
-    return digits(run.results.get(key, otherwise))
-
-
-def _headline(run: Run, accuracy: Share | None, tiles: list[Tile]) -> Section:
-    notes, reported = [], run.results.get("accuracy", math.nan)
-    if accuracy is not None and abs(reported - accuracy.value) > 5e-4:
-        where = "the last logged evaluation" if "eval_results.json" in run.missing else "eval_results.json"
-        notes.append(("Two accuracies", f"{digits(reported)} in {where}; this page counts eval_items.jsonl."))
-    lead = "±: one standard error."
-    if accuracy is None:
-        lead = "As the run reported them" + (
-            ": no step is labelled." if run.items else ", without the number of examples."
-        )
-    return Section("figures", "Held-out figures", lead, tiles=tiles, notes=notes)
-
-
 def _pair_headline(run: Run, evaluated: PairFigures | None) -> Section:
     if evaluated is None:
-        accuracy, error, ties, margin = (_result(run, key) for key in ("accuracy", "ece", "ties", "margin"))
+        accuracy, error, ties, margin = (result(run, key) for key in ("accuracy", "ece", "ties", "margin"))
         longer, loss = "", math.nan
     else:
         accuracy, ties, margin = share_text(evaluated.accuracy), digits(evaluated.ties), digits(evaluated.margin)
         error, loss = digits(evaluated.calibration_error), evaluated.loss
         longer = f'"the longer one wins": {digits(evaluated.longer)}' if evaluated.lengths else ""
-    notes = [note for note in (_before(run, "accuracy"), longer) if note]
     tiles = [
         Tile("pairs", f"{len(run.items):,}" if run.items else "–"),
-        Tile("accuracy", accuracy, "; ".join(notes)),
-        Tile("loss", _result(run, "loss", loss), _before(run, "loss")),
-        Tile("calibration error", error, _before(run, "ece")),
+        Tile("accuracy", accuracy, notes(before(run, "accuracy"), longer)),
+        Tile("loss", result(run, "loss", loss), before(run, "loss")),
+        Tile("calibration error", error, before(run, "ece")),
         Tile("ties", ties, "share of pairs with equal scores; they count as wrong"),
         Tile("margin", margin, "chosen − rejected, mean"),
     ]
-    return _headline(run, evaluated and evaluated.accuracy, tiles)
+    for key, name in (
+        ("best_accuracy", "best of its list found"),
+        ("outcome_accuracy", "better, tie or worse, as told"),
+    ):
+        if key in run.results:
+            tiles.append(Tile(name, result(run, key), before(run, key)))
+    section = headline(run, evaluated and evaluated.accuracy, tiles)
+    if evaluated is not None and "best_accuracy" in run.results:
+        return replace(section, lead=f"{section.lead[:-1]}, as if the pairs of a list were independent.")
+    return section
 
 
 def _step_headline(run: Run, evaluated: StepFigures | None) -> Section:
+    """Of the steps; of the solutions' outcomes as well, or alone, where the run has them."""
+    outcomes = of_solutions(run.items)
+    told = outcomes is not None or "outcome_accuracy" in run.results
+    count = f"{evaluated.accuracy.n if evaluated else 0:,} labelled steps" if run.items else ""
+    tiles = [Tile("solutions", f"{len(run.items):,}" if run.items else "–", count)]
+    if evaluated is not None or "accuracy" in run.results or not told:
+        tiles += _step_tiles(run, evaluated)
+    if told:
+        tiles += outcome_tiles(run, outcomes, "outcome, by the worst step", "outcome_")
+    tiles.append(Tile("loss", result(run, "loss", evaluated.loss if evaluated else math.nan), before(run, "loss")))
+    if evaluated is None and outcomes is not None:
+        return headline(run, outcomes.accuracy, tiles, "outcome_accuracy")
+    return headline(run, evaluated and evaluated.accuracy, tiles)
+
+
+def _step_tiles(run: Run, evaluated: StepFigures | None) -> list[Tile]:
     if evaluated is None:
-        accuracy, f1, auroc, first = (
-            _result(run, key) for key in ("accuracy", "f1_wrong", "auroc", "first_wrong_accuracy")
-        )
-        wrong, loss, error = run.results.get("wrong_rate", math.nan), math.nan, _result(run, "ece")
+        keys = ("accuracy", "f1_wrong", "auroc", "first_wrong_accuracy", "ece")
+        accuracy, f1, auroc, first, error = (result(run, key) for key in keys)
+        wrong = run.results.get("wrong_rate", math.nan)
     else:
         accuracy, f1, auroc = share_text(evaluated.accuracy), digits(evaluated.f1_wrong), digits(evaluated.auroc)
-        first, wrong, loss = share_text(evaluated.first_wrong), evaluated.wrong_rate, evaluated.loss
+        first, wrong = share_text(evaluated.first_wrong), evaluated.wrong_rate
         error = digits(evaluated.calibration_error)
-    count = f"{evaluated.accuracy.n if evaluated else 0:,} labelled steps" if run.items else ""
-    tiles = [
-        Tile("solutions", f"{len(run.items):,}" if run.items else "–", count),
+    return [
         Tile("step accuracy", accuracy, f"the majority label everywhere: {digits(max(wrong, 1 - wrong))}"),
         Tile("F1 of the wrong steps", f1, f'"wrong" everywhere: {digits(2 * wrong / (1 + wrong))}'),
         Tile("AUROC", auroc, "a coin: 0.500"),
         Tile("first wrong step found", first, "or that there is none; share of solutions"),
-        Tile("loss", _result(run, "loss", loss), _before(run, "loss")),
         Tile("calibration error", error, "of the steps' probabilities"),
     ]
-    return _headline(run, evaluated and evaluated.accuracy, tiles)
 
 
-def _training(run: Run) -> Section:
-    figures = {
-        "orm": ["loss", "accuracy", "mean_reward", "grad_norm", "learning_rate"],
-        "prm": ["loss", "accuracy", "f1_wrong", "first_wrong_accuracy", "auroc", "grad_norm", "learning_rate"],
-    }[run.kind]
+def _training(run: Run, names: tuple[str, ...]) -> Section:
     logs = run.logs
+    if run.form == "steps" and "outcome_accuracy" in run.results:  # what the training logs count then
+        logs = [{"outcome_accuracy" if key == "accuracy" else key: log[key] for key in log} for log in logs]
     evaluated = max((log["step"] for log in logs if any(key.startswith("eval_") for key in log)), default=-1)
     if run.steps > evaluated and "eval_results.json" not in run.missing:
         logs = [*logs, {"step": run.steps, **{f"eval_{key}": value for key, value in run.results.items()}}]
@@ -151,7 +128,7 @@ def _training(run: Run) -> Section:
     for key, text in (("sharing_ratio", "{:.2f} tokens for one computed"), ("tokens_per_second", "{:,.0f} tokens/s")):
         if values := sorted(log[key] for log in run.logs if isinstance(log.get(key), int | float)):
             parts.append(text.format(values[len(values) // 2]))
-    return Section("training", "Training", " · ".join(parts) + ".", charts=curves(logs, figures))
+    return Section("training", "Training", " · ".join(parts) + ".", charts=curves(logs, names))
 
 
 # ---- outcome reward models -------------------------------------------------------------------------------------------
@@ -210,9 +187,39 @@ def _step_sections(run: Run, evaluated: StepFigures | None) -> list[Section]:
         if evaluated.subsets:
             chart = plots.subsets(evaluated.subsets, "labelled steps", evaluated.accuracy)
             found.append(Section("where", "Where it is right", charts=[chart]))
+    if (outcomes := of_solutions(run.items)) is not None:
+        axis = "probability of the worst step"
+        charts = outcome_charts(outcomes, "solutions", ("right", "wrong"), axis)
+        charts += outcome_subsets(outcomes, "solutions")
+        found.append(Section("outcomes", "Outcomes", "A solution is as right as its worst step.", charts=charts))
     found.append(Section("steps", "Step by step", charts=[plots.heat_map(run.items)]))
-    found.append(Section("examples", "Solutions", examples=solution_examples(run.items)))
+    describe = outcome_examples if evaluated is None and outcomes is not None else solution_examples
+    found.append(Section("examples", "Solutions", examples=describe(run.items)))
     return found
+
+
+_OF_OUTCOMES = ("outcome_accuracy", "outcome_auroc")
+_OF_TRAINING = ("grad_norm", "learning_rate")
+_FORMS = {
+    "completions": Form(
+        pair_figures,
+        _pair_headline,
+        _pair_sections,
+        ("loss", "accuracy", "best_accuracy", "outcome_accuracy", "mean_reward", *_OF_TRAINING),
+    ),
+    "text": Form(
+        scored_figures,
+        scored_headline,
+        scored_sections,
+        ("loss", "mse", "pearson", "accuracy", "auroc", "mean_reward", *_OF_TRAINING),
+    ),
+    "steps": Form(
+        step_figures,
+        _step_headline,
+        _step_sections,
+        ("loss", "accuracy", "f1_wrong", "first_wrong_accuracy", "auroc", *_OF_OUTCOMES, *_OF_TRAINING),
+    ),
+}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -254,6 +261,10 @@ def _run_table(run: Run) -> Table:
     if calibration:
         mean, std = (digits(calibration.get(key, math.nan)) for key in ("mean", "std"))
         rows.append(("rewards", f"mean {mean}, standard deviation {std}, at step {calibration.get('step', '–')}"))
+    if weights := described.get("attribute_weights"):
+        labels = run.config.get("id2label") or {}
+        named = (f"{labels.get(str(index), index)} {weight:.3g}" for index, weight in enumerate(weights))
+        rows.append(("score, a sum of", ", ".join(named)))
     if run.kind == "prm":
         rows.append(("step separator", repr(described.get("step_token") or described.get("step_separator") or "\n")))
     return Table("", ("", ""), rows)

@@ -15,10 +15,10 @@ from ...data.canonical import Row, RowError
 from ...data.collator import PreferenceCollator
 from ...data.encoding import Encoder
 from ...data.expansion import to_pairs
-from ..config import PAIR_LOSSES
 from ..figures import pair_figures
 from ..losses import bradley_terry_loss, centering_loss, hinge_loss, log_exp_loss, rao_kupper_loss
 from ..metrics import precise
+from ..option_checks import PAIR_LOSSES
 from .base import Objective, Tensors, rewards_running
 
 

@@ -14,10 +14,10 @@ from ...data.canonical import Row
 from ...data.collator import RankedCollator
 from ...data.encoding import Encoder
 from ...data.expansion import to_lists
-from ..config import LIST_LOSSES
 from ..figures import ranked_figures
 from ..losses import all_pairs_loss, plackett_luce_loss
 from ..metrics import precise
+from ..option_checks import LIST_LOSSES
 from .base import Objective, Tensors
 
 _MISSING = -100

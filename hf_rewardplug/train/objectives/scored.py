@@ -15,10 +15,10 @@ from ...data.canonical import Row
 from ...data.collator import ScoredCollator
 from ...data.encoding import Encoder
 from ...data.expansion import to_scored
-from ..config import SCORE_LOSSES
 from ..figures import scored_figures
 from ..losses import binary_cross_entropy_loss, huber_loss, squared_error_loss
 from ..metrics import precise
+from ..option_checks import SCORE_LOSSES
 from .base import Objective, Tensors, rewards_running
 
 

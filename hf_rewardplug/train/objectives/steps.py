@@ -17,9 +17,9 @@ from ...data.collator import StepCollator
 from ...data.encoding import Encoder
 from ...data.expansion import to_outcomes, to_step_ranks, to_steps
 from ...model.head import step_logits, step_probabilities
-from ..config import STEP_LOSSES
 from ..figures import outcome_figures, step_figures
 from ..losses import class_weights_S, min_form_loss, pqm_loss, step_loss
+from ..option_checks import STEP_LOSSES
 from .base import Objective, Tensors
 
 _EXPAND = {"cross_entropy": to_steps, "pqm": to_step_ranks, "min_form": to_outcomes}

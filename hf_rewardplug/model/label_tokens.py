@@ -1,0 +1,158 @@
+"""An LM head as the head of a process reward model: a token for "right" and one for "wrong", read at the step's end.
+
+    B sequences, L tokens, D hidden size, V vocabulary, S scored positions
+    model(input_ids_BL, ..., score_positions_S)                            -> output.logits_S2: wrong, right
+    model(input_ids_1T, position_ids_1T, prefix_tree, score_positions_S)   -> the same from one packed row
+    model(input_ids_BL, ...)                                               -> transformers' logits_BLV; `generate` too
+
+The scored forward is the family's own: only its LM head is told where to look, and for which tokens. So the logits get
+whatever the family does to them (Gemma's soft-cap, Granite's and Cohere's scale), and the hooks of DDP, DeepSpeed, FSDP
+and PEFT fire. The columns are those of a token classifier with two labels; the model stays a causal LM.
+"""
+
+import functools
+import types
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
+
+from .attention import tree_arguments, unwrapped
+
+CAUSAL_LMS = ("ForCausalLM", "LMHeadModel")
+"""how transformers' classes of causal language models end"""
+
+
+class LabelTokenHead(nn.Linear):
+    """`nn.Linear` that, while it has `score_positions`, computes its label tokens' logits there and no others.
+
+    So a batch takes S x 2 numbers, where a causal LM has L x V a sequence. The product is fp32, outside autocast; the
+    weight keeps its dtype, which it may share with the embedding.
+
+    >>> head = nn.Linear(2, 5, bias=False)
+    >>> _ = head.weight.data.copy_(torch.arange(10.0).view(5, 2))
+    >>> head.__class__, head.label_tokens = LabelTokenHead, torch.tensor([4, 1])
+    >>> hidden_BLD = torch.ones(1, 3, 2)
+    >>> head(hidden_BLD).shape
+    torch.Size([1, 3, 5])
+    >>> head.score_positions = torch.tensor([0, 2])
+    >>> head(hidden_BLD).tolist()
+    [[17.0, 5.0], [17.0, 5.0]]
+    """
+
+    label_tokens: torch.Tensor  # ids of (bad, good); neither is a buffer, so that no checkpoint has a trace of them
+    score_positions: torch.Tensor | None = None  # (S,) in the flattened batch
+
+    def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        if self.score_positions is None:
+            return super().forward(hidden_BLD)
+        device = hidden_BLD.device
+        hidden_SD = hidden_BLD.flatten(0, -2)[self.score_positions.to(device)]
+        self.label_tokens = self.label_tokens.to(device)  # copied once, or each batch would wait for it
+        with torch.autocast(device.type, enabled=False):
+            bias_2 = None if self.bias is None else self.bias[self.label_tokens].float()
+            return F.linear(hidden_SD.float(), self.weight[self.label_tokens].float(), bias_2)
+
+
+def label_token_ids(tokenizer: PreTrainedTokenizerBase, good_token: str, bad_token: str) -> tuple[int, int]:
+    """Ids of (bad, good): the only token that each text is encoded to, or else the vocabulary's token of that name.
+
+    The encoding comes first, as in the code of the public models: Math-Shepherd's tokenizer makes "▁+" of the text "+",
+    and has another token that is called so.
+
+    Raises:
+        ValueError: a text is neither, or both are the same token.
+    """
+    ids = []
+    for name, text in (("bad_token", bad_token), ("good_token", good_token)):
+        encoded = tokenizer.encode(text, add_special_tokens=False)
+        named = tokenizer.get_vocab().get(text)
+        if len(encoded) == 1 and encoded[0] != tokenizer.unk_token_id:
+            ids.append(encoded[0])
+        elif named is not None:
+            ids.append(named)
+        else:
+            raise ValueError(
+                f"{name}={text!r} is not a single token: this tokenizer makes "
+                f"{tokenizer.convert_ids_to_tokens(encoded)} of it. Take a text that it makes one token of, or a token "
+                "of its vocabulary."
+            )
+    if ids[0] == ids[1]:
+        same = tokenizer.convert_ids_to_tokens(ids[0])
+        raise ValueError(f"good_token={good_token!r} and bad_token={bad_token!r} are the same token, {same!r}.")
+    return ids[0], ids[1]
+
+
+def install_label_tokens(model: nn.Module, label_tokens: Sequence[int]) -> None:
+    """Give `model`, a causal LM, the scored forward, in place; PEFT-wrapped or not, once or again.
+
+    Args:
+        label_tokens: ids of (bad, good), as `label_token_ids` gives them.
+
+    Raises:
+        ValueError: the LM head is no linear layer (PEFT has wrapped it, it is quantized), or has no row for a token.
+    """
+    base = unwrapped(model)
+    for module in _lm_heads(base):
+        if max(label_tokens) >= module.out_features:
+            raise ValueError(
+                f"The label tokens have the ids {list(label_tokens)}, but the LM head has {module.out_features} rows: "
+                "the tokenizer is another model's. Take the model's own, or resize the embeddings first."
+            )
+        module.label_tokens = torch.tensor(label_tokens)
+        if type(module) is nn.Linear:  # FSDP has a class of its own for what it shards
+            module.__class__ = LabelTokenHead
+        if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
+            module._old_forward = types.MethodType(LabelTokenHead.forward, module)
+    base.label_tokens = tuple(label_tokens)
+    if not hasattr(base, "_plain_forward"):
+        base._plain_forward = base.forward
+
+        @functools.wraps(type(base).forward)
+        def forward(self, *args, **kwargs):
+            return _scored_forward(self, *args, **kwargs)
+
+        base.forward = types.MethodType(forward, base)
+
+
+def _lm_heads(base: nn.Module) -> list[nn.Linear]:
+    """The LM head, and PEFT's copies of it in `modules_to_save`."""
+    head = base.get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)
+    heads = [head] if copies is None else [head.original_module, *copies.values()]
+    if odd := [one for one in heads if type(one) is not nn.Linear and not isinstance(one, LabelTokenHead)]:
+        name = next((name for name, module in base.named_modules() if module is head), "lm_head")
+        raise ValueError(
+            f"The LM head '{name}' is a {type(odd[0]).__module__}.{type(odd[0]).__name__}; expected a linear layer as "
+            f"it is. Leave it out of PEFT's `target_modules` (`modules_to_save=['{name}']` trains it) and of the "
+            "quantization."
+        )
+    return heads
+
+
+def _scored_forward(
+    self, *args, score_positions: torch.Tensor | None = None, prefix_tree: dict | None = None, **kwargs
+):
+    if score_positions is None:
+        return self._plain_forward(*args, **kwargs)
+    if prefix_tree is not None:
+        kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
+    if getattr(self.config, "output_router_logits", False):  # for a loss of its own, which misreads a tree's mask
+        kwargs["output_router_logits"] = False
+    heads = _lm_heads(self)
+    try:
+        for head in heads:
+            head.score_positions = score_positions
+        logits = self._plain_forward(*args, **{**kwargs, "return_dict": True}).logits
+    finally:
+        for head in heads:
+            head.score_positions = None
+    if logits.shape != (len(score_positions), 2):
+        raise RuntimeError(
+            f"{type(self).__name__} computes its logits without calling its LM head, so no label token can be read. "
+            "Train a token classifier instead: leave `good_token` and `bad_token` out."
+        )
+    return CausalLMOutput(logits=logits.to(score_positions.device))

@@ -1,0 +1,80 @@
+"""Scored completions: the reward beside the score, of each attribute."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from .base import Display, Line, shortened
+
+
+class Scored(Display):
+    """A completion with a score, or one an attribute; under "bce" an outcome, and the reward's sigmoid is shown."""
+
+    def __init__(self, trainer, output):
+        super().__init__(trainer, output)
+        self.names = trainer.objective.attributes or ["score"]
+        self.outcomes = trainer.objective.loss_type == "bce"
+        self.axis = "predicted probability" if self.outcomes else "reward"
+        rewards = torch.from_numpy(output.predictions)
+        self.shown = (rewards.sigmoid() if self.outcomes else rewards).numpy()
+
+    def rows(self) -> Iterator[tuple[dict, np.ndarray]]:
+        return zip(self.trainer.eval_dataset, self.shown, strict=False)
+
+    def table(self, before: dict) -> Iterator[Line]:
+        scores_NA = self.output.label_ids
+        yield f"{len(scores_NA)} completions", "before", "after"
+        yield from self._lines(before, scores_NA)
+        if self.trainer.objective.attributes:
+            for index, name in enumerate(self.names):
+                yield from self._lines(before, scores_NA[:, index], name)
+        yield from self.figures(before, {"loss": "loss"})
+
+    def _lines(self, before: dict, scores: np.ndarray, attribute: str = "") -> Iterator[Line]:
+        scores = scores[~np.isnan(scores)]
+        if not len(scores):
+            return
+        start, title = (f"{attribute}_", f"{attribute}: ") if attribute else ("", "")
+        if self.outcomes:
+            good = np.mean(scores >= 0.5)
+            yield from self.figures(before, {f"{start}accuracy": f"{title}accuracy"})
+            yield "  the majority outcome everywhere", "", f"{max(good, 1 - good):.3f}"
+            yield from self.figures(before, {f"{start}auroc": f"{title}AUROC"})
+            yield from self.figures(before, {f"{start}ece": f"{title}calibration error"})
+            return
+        yield from self.figures(before, {f"{start}mse": f"{title}squared error"})
+        yield "  the mean score everywhere", "", f"{scores.var():.3f}"
+        yield from self.figures(before, {f"{start}mae": f"{title}absolute error"})
+        yield from self.figures(before, {f"{start}pearson": f"{title}correlation (Pearson)"})
+
+    def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
+        yield f"  {shortened(self.text(row['input_ids']), 100)}"
+        for name, value, score in zip(self.names, prediction, row["scores"], strict=True):
+            score = "not rated" if math.isnan(score) else f"{score:.4g}"
+            yield f"    {value:{'8.3f' if self.outcomes else '+8.3f'}}  {name} {score}"
+
+    def items(self, row: dict, prediction: np.ndarray) -> Iterator[dict[str, Any]]:
+        scores = [None if math.isnan(score) else score for score in row["scores"]]
+        yield {
+            "text": self.text(row["input_ids"]),
+            "probabilities" if self.outcomes else "rewards": dict(zip(self.names, prediction.tolist(), strict=True)),
+            "scores": dict(zip(self.names, scores, strict=True)),
+        }
+
+    def groups(self) -> dict[str, np.ndarray]:
+        scores = self.output.label_ids
+        return {"good outcomes": self.shown[scores >= 0.5], "bad outcomes": self.shown[scores < 0.5]}
+
+    def draw(self, axes) -> None:
+        """Rewards against scores; good outcomes against bad ones."""
+        if self.outcomes:
+            return super().draw(axes)
+        for index, name in enumerate(self.names):
+            axes.plot(self.output.label_ids[:, index], self.shown[:, index], ".", alpha=0.6, label=name)
+        known = self.output.label_ids[~np.isnan(self.output.label_ids)]
+        axes.plot([known.min(), known.max()], [known.min(), known.max()], "--", color="grey", label="as scored")
+        axes.set(xlabel="score", ylabel="reward", title="Held-out scores")
+        axes.legend()
