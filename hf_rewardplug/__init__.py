@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time each name is imported when it is asked for
     from .data.adapters import adapter_names, get_adapter, register_adapter
-    from .data.collator import PreferenceCollator, StepCollator
+    from .data.collator import PreferenceCollator, RankedCollator, ScoredCollator, StepCollator
     from .data.encoding import Encoder
     from .model.checkpoint import merge_adapter
     from .score.callback import BenchmarkCallback
@@ -25,9 +25,11 @@ _WHERE = {
     "PRMConfig": ".train.config",
     "PRMTrainer": ".train.prm_trainer",
     "PreferenceCollator": ".data.collator",
+    "RankedCollator": ".data.collator",
     "RewardConfig": ".train.config",
     "RewardScorer": ".score.scorer",
     "RewardTrainer": ".train.reward_trainer",
+    "ScoredCollator": ".data.collator",
     "StepCollator": ".data.collator",
     "adapter_names": ".data.adapters",
     "compute_accuracy": ".train.metrics",
@@ -43,9 +45,11 @@ __all__ = [
     "PRMConfig",
     "PRMTrainer",
     "PreferenceCollator",
+    "RankedCollator",
     "RewardConfig",
     "RewardScorer",
     "RewardTrainer",
+    "ScoredCollator",
     "StepCollator",
     "adapter_names",
     "compute_accuracy",

@@ -103,6 +103,18 @@ def test_inspect(pairs, assets):
     assert "\x1b" not in output  # no terminal: no colours
 
 
+def test_inspect_tells_what_trains_on_the_rows(tmp_path):
+    for row, expected in (
+        ({"prompt": "2+2?", "completion": "4", "label": True}, ["RewardTrainer", "mse, huber, bce (to be set"]),
+        ({"prompt": "2+2?", "completions": ["4", "5"], "scores": [2, 1]}, ["plackett_luce, all_pairs, mse, huber"]),
+        ({"prompt": "2+2?", "completions": ["4"], "outcome": False}, ["PRMTrainer", "loss_type   min_form (to be"]),
+    ):
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        output = run("inspect", path).output
+        assert all(text in output for text in expected), output
+
+
 def test_inspect_takes_the_options_of_a_run(pairs, assets, tmp_path):
     config = tmp_path / "run.yaml"
     options = {"dataset_name": str(pairs), "model_name_or_path": str(assets / "stories260K"), "max_length": 100}

@@ -12,9 +12,10 @@ from ..data.inspection import Inspection, Segment
 from ..data.inspection.tokens import BATCH_ROWS
 from ..data.tokenizing import reserved_tokens
 
-_TRAINERS = {"pairs": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
+_TRAINERS = {"pairs": "RewardTrainer (ORM)", "scored": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
+_DEFAULTS = ("bradley_terry", "cross_entropy")  # the trainers' own `loss_type`
 _HEAD, _TAIL = 48, 24  # tokens of a long part that are shown
-_REASONS = 8
+_REASONS = _SUBSETS = 8
 _CHARACTERS = 600  # of a part without tokens
 
 
@@ -28,7 +29,7 @@ def lines(found: Inspection, tokenizer=None) -> Iterator[str]:
 
 
 def _rows(found: Inspection) -> Iterator[str]:
-    report, counts = found.report, found.counts
+    report = found.report
     read = f"{report.rows:,} rows"
     if found.rows is not None and report.rows < found.rows:
         read = f"the first {report.rows:,} of {found.rows:,} rows (--max-rows 0 reads all)"
@@ -36,16 +37,19 @@ def _rows(found: Inspection) -> Iterator[str]:
     how = "by name" if found.named else "found from the columns"
     yield f"  format      {found.adapter} ({how}), for {_TRAINERS[found.kind]}"
     yield f"  columns     {', '.join(found.columns)}"
-    what = "pairs" if found.kind == "pairs" else "trees of steps" if counts.get("trees") else "solutions"
-    yield f"  kept        {report.examples:,} {what}" + (
+    yield f"  loss_type   {_losses(found)}"
+    if found.attributes is not None:
+        yield f"  attributes  {', '.join(found.attributes)} (to be set, all or some of them)"
+    if found.subsets:
+        parts = [f"{name} {count:,}" for name, count in found.subsets.most_common(_SUBSETS)]
+        more = len(found.subsets) - len(parts)
+        yield f"  subsets     {', '.join(parts)}" + (f", and {more:,} more" if more else "")
+    yield f"  kept        {report.examples:,} {_what(found)}" + (
         f" of {report.rows:,} rows" if report or found.refusals else ""
     )
-    if found.kind == "steps" and (labels := counts.get("labels")):
-        yield f"  labels      {labels:,}, {_percent(counts['wrong'], labels)} wrong"
-    if counts.get("margin"):
-        yield f"  margin      in {counts['margin']:,} pairs"
-    if "longer_wins" in counts:
-        yield f"  baseline    the longer one is the chosen one in {_percent(counts['longer_wins'], report.examples)}"
+    yield from {"pairs": _pairs, "scored": _scored, "steps": _steps}[found.kind](found)
+    if found.weights:
+        yield f"  weight      in {len(found.weights):,} {_what(found)}: {_spread(found.weights)}"
     if report:
         yield from (f"  {line.strip()}" for line in str(report).splitlines()[1:])
     elif not found.refusals:
@@ -56,6 +60,63 @@ def _rows(found: Inspection) -> Iterator[str]:
             yield f"    {_counted(rows)}: {why}" if rows else f"    {why}"
         if len(found.refusals) > _REASONS:
             yield f"    ... and {len(found.refusals) - _REASONS:,} more reasons"
+
+
+def _what(found: Inspection) -> str:
+    steps = "trees of steps" if found.counts["trees"] else "solutions"
+    return {"pairs": "pairs", "scored": "completions", "steps": steps}[found.kind]
+
+
+def _losses(found: Inspection) -> str:
+    if not found.losses:
+        return "none takes all of these rows"
+    text = ", ".join(found.losses)
+    return text if set(_DEFAULTS) & set(found.losses) else f"{text} (to be set: the default takes no such rows)"
+
+
+def _pairs(found: Inspection) -> Iterator[str]:
+    counts = found.counts
+    if lists := counts["lists"]:
+        sizes = sorted(int(key.rsplit(" ", 1)[1]) for key in counts if key.startswith("lists of "))
+        of = f"{sizes[0]} to {sizes[-1]}" if sizes[0] < sizes[-1] else f"{sizes[0]}"
+        yield f"  lists       {lists:,} ranked lists of {of} completions, scored {_spread(found.scores['score'])}:"
+        yield "              plackett_luce and all_pairs take each whole, other losses of pairs every pair"
+    if ties := counts["ties"]:
+        yield f"  ties        {ties:,} more pairs, which rao_kupper alone trains on; other losses leave them out"
+    if counts["margin"]:
+        yield f"  margin      in {counts['margin']:,} pairs"
+    if soft := counts["chosen_probability"]:
+        yield f"  soft        chosen_probability in {soft:,} pairs"
+    if "longer_wins" in counts:
+        wins = _percent(counts["longer_wins"], found.report.examples)
+        yield f"  baseline    the longer one is the chosen one in {wins}"
+
+
+def _scored(found: Inspection) -> Iterator[str]:
+    for number, (name, scores) in enumerate(found.scores.items()):
+        title = "scores" if number == 0 else ""
+        yield f"  {title:<11} {'' if found.attributes is None else f'{name}: '}{len(scores):,}, {_spread(scores)}"
+
+
+def _steps(found: Inspection) -> Iterator[str]:
+    counts = found.counts
+    if labels := counts["labels"]:
+        soft = f", {counts['soft']:,} of them soft" if counts["soft"] else ""
+        yield f"  labels      {labels:,}{soft}, {_percent(counts['wrong'], labels)} wrong"
+    if outcomes := counts["outcomes"]:
+        wrong = _percent(counts["bad_outcomes"], outcomes)
+        yield f"  outcomes    {outcomes:,} solutions without labels of their steps, {wrong} wrong"
+
+
+def _spread(numbers: list[float]) -> str:
+    """
+    >>> _spread([0.0, 1.0, 5.0]), _spread([2.0, 2.0])
+    ('from 0 to 5, mean 2', 'all 2')
+    """
+    least, most = min(numbers), max(numbers)
+    return (
+        f"from {least:.4g} to {most:.4g}, mean {sum(numbers) / len(numbers):.4g}" if least < most else f"all {most:.4g}"
+    )
 
 
 def _tokens(found: Inspection) -> Iterator[str]:

@@ -7,6 +7,7 @@ those R weigh about the same. Composed once from the seed; each epoch shuffles t
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from .prefix_tree import common_prefix_length
 
@@ -138,15 +139,18 @@ def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tupl
 
 
 def unique_tokens(row: dict) -> int:
-    """Tokens that an encoded row costs by itself, a pair's common beginning once.
+    """Tokens that an encoded row costs by itself, what its completions begin with together once.
 
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     5
+    >>> unique_tokens({"completion_ids": [[1, 2], [1, 3, 4], [1, 2, 5]]})
+    5
     """
-    if "chosen_ids" not in row:
+    if "input_ids" in row:
         return len(row["input_ids"])
-    chosen_ids, rejected_ids = row["chosen_ids"], row["rejected_ids"]
-    return len(chosen_ids) + len(rejected_ids) - common_prefix_length(chosen_ids, rejected_ids)
+    sequences = sorted(row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]])
+    shared = sum(common_prefix_length(one, other) for one, other in pairwise(sequences))  # neighbours share most
+    return sum(map(len, sequences)) - shared
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:
@@ -160,9 +164,11 @@ def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:
 
 
 def _first_sequence(row: dict) -> list[int]:
-    """The chosen one, or the steps; of a tree of steps, its nodes as far as each follows the one before it."""
+    """The chosen one, a list's first, or the steps; of a tree of steps, its nodes as far as each follows the last."""
     if "chosen_ids" in row:
         return row["chosen_ids"]
+    if "completion_ids" in row:
+        return row["completion_ids"][0]
     if not row.get("node_lengths"):
         return row["input_ids"]
     length = 0

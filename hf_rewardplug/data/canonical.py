@@ -50,12 +50,13 @@ class EmptyRow(RowError):
 
 
 def prompt_key(row: Row) -> int:
-    """63 bits of a row's prompt; without one, of what both answers of a pair begin with, or of all tokens."""
+    """63 bits of a row's prompt; without one, of what all its answers begin with, or of all tokens."""
     prompt = row.get("prompt") or row.get("input_ids")
-    for answers in (("chosen", "rejected"), ("chosen_ids", "rejected_ids")):
-        if not prompt and answers[0] in row:
-            both = zip(*(row[name] for name in answers), strict=False)
-            prompt = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+    for names in (("chosen", "rejected"), ("chosen_ids", "rejected_ids"), ("completion_ids",)):
+        if not prompt and names[0] in row:
+            answers = row[names[0]] if len(names) == 1 else [row[name] for name in names]
+            together = takewhile(lambda ones: all(one == ones[0] for one in ones), zip(*answers, strict=False))
+            prompt = [ones[0] for ones in together]
     return hash63(json.dumps(prompt, sort_keys=True, default=str))
 
 

@@ -57,8 +57,8 @@ def why_not(model: nn.Module) -> str | None:
         return f"{adapter.peft_type.value} puts virtual tokens before every row"
     if kind not in FAMILIES:
         return f"'{kind}' is not among the tested families ({', '.join(sorted(FAMILIES))})"
-    if getattr(base, "score", None) is None:
-        return "it has no head called `score`"
+    if getattr(base, "score", None) is None and not hasattr(base, "label_tokens"):
+        return "it has no head called `score`, nor label tokens"
     layer_types = set(getattr(config, "layer_types", None) or ())
     if not layer_types <= {"full_attention", "sliding_attention"}:
         return f"its layers are {sorted(layer_types)}"

@@ -130,6 +130,7 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
         install_reward_head(model)
     model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
     model.config.problem_type = config.problem_type
+    model.config.id2label, model.config.label2id = config.id2label, config.label2id
     if (description := getattr(config, "rewardplug", None)) is not None:
         model.config.rewardplug = description
     return PeftModel.from_pretrained(model, adapter, **hub)

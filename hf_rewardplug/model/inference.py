@@ -66,7 +66,7 @@ def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
     if not orm and name.endswith(CAUSAL_LMS):
         return "prm"
     check_model(model, AutoModelForSequenceClassification if orm else AutoModelForTokenClassification)
-    if (labels := model.config.num_labels) not in ((1,) if orm else (1, 2)):
+    if (labels := model.config.num_labels) not in ((len(attributes(model.config) or "1"),) if orm else (1, 2)):
         expected = "an outcome reward model has one" if orm else "a process reward model has one or two"
         raise ValueError(f"The model has {labels} labels; {expected}.")
     pooled = orm and not hasattr(unwrapped(model), HEAD_NAME)
@@ -76,6 +76,12 @@ def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
             "would be scored. Set another `pad_token`, in the tokenizer and in the model's config."
         )
     return "orm" if orm else "prm"
+
+
+def attributes(config: Any) -> dict[str, float] | None:
+    """{name: weight in the sum that is the score} of an ORM that was trained on several; else None."""
+    weights = (getattr(config, "rewardplug", None) or {}).get("attribute_weights")
+    return None if weights is None else {config.id2label[index]: weight for index, weight in enumerate(weights)}
 
 
 @contextmanager

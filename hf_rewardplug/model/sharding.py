@@ -30,7 +30,12 @@ def shard_head(model: nn.Module, **kwargs) -> None:
 
 
 def ask_for_head_group(model: nn.Module, fsdp_plugin: Any) -> None:
-    """Have accelerate (`transformer_based_wrap`) make the head a group, as it does with each decoder layer."""
+    """Have accelerate (`transformer_based_wrap`) make the head a group, as it does with each decoder layer.
+
+    A causal LM's head stays in the model's own group, where the embedding is that it may share its weight with.
+    """
+    if not reward_heads(model):  # accelerate stops at a class that is not there
+        return
     base = unwrapped(model)
     base._no_split_modules = [*(base._no_split_modules or ()), RewardHead.__name__]
     if fsdp_plugin.transformer_cls_names_to_wrap is not None:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..data.canonical import template_arguments
+from ..model.inference import attributes
 from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import find_file
@@ -127,7 +128,8 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     cases = list(_cases(rows, kind, separator or "\n"))
     model, missing = load_plain(name, kind, config, adapter=adapter)
     yield _head(model, missing)
-    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", label_tokens=labels)
+    weights = {"label_tokens": labels, "attribute_weights": description.get("attribute_weights")}
+    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", **weights)
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     del model  # two models at a time may be one too many
     yield from _differences(name, cases, expected, own_dtype)
@@ -179,7 +181,7 @@ def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
         return kind, Finding("kind", f"{name}{told}", False, remedy)
     if kind == "lm":
         return kind, Finding("kind", f"{_WORDS[kind]}{told}", True)
-    expected = (1,) if kind == "orm" else (1, 2)
+    expected = (len(attributes(config) or "1"),) if kind == "orm" else (1, 2)
     labels = f"{config.num_labels} label{'s' * (config.num_labels != 1)}"
     remedy = f"Expected {' or '.join(map(str, expected))} label(s)."
     return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)

@@ -63,13 +63,21 @@ def lacks_head(name: str) -> list[str]:
 
 @torch.no_grad()
 def plain_scores(
-    model: torch.nn.Module, tokenizer: Any, cases: list[dict], *, separator: str, label_tokens: list[str] | None = None
+    model: torch.nn.Module,
+    tokenizer: Any,
+    cases: list[dict],
+    *,
+    separator: str,
+    label_tokens: list[str] | None = None,
+    attribute_weights: list[float] | None = None,
 ) -> list[list[float]]:
     """Scores of canonical rows: of a completion its reward, of steps the probability of each that it is right.
 
     Args:
         label_tokens: a causal LM's tokens for a wrong and for a right step, by their names in the vocabulary.
+        attribute_weights: of the outputs' sum that is the reward; there is one output when None.
     """
+    weights = torch.tensor(attribute_weights or [1.0])
     columns = None if label_tokens is None else tokenizer.convert_tokens_to_ids(label_tokens)
     encoded = [
         _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
@@ -86,7 +94,9 @@ def plain_scores(
         logits = model(input_ids=input_ids, attention_mask=mask).logits
         logits = (logits if columns is None else logits[..., columns]).float()
         for row, (_, ends) in enumerate(batch):
-            scores.append([logits[row].item()] if ends is None else _probabilities(logits[row], ends, width))
+            scores.append(
+                [(logits[row] @ weights).item()] if ends is None else _probabilities(logits[row], ends, width)
+            )
     return scores
 
 

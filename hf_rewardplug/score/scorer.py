@@ -5,6 +5,7 @@ In: a checkpoint, prompts and completions (text or conversations). Out: floats i
     prompts               completions, steps            scores
     ["p", "q"]            ["a", "b"]                    [0.3, -1.2]                 score
     ["p", "q"]            [["a", "b"], ["c"]]           [[0.3, 0.1], [-1.2]]        score, best-of-N
+    ["p"]                 [["a"]]                       [[{"kind": 0.2, ...}]]      score_attributes
     ["p"]                 [["step", "step"]]            [[0.9, 0.2]]                score_steps
     ["p"]                 [[["step"], ["s", "t"]]]      [[[0.9], [0.8, 0.2]]]       score_steps, best-of-N
 
@@ -12,7 +13,9 @@ Sequences are sorted so that common prefixes meet in a batch, where they are com
 tokens. Models that cannot take prefix trees get padded batches, sorted by length.
 """
 
+import inspect
 import math
+import operator
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -31,9 +34,16 @@ from ..data.token_checks import check_ids
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.head import behind_virtual_tokens, step_probabilities
-from ..model.inference import evaluating, install_scored_forward, learned_positions, own_device, scorable_kind
+from ..model.inference import (
+    attributes,
+    evaluating,
+    install_scored_forward,
+    learned_positions,
+    own_device,
+    scorable_kind,
+)
 from ..model.layout import tree_index
-from .aggregates import AGGREGATES, aggregated
+from .aggregates import aggregated, check_aggregate
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
 
 WINDOW = 4096
@@ -88,8 +98,8 @@ class RewardScorer:
             description = {**description, "step_separator": step_separator, "step_token": None}
         self.kind = scorable_kind(model, tokenizer)
         check_whole("max_tokens_per_batch", max_tokens_per_batch)
-        _check_aggregate(aggregate)
-        self.calibration = description.get("calibration")
+        check_aggregate(aggregate)
+        self.calibration, self.attributes = description.get("calibration"), attributes(model.config)
         if normalize and not self.calibration:
             raise ValueError(
                 "normalize=True, but the checkpoint remembers no mean and standard deviation of its rewards; an ORM "
@@ -118,12 +128,6 @@ class RewardScorer:
         name: str,
         *,
         device: str | torch.device | None = None,
-        max_tokens_per_batch: int = 16384,
-        aggregate: str = "min",
-        normalize: bool = False,
-        prefix_sharing: bool = True,
-        separator: str | None = None,
-        step_separator: str | None = None,
         good_token: str | None = None,
         bad_token: str | None = None,
         **kwargs,
@@ -132,26 +136,18 @@ class RewardScorer:
 
         Args:
             device: this process's accelerator when None, or the CPU.
-            kwargs: for the model's `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
+            kwargs: options of `RewardScorer`, and others for the model's `from_pretrained`, such as `dtype` (the
+                checkpoint's own by default), `revision`.
 
         Raises:
             ValueError: it is no reward model, or cannot be read.
         """
         labels = {"good_token": good_token, "bad_token": bad_token}
+        options = {key: kwargs.pop(key) for key in inspect.signature(cls).parameters if key in kwargs}
         model, tokenizer = load_checkpoint(name, **labels, **kwargs)
         if "device_map" not in kwargs:
             model.to(own_device() if device is None else device)
-        scorer = cls(
-            model,
-            tokenizer,
-            max_tokens_per_batch=max_tokens_per_batch,
-            aggregate=aggregate,
-            normalize=normalize,
-            prefix_sharing=prefix_sharing,
-            separator=separator,
-            step_separator=step_separator,
-            **labels,
-        )
+        scorer = cls(model, tokenizer, **options, **labels)
         scorer.__name__ = Path(name).resolve().name  # an adapter's config names its base model, and "." has no name
         return scorer
 
@@ -173,7 +169,8 @@ class RewardScorer:
         Args:
             prompts: strings or conversations (lists of `{"role", "content"}`); or a single one.
             completions: for each prompt a completion (a string, or the messages that follow) or a list of them. A PRM
-                cuts them into steps at its separator, and gives one number a solution (`aggregate`).
+                cuts them into steps at its separator, and gives one number a solution (`aggregate`); an ORM with
+                attributes gives their weighted sum.
 
         Raises:
             ValueError: another number of prompts than of completions, or something that cannot be scored, by its index.
@@ -192,6 +189,17 @@ class RewardScorer:
             ValueError: as in `score`; or the model is no PRM.
         """
         return self._solutions(prompts, steps, aggregate)
+
+    def score_attributes(self, prompts, completions) -> Any:
+        """What `score` sums up: {attribute: score} a completion, in the nesting of `completions`.
+
+        Raises:
+            ValueError: as in `score`; or the model has no attributes.
+        """
+        if self.attributes is None:
+            raise ValueError(f"'{self.__name__}' was not trained on attributes (`attributes=[...]`). Take `score`.")
+        rows, nest = nested_rows(prompts, completions, Completions)
+        return nest(dict(zip(self.attributes, outputs, strict=True)) for (outputs,) in self._outputs(rows))
 
     def score_rows(self, rows: Iterable[dict[str, Any]], *, window: int = 1024) -> Iterator[Any]:
         """Scores of rows that need not fit into memory, one by one, in order.
@@ -237,14 +245,21 @@ class RewardScorer:
     def _solutions(self, prompts, steps, aggregate: str | None = None, **given) -> Any:
         if self.kind != "prm":
             raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
-        _check_aggregate(aggregate or "min")
+        check_aggregate(aggregate or "min")
         rows, nest = nested_rows(prompts, steps, Solutions, **given)
         return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
     def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
-        """The scores of each row, in order, window by window."""
+        """The probability of each of a row's steps, or its reward."""
+        if self.kind == "prm":
+            return self._outputs(rows)
+        weights = (self.attributes or {"reward": 1.0}).values()
+        return ([sum(map(operator.mul, weights, one)) for one in outputs] for outputs in self._outputs(rows))
+
+    def _outputs(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+        """The same with all of an ORM's outputs as a list; in order, window by window."""
         rows = iter(rows)
         while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
             yield from self._window(window)
@@ -265,12 +280,12 @@ class RewardScorer:
         except RowError as error:
             raise ValueError(f"{row['name']}: {error}.") from error
 
-    def _window(self, encoded: list[dict[str, list]]) -> list[list[float]]:
+    def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
         sequences = [row["input_ids"] for row in encoded]
         batches = packed_batches if self.prefix_sharing else padded_batches
         plan = list(batches(sequences, self.max_tokens_per_batch or math.inf))
         quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
-        found: list[list[float]] = [[] for _ in encoded]
+        found: list[list[Any]] = [[] for _ in encoded]
         with self._lock, evaluating(self.model):
             for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
                 values = iter(self._forward([encoded[index] for index in batch]))
@@ -280,7 +295,7 @@ class RewardScorer:
         return found
 
     @torch.no_grad()
-    def _forward(self, rows: list[dict[str, list]]) -> list[float]:
+    def _forward(self, rows: list[dict[str, list]]) -> list[Any]:
         batch = self._collate(rows)
         keys = ("input_ids", "attention_mask", "position_ids", "score_positions")
         arguments = {key: batch[key].to(self.model.device) for key in keys if key in batch}
@@ -288,9 +303,4 @@ class RewardScorer:
         if "prefix_tree" in batch:
             arguments["prefix_tree"] = batch["prefix_tree"]
         logits_SC = self.model(**arguments, use_cache=False).logits.float()
-        return (step_probabilities(logits_SC) if self.kind == "prm" else logits_SC.squeeze(-1)).tolist()
-
-
-def _check_aggregate(aggregate: str) -> None:
-    if aggregate not in AGGREGATES:
-        raise ValueError(f"aggregate={aggregate!r} is not one of {', '.join(AGGREGATES)}.")
+        return (step_probabilities(logits_SC) if self.kind == "prm" else logits_SC).tolist()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from .config import RewardConfig
-from .prm_model import load_model
+from .models import load_model
 
 
 def attribute_model(model: str | PreTrainedModel, args: RewardConfig, quantization_config=None) -> PreTrainedModel:

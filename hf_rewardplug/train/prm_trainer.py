@@ -20,8 +20,8 @@ from ..data.tokenizing import step_token_ids
 from ..model.loading import check_model, embedding_rows
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
+from .models import auto_class_of, called, check_head, load_model, make_ready, with_template_of
 from .objectives import StepObjective
-from .prm_model import auto_class_of, called, check_head, load_model, make_ready, with_template_of
 
 
 class PRMTrainer(ScoreTrainer, _BaseTrainer):

@@ -12,7 +12,7 @@ from peft import LoraConfig, PromptTuningConfig, TrainableTokensConfig, get_peft
 from test_attention import batches, random_rows, scored
 from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, GPT2Config, GraniteConfig, LlamaForCausalLM
 
-from hf_rewardplug.model.attention import FAMILIES
+from hf_rewardplug.model.attention import FAMILIES, share_prefixes
 from hf_rewardplug.model.head import behind_virtual_tokens, step_probabilities
 from hf_rewardplug.model.label_tokens import install_label_tokens, label_token_ids
 from hf_rewardplug.model.loading import reward_peft_config
@@ -44,13 +44,6 @@ def of_whole_vocabulary(model, batch: dict) -> torch.Tensor:
     return logits_BLV.flatten(0, 1)[batch["score_positions"]][:, BAD_GOOD]
 
 
-def take_trees(model) -> None:
-    """Prefix-tree attention in place of the model's own."""
-    model.set_attn_implementation(
-        {"sdpa": "prefix_tree", "eager": "prefix_tree_eager"}[model.config._attn_implementation]
-    )
-
-
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_scores_are_the_softmax_of_two_columns(family):
     model, (padded, _) = build(family), batches("prm", random_rows("prm"))
@@ -71,7 +64,7 @@ def test_packed_is_the_whole_vocabulary_of_the_padded_batch(family):
     plain, shared = build(family), build(family)
     padded, packed = batches("prm", random_rows("prm"))
     install_label_tokens(shared, BAD_GOOD)
-    take_trees(shared)
+    assert share_prefixes(shared) is None
     expected, found = of_whole_vocabulary(plain, padded), scored(shared, packed)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -88,7 +81,7 @@ def test_a_mixture_of_experts_that_asks_for_its_router_s_loss():
     plain, model = (build("mixtral", output_router_logits=True) for _ in range(2))
     padded, packed = batches("prm", random_rows("prm"))
     install_label_tokens(model, BAD_GOOD)
-    take_trees(model)
+    assert share_prefixes(model) is None
     torch.testing.assert_close(scored(model, packed), of_whole_vocabulary(plain, padded), rtol=0, atol=1e-5)
 
 

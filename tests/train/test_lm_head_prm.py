@@ -96,7 +96,9 @@ def test_losses_and_gradients_are_those_of_the_whole_vocabulary(sharing, base, t
     soft = [{**row, "labels": [0.25 + label / 2 for label in row["labels"]]} for row in ROWS[:4]]
     rows = [*ROWS[4:8], *soft]
     trainer = trainer_for(base, tmp_path, rows=rows, options={"prefix_sharing": sharing})
-    loss = trainer.training_step(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert ("prefix_tree" in batch) == sharing
+    loss = trainer.training_step(trainer.model, batch)
     plain, labels = AutoModelForCausalLM.from_pretrained(base), torch.tensor([x for row in rows for x in row["labels"]])
     logits = torch.cat(of_whole_vocabulary(plain, trainer.processing_class, rows))
     expected = torch.nn.functional.cross_entropy(logits, torch.stack([1 - labels.float(), labels.float()], 1))

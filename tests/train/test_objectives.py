@@ -530,3 +530,15 @@ def test_two_labels_are_refused_without_attributes(model_path, tmp_path):
     args = RewardConfig(**quick(tmp_path, loss_type="mse", attributes=["a", "b", "c"]))
     with pytest.raises(ValueError, match="`num_labels=2`, but 3 attributes are named"):
         RewardTrainer(model, args, train_dataset=data)
+
+
+@pytest.mark.parametrize("case", ["plackett_luce", "mse"])
+def test_batches_by_tokens_and_prompts(case, model_path, tmp_path):
+    """Every row once an epoch, no batch over the budget: of a list, its trie counts."""
+    options, rows = {"plackett_luce": ({}, lists()), "mse": ({}, scored())}[case]
+    options = {**options, "loss_type": case, "max_tokens_per_batch": 90, "group_by_prefix": True}
+    args = RewardConfig(**quick(tmp_path, **options))
+    trainer = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(rows))
+    batches = list(trainer.get_train_dataloader())
+    assert sum(len(batch["scores"]) for batch in batches) == 8 and len(batches) > 1
+    assert max(batch["prefix_tree"]["num_unique_tokens"] for batch in batches) <= 90

@@ -41,11 +41,12 @@ CASES = {
     "attributes": ({"loss_type": "mse", "attributes": ["kind", "brief"]}, rated()),
     "steps": ({}, solutions()),
     "pqm": ({"loss_type": "pqm"}, solutions()),
+    "language model": ({"good_token": "y", "bad_token": "n"}, solutions()),
     "outcomes": ({"loss_type": "min_form"}, outcomes()),
     "outcomes, labelled": ({"loss_type": "min_form"}, solutions(soft=True)),
     "trees": ({}, trees()),
 }
-OF_STEPS = {"steps", "pqm", "outcomes", "outcomes, labelled", "trees"}
+OF_STEPS = {"steps", "pqm", "language model", "outcomes", "outcomes, labelled", "trees"}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,14 @@ def run(case, finished) -> SimpleNamespace:
     return finished(case)
 
 
-def run_of(case: str, model: str, folder: Path) -> SimpleNamespace:
+def run_of(case: str, model: str, folder: Path, *, streams: bool = False) -> SimpleNamespace:
     """Rows, predictions, metrics, what was printed, items, page."""
     options, rows = CASES[case]
     rows = [{**row, "subset": "ab"[index % 2]} for index, row in enumerate(rows)]
     trainer_class, config_class = (PRMTrainer, PRMConfig) if case in OF_STEPS else (RewardTrainer, RewardConfig)
     args, data = config_class(**quick(folder, max_steps=2, eval_on_start=True, **options)), Dataset.from_list(rows)
-    trainer = trainer_class(model, args, train_dataset=data, eval_dataset=data)
+    held_out = data.to_iterable_dataset(num_shards=2) if streams else data
+    trainer = trainer_class(model, args, train_dataset=data, eval_dataset=held_out)
     trainer.train()
     trainer.save_model()
     trainer.save_state()
@@ -209,7 +211,7 @@ def p_right(logits) -> np.ndarray:
     return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 
 
-@of("steps", "pqm", "outcomes, labelled")
+@of("steps", "pqm", "language model", "outcomes, labelled")
 def test_steps(case, run):
     found, labels = [], []
     for item, row, logits in zip(run.items, run.rows, run.predictions, strict=True):
@@ -223,6 +225,7 @@ def test_steps(case, run):
     accuracy = np.mean((np.array(found) >= 0.5) == right)
     assert f"{len(labels)} steps of 8 solutions" in run.text
     assert last(run.text, "step accuracy") == f"{accuracy:.3f}" and f"{accuracy:.3f} ± " in run.page
+    assert ("token of a right step, of a wrong one" in run.page) == (case == "language model")
     assert last(run.text, "the majority label everywhere") == f"{max(right.mean(), 1 - right.mean()):.3f}"
 
 
@@ -240,3 +243,11 @@ def test_outcomes(case, run):
         assert {label for item in run.items for label in item["labels"]} == {-100}
         assert [item["outcome"] for item in run.items] == [float(row["outcome"]) for row in run.rows]
         assert "[outcome: right]" in run.text or "[outcome: wrong]" in run.text
+
+
+@of("ties", "lists", "attributes", "outcomes")
+def test_a_stream_gives_the_same_items(case, finished, assets, tmp_path):
+    """Rows of a stream are encoded again each time that they are looked at."""
+    streamed = run_of(case, str(assets / "stories260K"), tmp_path, streams=True)
+    texts = [text.split("\nModel, ")[0] for text in (streamed.text, finished(case).text)]
+    assert texts[0] == texts[1] and streamed.items == finished(case).items

@@ -1,13 +1,14 @@
 """What training would see of a data set, before it trains.
 
-In: raw rows, and a tokenizer or none. Out: an `Inspection`: the format, how many rows are kept, left out, cut or
-refused and why, an example; with a tokenizer also lengths, padding, sharing, and step separators that merge. Rows go
-through the adapter, the checks and the encoder of the trainers, but a bad one stops nothing. `cli/wording.py`
-has the words.
+In: raw rows, and a tokenizer or none. Out: an `Inspection`: the format, which losses take the rows, how many are kept,
+left out, cut or refused and why, an example; with a tokenizer also lengths, padding, sharing, and step separators that
+merge. Rows go through the adapter, the checks and the encoder of the trainers, but a bad one stops nothing. `kinds.py`
+tells pairs, scored completions and steps apart; `cli/wording.py` has the words.
 """
 
 import json
-from array import array
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,22 +19,21 @@ import datasets
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from ..adapters import Adapter, rename_columns
-from ..canonical import UNLABELLED, Row
+from ..canonical import Row
 from ..chat_templates import set_chat_template
-from ..encoding import DropRow, Encoder
-from ..expansion import row_type, to_pairs, to_steps
-from ..prefix_tree import common_prefix_length
+from ..encoding import Encoder
 from ..prepare import PreparationReport, RowPipeline, choose_adapter
+from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
-OVERLONG_OF = {"pairs": "drop", "steps": "truncate"}
+OVERLONG_OF = {kind.name: kind.overlong for kind in KINDS}
 """what becomes of long rows by default: that of `RewardConfig` and of `PRMConfig`"""
 
 MAX_LENGTH = 1024
 """the default of both configs"""
 
-_PROBED = 1000  # rows among which one must give an example that tells pairs from steps
+_PROBED = 1000  # rows whose types say of which kind the data are
+_ALL_OR_NONE = ("margin", "weight", "chosen_probability")
 _MODEL_FILES = ("config.json", "reward_config.json")  # a model's, an adapter's
 
 
@@ -52,12 +52,18 @@ class Inspection:
 
     Attributes:
         name, adapter, columns: of the data; `named` says that the adapter was given by name.
-        kind: "pairs" (RewardTrainer) or "steps" (PRMTrainer).
+        kind: "pairs" or "scored" (RewardTrainer), or "steps" (PRMTrainer).
+        losses: every `loss_type` that takes all rows but those that are refused, the trainer's order.
+        attributes: names of the scores that a completion has; None where it has one.
         rows: raw rows there are; None of a stream. `report.rows` of them were read.
         report: rows that were left out or cut, as in training.
         refusals: rows that stop training: what is wrong -> row numbers.
-        counts: of the kept examples: "margin", "labels", "wrong", "trees", "longer_wins" (chosen has more tokens, half
-            where both have as many).
+        counts: of the kept examples: "margin", "weight", "chosen_probability" (that have one), "longer_wins" (chosen
+            has more tokens, half where both have as many), "solutions", "trees", "labels", "wrong", "soft" (labels
+            that are neither 0 nor 1), "outcomes" (solutions without labels), "bad_outcomes". Of all rows: "ties" (pairs
+            that are ties), "lists" (ranked rows), "lists of 4" (those of four completions).
+        scores: {attribute or "score": every score}, of ranked rows too. weights: of the kept examples.
+        subsets: rows of each `subset`.
         tokens, merges, example: see there. The first two are None without a tokenizer.
     """
 
@@ -69,7 +75,12 @@ class Inspection:
     rows: int | None = None
     report: PreparationReport = field(default_factory=lambda: PreparationReport("data"))
     refusals: dict[str, list[int]] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
+    losses: list[str] = field(default_factory=list)
+    attributes: list[str] | None = None
+    counts: Counter = field(default_factory=Counter)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    weights: list[float] = field(default_factory=list)
+    subsets: Counter = field(default_factory=Counter)
     tokens: TokenFigures | None = None
     merges: Merges | None = None
     example: list[Segment] = field(default_factory=list)
@@ -103,24 +114,22 @@ def inspect_rows(
     if first is None:
         raise ValueError(f"'{name}' has no rows.")
     chosen = choose_adapter(first, adapter, column_mapping)
-    kind = _kind(islice(dataset, _PROBED), chosen, column_mapping)
-    found = Inspection(name, chosen.name, list(dataset.column_names or first), kind, named=adapter is not None)
+    kind_class = kind_of(islice(dataset, min(_PROBED, max_rows or _PROBED)), chosen, column_mapping)
+    columns = list(dataset.column_names or first)
+    found = Inspection(name, chosen.name, columns, kind_class.name, named=adapter is not None)
     found.rows = len(dataset) if isinstance(dataset, datasets.Dataset) else None
     found.report.name = name
-    found.options = {"max_length": MAX_LENGTH, "overlong": overlong or OVERLONG_OF[kind], **encoding}
-    encoder = None if tokenizer is None else Encoder(tokenizer=tokenizer, **found.options)
-    if encoder is not None and kind == "steps":
-        _ = encoder.separator_ids  # a separator that cannot be used is no row's fault
-    found.merges = Merges() if encoder is not None and kind == "steps" else None
+    found.options = {"max_length": MAX_LENGTH, "overlong": overlong or kind_class.overlong, **encoding}
+    kind = kind_class(None if tokenizer is None else Encoder(tokenizer=tokenizer, **found.options))
     pipeline = RowPipeline(
         name=name,
         columns=datasets.Features(),
-        encode=_Encode(found, encoder),
-        expand=to_pairs if kind == "pairs" else to_steps,
+        encode=kind.encode,
+        expand=kind.expand,
         adapter=chosen,
         column_mapping=column_mapping,
     )
-    _read(found, islice(dataset, max_rows), pipeline, tokenizer)
+    _read(found, islice(dataset, max_rows), pipeline, kind, tokenizer)
     return found
 
 
@@ -153,136 +162,60 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> tuple[Any, di
     return tokenizer, options
 
 
-class _Encode:
-    """Canonical row -> example with its `sequences`, the tokens of its `prompt` and the numbers for `counts`."""
-
-    def __init__(self, found: Inspection, encoder: Encoder | None):
-        self.found, self.encoder = found, encoder
-
-    def __call__(self, row: Row) -> Row:
-        example = {"canonical": row, "cut": 0, "cut_labels": 0}
-        return example | (self._pair(row) if "chosen" in row else self._steps(row))
-
-    def _pair(self, row: Row) -> Row:
-        counts = {"margin": int("margin" in row)}
-        if self.encoder is None:
-            if row["chosen"] == row["rejected"]:
-                raise DropRow("chosen and rejected are identical")
-            return {"counts": counts}
-        encoded = self.encoder.pair(row)
-        chosen, rejected = sequences = [array("i", encoded[key]) for key in ("chosen_ids", "rejected_ids")]
-        counts["longer_wins"] = (len(chosen) > len(rejected)) + 0.5 * (len(chosen) == len(rejected))
-        return {**encoded, "counts": counts, "sequences": sequences, "prompt": common_prefix_length(chosen, rejected)}
-
-    def _steps(self, row: Row) -> Row:
-        labels, encoded = row["labels"], {}
-        if self.encoder is None and all(label == UNLABELLED for label in labels):
-            raise DropRow("no labelled step")
-        if self.encoder is not None:
-            self.found.merges.add(self.encoder, row)
-            encoded = self.encoder.steps({"parents": list(range(-1, len(labels) - 1)), **row})
-            labels = encoded["labels"]
-            encoded |= {"sequences": _paths(encoded), "prompt": encoded["node_lengths"][0]}
-        labels = [label for label in labels if label != UNLABELLED]
-        wrong = sum(label < 0.5 for label in labels)
-        return {**encoded, "counts": {"trees": int("parents" in row), "labels": len(labels), "wrong": wrong}}
-
-
-def _kind(rows: Iterable[Row], adapter: Adapter, column_mapping: dict | None) -> str:
-    """Whether the first row that the adapter can read gives pairs or steps."""
-    for row in rows:
-        try:
-            canonical = adapter(rename_columns(row, column_mapping) if column_mapping else row)
-            if canonical:
-                return "pairs" if row_type(canonical[0]) in ("preference", "ranked") else "steps"
-        except Exception:  # a bad row, or a third party's adapter: told where all rows are read
-            continue
-    return "steps" if adapter.columns and {"labels", "label", "nodes"} & {*adapter.columns} else "pairs"
-
-
-def _read(found: Inspection, rows: Iterable[Row], pipeline: RowPipeline, tokenizer: Any) -> None:
+def _read(found: Inspection, rows: Iterable[Row], pipeline: RowPipeline, kind: Kind, tokenizer: Any) -> None:
     report, sequences, prompts = found.report, [], []
     for number, raw in enumerate(rows):
         report.rows += 1
+        if (subset := raw.get((pipeline.column_mapping or {}).get("subset", "subset"))) is not None:
+            found.subsets[str(subset)] += 1
         try:
             examples = pipeline.examples(raw, number)
         except ValueError as error:
-            why = str(error).split(f", row {number}: ", 1)[-1]
+            why = re.split(rf", row {number}(?: \(row \d+ of '.*?'\))?: ", str(error), maxsplit=1)[-1]
             found.refusals.setdefault(why, []).append(number)
             continue
         for example in examples:
             if example["dropped"] is not None:
                 report.dropped.setdefault(example["dropped"], []).append(number)
                 continue
-            report.examples += 1
-            for key, value in example["counts"].items():
-                found.counts[key] = found.counts.get(key, 0) + value
-            if example["cut"]:
-                report.cut_rows.append(number)
-                report.cut_tokens += example["cut"]
-                report.cut_labels += example["cut_labels"]
+            _add(found, example, number)
             if tokenizer is not None:
                 sequences.append(example["sequences"])
                 prompts.append(example["prompt"])
             if not found.example:
-                found.example = list(_segments(example, tokenizer))
-    with_margin = found.counts.get("margin", 0)
-    if 0 < with_margin < report.examples:
-        why = (
-            f"'margin' is missing in {report.examples - with_margin} of {report.examples} pairs; all or none have one."
-        )
-        found.refusals[why] = []
+                found.example = list(_segments(kind.parts(example), tokenizer))
+    found.losses = kind.losses(found.counts)
+    found.counts.update(kind.counts)
+    found.scores, found.merges, found.attributes = kind.scores, kind.merges, getattr(kind, "attributes", None)
+    for column in _ALL_OR_NONE:
+        if 0 < found.counts[column] < report.examples:
+            missing, what = report.examples - found.counts[column], "pairs" if kind.name == "pairs" else "examples"
+            why = f"'{column}' is missing in {missing} of {report.examples} {what}; all or none have one."
+            found.refusals[why] = []
     if sequences:
         found.tokens = TokenFigures.of(prompts, sequences)
 
 
-def _paths(encoded: Row) -> list[array]:
-    """The tokens of each path of a tree of steps, from the beginning to a leaf."""
-    ids, parents, pieces, start = encoded["input_ids"], encoded["node_parents"], [], 0
-    for length in encoded["node_lengths"]:
-        pieces.append(ids[start : start + length])
-        start += length
-    paths, inner = [], set(parents)
-    for leaf in range(len(pieces)):
-        if leaf not in inner:
-            path, node = [], leaf
-            while node >= 0:
-                path.append(pieces[node])
-                node = parents[node]
-            paths.append(array("i", [index for piece in reversed(path) for index in piece]))
-    return paths
+def _add(found: Inspection, example: Row, number: int) -> None:
+    report = found.report
+    report.examples += 1
+    found.counts.update(example["counts"])
+    if "weight" in example["canonical"]:
+        found.weights.append(example["canonical"]["weight"])
+    if example["cut"]:
+        report.cut_rows.append(number)
+        report.cut_tokens += example["cut"]
+        report.cut_labels += example["cut_labels"]
 
 
-def _segments(example: Row, tokenizer: Any) -> Iterator[Segment]:
+def _segments(parts: list[tuple[str, Any]], tokenizer: Any) -> Iterator[Segment]:
     """The example in parts, each token as text; without a tokenizer the parts as they are."""
-    row = example["canonical"]
-    if tokenizer is None:
-        for key in ("prompt", "chosen", "rejected"):
-            if key in row:
-                yield Segment(key, [_as_text(row[key])])
-        for index, step in enumerate(row.get("completions", ())):
-            yield Segment(_step_title(row, index), [step])
-        return
-    if "chosen" in row:
-        prefix = example["prompt"]
-        parts = [("both begin with", example["chosen_ids"][:prefix])]
-        parts += [(key, example[f"{key}_ids"][prefix:]) for key in ("chosen", "rejected")]
-    else:
-        ids, parts, start = example["input_ids"], [], 0
-        for node, length in enumerate(example["node_lengths"]):
-            title = "prompt" if node == 0 else _step_title(row, node - 1)
-            parts.append((title, ids[start : start + length]))
-            start += length
-    for number, (title, ids) in enumerate(parts):
-        tokens = [token_text(tokenizer, index) for index in ids]
-        yield Segment(title, tokens, scored=len(tokens) - 1 if number and tokens else None)
-
-
-def _step_title(row: Row, index: int) -> str:
-    label = row["labels"][index]
-    words = {1: "right", 0: "wrong", UNLABELLED: "unlabelled"}.get(label, f"label {label}")
-    parent = row["parents"][index] if "parents" in row else index - 1
-    return f"step {index + 1}, {words}" + ("" if parent == index - 1 else f", after step {parent + 1}")
+    for number, (title, part) in enumerate(parts):
+        if tokenizer is None:
+            yield Segment(title, [_as_text(part)])
+        else:
+            tokens = [token_text(tokenizer, index) for index in part]
+            yield Segment(title, tokens, scored=len(tokens) - 1 if number and tokens else None)
 
 
 def _as_text(value: str | list[dict]) -> str:

@@ -51,8 +51,9 @@ class TokenFigures:
     """Tokens of the examples that are kept.
 
     Attributes:
-        prompts: tokens that both sequences of a pair begin with, or those before the first step.
-        sequences: tokens of each chosen and rejected one, of each solution, of each path of a tree of steps.
+        prompts: tokens that both sequences of a pair begin with, those of a completion's prompt, or those before the
+            first step.
+        sequences: tokens of each chosen and rejected or scored one, of each solution, of each path of a tree of steps.
         tokens, unique: of all sequences, and of all of them as one prefix tree.
         batch_tokens, batch_unique, batch_padded: of batches of `BATCH_ROWS` random rows, all batches together: the
             sequences' tokens, the same as packed prefix trees, and with what padded batches add.

@@ -267,4 +267,6 @@ def _run_table(run: Run) -> Table:
         rows.append(("score, a sum of", ", ".join(named)))
     if run.kind == "prm":
         rows.append(("step separator", repr(described.get("step_token") or described.get("step_separator") or "\n")))
+    if good := described.get("good_token"):
+        rows.append(("token of a right step, of a wrong one", f"{good!r}, {described.get('bad_token')!r}"))
     return Table("", ("", ""), rows)

@@ -1,8 +1,8 @@
-"""The model of a process reward model's trainer: loaded by name, or handed over, and made ready to train.
+"""The trainers' models: loaded by name, or handed over, and made ready to train.
 
 In: a name or a model (a token classifier; with `good_token` and `bad_token` a causal LM), the config, the tokenizer.
 Out: the model with its head, adapter, pad token, and the description that its checkpoints carry. (For outcome reward
-models TRL's constructor does this.)
+models TRL's constructor does most of this.)
 """
 
 import inspect
