@@ -1,9 +1,15 @@
 # make demo   install into .venv, then train both recipes on generated problems (no network beyond the package index)
 # make test   install into .venv, then lint and run the tests (real data: REWARDPLUG_ASSETS, see tests/conftest.py)
 # make test-all   the same with the whole matrix of launchers; its last result stands in tests/README.md
+# make test-axolotl   the plugin against the real axolotl 0.19 with its pins, in .venv-axolotl
+# make test-oldest    the tests on the lowest versions that pyproject.toml allows, in .venv-oldest (torch: OLDEST_TORCH)
 
 PYTHON ?= python3
 VENV ?= .venv
+AXOLOTL_VENV ?= .venv-axolotl
+OLDEST_VENV ?= .venv-oldest
+# constraints.txt's torch; its lowest version, torch==2.6.0, where the index has a build for this machine
+OLDEST_TORCH ?= torch
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
@@ -12,7 +18,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all test-axolotl test-oldest lint clean
 
 install: $(VENV)/.installed
 
@@ -38,5 +44,32 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+test-axolotl: $(AXOLOTL_VENV)/.installed
+	$(AXOLOTL_VENV)/bin/python -m pytest tests/with_axolotl tests/integrations
+
+$(AXOLOTL_VENV)/.installed: pyproject.toml constraints.txt tests/with_axolotl/requirements.txt
+	$(PYTHON) -m venv $(AXOLOTL_VENV)
+	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	grep '^torch==' constraints.txt > $(AXOLOTL_VENV)/torch.txt
+	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(AXOLOTL_VENV)/torch.txt \
+		-r tests/with_axolotl/requirements.txt
+	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps axolotl==0.19.0 \
+		axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6 bitsandbytes==0.50.2 liger-kernel==0.8.1
+	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+test-oldest: $(OLDEST_VENV)/.installed
+	$(OLDEST_VENV)/bin/python -m pytest -m "not matrix"
+
+$(OLDEST_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/pip install --quiet --upgrade pip setuptools
+	$(OLDEST_VENV)/bin/pip install --quiet $(if $(findstring ==,$(OLDEST_TORCH)),,-c constraints.txt) $(OLDEST_TORCH)
+	$(PYTHON) tests/versions/lowest.py torch > $(OLDEST_VENV)/lowest.txt
+	$(OLDEST_VENV)/bin/pip freeze | grep '^torch==' > $(OLDEST_VENV)/torch.txt
+	$(OLDEST_VENV)/bin/pip install --quiet -c $(OLDEST_VENV)/lowest.txt -c $(OLDEST_VENV)/torch.txt \
+		--no-build-isolation -e '.[deepspeed,liger,plots,dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(AXOLOTL_VENV) $(OLDEST_VENV) runs build *.egg-info

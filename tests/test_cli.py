@@ -68,7 +68,7 @@ import sys
 from typer.testing import CliRunner
 from hf_rewardplug.cli import app
 output = CliRunner().invoke(app, ["--help"]).output
-assert all(name in output for name in ("inspect", "score", "check", "evaluate", "report")), output
+assert all(name in output for name in ("inspect", "train", "score", "check", "evaluate", "report")), output
 print(sorted({"torch", "transformers", "trl", "datasets", "numpy", "peft"} & set(sys.modules)))
 """
     start = time.perf_counter()
@@ -77,7 +77,7 @@ print(sorted({"torch", "transformers", "trl", "datasets", "numpy", "peft"} & set
     assert time.perf_counter() - start < 5  # 0.2 seconds on a quiet core
 
 
-@pytest.mark.parametrize("name", ["inspect", "score", "check", "evaluate", "report"])
+@pytest.mark.parametrize("name", ["inspect", "train", "score", "check", "evaluate", "report"])
 def test_every_option_is_explained(name):
     output = run(name, "--help").output
     options = re.findall(r"^  (?:-\w, )?--[\w-]+.*$(?:\n {10,}\S.*)*", output, re.MULTILINE)

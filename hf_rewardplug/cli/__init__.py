@@ -1,4 +1,4 @@
-"""The command `rewardplug`: look at data, score files, check checkpoints, run benchmarks, write reports.
+"""The command `rewardplug`: look at data, train, score files, check checkpoints, run benchmarks, write reports.
 
 In: a command line. Out: tables on stdout, warnings and progress on stderr, exit status 0, or 1 after one `error: ...`.
 Each command is a few lines over a function that Python can call too; what is heavy is imported when a command runs.
@@ -71,16 +71,17 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Reward models, before and after training: look at the data, score, check, evaluate, report.
+    """Reward models: look at the data, train, score, check, evaluate, report.
 
     \b
     rewardplug inspect pairs.jsonl --model Qwen/Qwen2.5-0.5B     what training would see
+    rewardplug train config.yaml                                 train what an axolotl config says
     rewardplug check runs/orm                                    is the checkpoint what servers take it for?
     rewardplug score runs/orm rows.jsonl -o scores.jsonl         scores of a file
     rewardplug evaluate runs/orm rewardbench                     a benchmark's figures
     rewardplug report runs/orm                                   a page about a run
 
-    Training is Python: `from hf_rewardplug import RewardTrainer, PRMTrainer`, or the recipes.
+    Training in Python: `from hf_rewardplug import RewardTrainer, PRMTrainer`, or the recipes.
     """
     _debug["on"] = debug
 
@@ -124,6 +125,21 @@ def inspect(
     given = {key: value for key, value in given.items() if value is not None}
     options = {**({} if config is None else run_options(config)), **given}
     _inspect(options, split, max_rows or None)
+
+
+@command("Train what an axolotl config says.")
+def train(config: opt.AxolotlFile) -> None:
+    """Train the reward model of an axolotl config (`reward_model: true` or `process_reward_model: true`).
+
+    Keys that are not taken are told one by one, with the reason; an unknown key is an error. docs/migrating.md has
+    the whole table. The options of this package go into the same file. On several GPUs:
+
+    \b
+    accelerate launch -m hf_rewardplug.train config.yaml
+    """
+    from ..integrations.axolotl.training import train_file
+
+    train_file(config, tell=functools.partial(typer.echo, err=True))
 
 
 @command("Scores of the rows of a file.")

@@ -62,6 +62,10 @@ RunFile = Annotated[
     typer.Option(metavar="RUN", help="A run's YAML or JSON (--config of the recipes): what is not given here."),
 ]
 
+AxolotlFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file with axolotl's keys.", show_default=False)
+]
+
 RowsFile = Annotated[Path, typer.Argument(metavar="DATA", help="A jsonl file.", show_default=False)]
 ScoresFile = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The jsonl file with the scores.")]
 AggregateName = Annotated[Aggregate, typer.Option("--aggregate", help="PRM: a solution's score from its steps'.")]

@@ -107,7 +107,7 @@ class _RecipeParser(TrlParser):
 
     def parse_args_into_dataclasses(self, args=None, **options):
         asked = super().parse_known_args(args)[0].deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-        if asked and "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+        if asked and on_cpu_under_launcher():
             self.set_defaults_with_config(accelerator_config=deepspeed_on_cpu())
         return super().parse_args_into_dataclasses(args=args, **options)
 
@@ -116,6 +116,11 @@ def under_deepspeed_launcher() -> bool:
     """Whether `deepspeed script.py` started this process; its launcher alone sets CROSS_SIZE."""
     others = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_DEEPSPEED")
     return "CROSS_SIZE" in os.environ and not any(name in os.environ for name in others)
+
+
+def on_cpu_under_launcher() -> bool:
+    """Whether a launcher started this process on a machine without a GPU, where DeepSpeed needs `deepspeed_on_cpu`."""
+    return "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
 
 
 def deepspeed_on_cpu() -> dict[str, bool]:
@@ -187,19 +192,23 @@ def model_settings(model_args: ModelConfig, args: Any) -> dict[str, Any]:
 def run(trainer) -> dict[str, float]:
     """Train, save to `output_dir`, evaluate, write `eval_results.json`, and show what came out.
 
+    Without held-out rows the model alone is saved, and there are no figures to return.
+
     `resume_from_checkpoint` may be a folder, or "true" for the newest whole checkpoint in `output_dir`.
     """
     resume = trainer.args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()
     trainer.save_state()
-    output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    held_out = trainer.eval_dataset is not None
+    output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval") if held_out else None
     trainer.save_config()  # with the rewards' mean and spread
-    trainer.save_metrics("eval", output.metrics)
+    if held_out:
+        trainer.save_metrics("eval", output.metrics)
     trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
-    if trainer.is_world_process_zero():
+    if held_out and trainer.is_world_process_zero():
         save_items(trainer, output)
         print_summary(trainer, output)
     trainer.accelerator.wait_for_everyone()  # a rank that leaves early can abort in gloo's teardown and take all along
     trainer.accelerator.end_training()
-    return output.metrics
+    return output.metrics if held_out else {}

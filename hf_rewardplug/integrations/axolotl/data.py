@@ -1,0 +1,212 @@
+"""The `datasets:` of an axolotl config: entries read and checked, their rows loaded, and some held out.
+
+In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run that axolotl has by data set (step
+separators, limits), and two data sets of raw rows, which the trainers encode.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ...data.adapters import get_adapter
+from ...data.files import hold_out, load_split
+from ...data.mixing import Part, mixed, mixed_and_held_out
+from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
+
+RUN_OPTIONS = ("step_separator", "max_completion_length", "train_on_last_step_only")
+"""options that axolotl has by data set and drops; a model has one of each"""
+
+_FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataEntry:
+    """One entry of `datasets:`; `adapter` is its `type`, the last three are this package's.
+
+    Args:
+        path, split, name, data_files, ds_type, revision, shards, shards_idx: axolotl's.
+        column_mapping: {column that the format expects: column of the data}, `field_chosen` and the like within.
+        subset: name of these rows in evaluation. weight: share of these rows in the mixture.
+    """
+
+    path: str
+    adapter: str | None = None
+    split: str = "train"
+    name: str | None = None
+    data_files: str | list[str] | None = None
+    ds_type: str | None = None
+    revision: str | None = None
+    shards: int | None = None
+    shards_idx: int = 0
+    column_mapping: dict[str, str] | None = None
+    subset: str | None = None
+    weight: float | None = None
+
+
+TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *(one.name for one in fields(DataEntry))} - {"adapter"}
+
+
+def read_entries(raw: Any, *, where: str = "datasets") -> tuple[list[DataEntry], dict[str, Any], dict[str, str]]:
+    """Entries, options of the run that they name, and {key: why it is not taken}.
+
+    >>> entries, options, ignored = read_entries(
+    ...     [{"path": "steps.jsonl", "type": "stepwise_supervised", "step_separator": "|", "conversation": "x"}]
+    ... )
+    >>> entries[0].path, entries[0].adapter, options, list(ignored)
+    ('steps.jsonl', 'stepwise_supervised', {'step_separator': '|'}, ['datasets[0].conversation'])
+
+    Raises:
+        ValueError: an unknown key or type, a key that would change what is trained, or two values of a run's option.
+    """
+    if not isinstance(raw, list) or not raw or not all(isinstance(one, dict) for one in raw):
+        raise ValueError(f"`{where}` is {raw!r}; expected a list of entries with `path` and `type`.")
+    entries, options, ignored = [], {}, {}
+    for index, entry in enumerate(raw):
+        place = f"{where}[{index}]"
+        given = {key: value for key, value in entry.items() if value is not None}
+        ignored |= _not_taken(given, place)
+        for key in RUN_OPTIONS:
+            if key in given and options.setdefault(key, given[key]) != given[key]:
+                raise ValueError(
+                    f"`{place}.{key}` is {given[key]!r}, but {options[key]!r} in an entry before: a model has one."
+                )
+        entries.append(_entry(given, place))
+    missing = [key for key in options if len({repr(one.get(key)) for one in raw}) > 1]
+    if missing:
+        raise ValueError(f"`{missing[0]}` is set in some entries of `{where}` alone: a model has one. Set it in all.")
+    return entries, options, ignored
+
+
+def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
+    ignored = {}
+    for key, value in given.items():
+        if key in TAKEN_OF_DATA or value is False:
+            continue
+        if key in REFUSED_OF_DATA:
+            raise ValueError(f"`{place}.{key}` is not taken: {REFUSED_OF_DATA[key]}.")
+        if key not in IGNORED_OF_DATA:
+            raise ValueError(f"{unknown_key(key, [*TAKEN_OF_DATA, *IGNORED_OF_DATA])} (in `{place}`)")
+        ignored[f"{place}.{key}"] = IGNORED_OF_DATA[key]
+    return ignored
+
+
+def _entry(given: dict[str, Any], place: str) -> DataEntry:
+    if "path" not in given:
+        raise ValueError(f"`{place}` has no `path`: a hub id, a file or a folder.")
+    kind = given.get("type")
+    if kind is not None:
+        try:
+            get_adapter(kind)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`{place}.type`: {error}") from error
+    mapping = {_FIELDS[key]: given[key] for key in _FIELDS if key in given} | given.get("column_mapping", {})
+    names = {one.name for one in fields(DataEntry)}.difference({"adapter", "column_mapping"})
+    return DataEntry(adapter=kind, column_mapping=mapping or None, **{key: given[key] for key in given if key in names})
+
+
+def load_entry(entry: DataEntry) -> datasets.Dataset:
+    """Rows of an entry: a file, a folder of files or of `save_to_disk`, or a data set of the hub.
+
+    Raises:
+        ValueError: there is no such thing, or it cannot be read.
+    """
+    path = Path(entry.path)
+    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+        found = datasets.load_from_disk(entry.path)
+        if isinstance(found, dict) and entry.split not in found:
+            raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has {', '.join(found)}.")
+        return found[entry.split] if isinstance(found, dict) else found
+    plain = entry.split == "train" and entry.data_files is entry.ds_type is entry.revision is None
+    if plain or (path.is_dir() and entry.data_files is None):
+        return load_split(entry.path, entry.split, config=entry.name)
+    try:
+        if path.exists():
+            files = entry.data_files or entry.path
+            kind = entry.ds_type or _kind(files if isinstance(files, str) else files[0])
+            return datasets.load_dataset(kind, data_files=files, split=entry.split)
+        options = {"data_files": entry.data_files, "revision": entry.revision, "split": entry.split}
+        return datasets.load_dataset(entry.path, entry.name, **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"'{entry.path}' cannot be loaded: {error}") from error
+
+
+def _kind(name: str) -> str:
+    """
+    >>> _kind("rows.csv"), _kind("rows.jsonl")
+    ('csv', 'json')
+    """
+    return {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}.get(Path(name).suffix, "json")
+
+
+def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
+    """Whether rows are told apart by the entry that they came from."""
+    return len(entries) > 1 or len(test_entries) > 1 or any(one.subset for one in (*entries, *test_entries))
+
+
+def format_options(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> dict[str, Any]:
+    """How the trainer reads the rows of `train_and_held_out`: one entry's by its format, a mixture's by themselves.
+
+    Raises:
+        ValueError: the test set's format is another than the train set's.
+    """
+    if is_mixture(entries, test_entries=test_entries):
+        return {}
+    formats = [{"adapter": one.adapter, "column_mapping": one.column_mapping} for one in (*entries, *test_entries)]
+    if formats[0] != formats[-1]:
+        raise ValueError(
+            "`test_datasets` has another `type` or other columns than `datasets`. Name them alike, or give both a "
+            "`subset` name: a mixture may have any."
+        )
+    return formats[0]
+
+
+def train_and_held_out(
+    entries: list[DataEntry],
+    *,
+    test_entries: list[DataEntry],
+    val_set_size: float,
+    seed: int,
+    load: Callable = load_entry,
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Rows to train on, and held-out ones: of `test_datasets`, or so many (a share below 1), no prompt on both sides.
+
+    Raises:
+        ValueError: both are given, or they cannot be split or mixed.
+    """
+    if test_entries and val_set_size:
+        raise ValueError("Both `test_datasets` and `val_set_size` are set; take one of them.")
+    loaded = [_loaded(one, seed, load) for one in entries]
+    tests = [_loaded(one, seed, load) for one in test_entries]
+    share = val_set_size if val_set_size < 1 else val_set_size / sum(map(len, loaded))
+    if not is_mixture(entries, test_entries=test_entries):
+        if share:
+            return hold_out(loaded[0], share, seed)
+        return loaded[0], tests[0] if tests else None
+    parts = _parts(entries, loaded)
+    if share:
+        return mixed_and_held_out(parts, seed=seed, test_size=share)
+    return mixed(parts, seed=seed), mixed(_parts(test_entries, tests, weigh=False), seed=seed) if tests else None
+
+
+def _loaded(entry: DataEntry, seed: int, load: Callable) -> datasets.Dataset:
+    dataset = load(entry)
+    if not entry.shards:
+        return dataset
+    return dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=entry.shards_idx)
+
+
+def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: bool = True) -> list[Part]:
+    """Parts of a mixture; held-out rows come once each, whatever their weight."""
+    return [
+        Part(
+            dataset=dataset,
+            subset=one.subset or Path(one.path).name,
+            adapter=one.adapter,
+            column_mapping=one.column_mapping,
+            weight=one.weight if weigh else None,
+        )
+        for one, dataset in zip(entries, loaded, strict=True)
+    ]

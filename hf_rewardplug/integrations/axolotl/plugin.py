@@ -1,0 +1,121 @@
+"""axolotl's plugin: its reward-model configs train with this package's trainers.
+
+In: axolotl's hooks, called with its config. Out: raw rows instead of padded ones, this package's trainer classes with
+their own collators, and the options that axolotl's schema drops.
+"""
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+from axolotl.utils.logging import get_logger
+from pydantic import create_model
+from transformers import set_seed
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
+from transformers.utils import CONFIG_NAME as CONFIG
+
+from ...model.head import HEAD_NAME
+from .config import KINDS, kind_of, own_options, read_data
+from .data import RUN_OPTIONS, DataEntry, format_options, train_and_held_out
+from .options import overlong
+
+LOG = get_logger(__name__)
+
+RewardPlugArgs = create_model(
+    "RewardPlugArgs",
+    **{name: (Any, None) for kind in KINDS for name in own_options(kind)},  # type: ignore[call-overload]
+)
+"""the options of this package, at the top of axolotl's config"""
+
+
+class RewardPlugPlugin(BasePlugin):
+    """`plugins: [hf_rewardplug.integrations.axolotl.RewardPlugPlugin]` in a config with `reward_model: true` or
+    `process_reward_model: true`; in others it does nothing, and says so."""
+
+    kind: str | None = None
+
+    def register(self, cfg: dict) -> None:
+        """Keep what the schema drops: options of the data sets go to the top, where `RewardPlugArgs` keeps them."""
+        self.kind = kind_of(cfg)
+        if self.kind is None:
+            LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
+            return
+        given = {key: cfg.get(key) for key in RUN_OPTIONS}
+        given |= {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
+        self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
+        for key, why in ignored.items():
+            LOG.warning("not taken  %s: %s", key, why)
+        for key, value in options.items():
+            cfg[key] = value
+
+    def get_input_args(self) -> str:
+        return f"{__name__}.RewardPlugArgs"
+
+    def load_datasets(self, cfg, preprocess: bool = False):
+        """Raw rows, loaded by axolotl's own loader; the trainer encodes them, and counts its steps."""
+        if self.kind is None:
+            return None
+        from axolotl.common.datasets import TrainDatasetMeta
+        from axolotl.utils.data.shared import load_dataset_with_config
+        from axolotl.utils.dict import DictDefault
+
+        def load(entry: DataEntry):
+            return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+
+        seed = 42 if cfg.seed is None else cfg.seed
+        sizes = {"test_entries": self.test_entries, "val_set_size": cfg.val_set_size or 0}
+        return TrainDatasetMeta(*train_and_held_out(self.entries, **sizes, seed=seed, load=load))
+
+    def get_training_args(self, cfg) -> dict[str, Any]:
+        """axolotl logs every 500 steps where it does not know their number."""
+        return {"logging_steps": 10} if self.kind is not None and cfg.logging_steps is None else {}
+
+    def get_trainer_cls(self, cfg) -> type | None:
+        if self.kind is None:
+            return None
+        from . import trainers
+
+        base = {"orm": trainers.AxolotlRewardTrainer, "prm": trainers.AxolotlPRMTrainer}[self.kind]
+        options = {name: cfg[name] for name in own_options(self.kind) if cfg.get(name) is not None}
+        options = (
+            overlong(cfg)
+            | options
+            | format_options(self.entries, test_entries=self.test_entries)
+            | {"max_length": cfg.sequence_len}
+        )
+        if not cfg.accelerator_config:
+            options["accelerator_config"] = None  # axolotl's default one would undo this package's
+        return type(base.__name__, (base,), {"options": options})
+
+    def get_collator_cls_and_kwargs(self, cfg, is_eval: bool = False):
+        """None of axolotl's, which pads to `sequence_len`: the trainer makes its own."""
+        return None if self.kind is None else (_no_collator, {})
+
+    def pre_model_load(self, cfg) -> None:
+        """axolotl draws the head before it sets a seed."""
+        if self.kind is not None:
+            set_seed(42 if cfg.seed is None else cfg.seed)
+
+    def pre_lora_load(self, cfg, model) -> None:
+        """`lora_target_linear` would wrap the head too, which PEFT refuses."""
+        if self.kind is not None and not cfg.lora_exclude_modules:
+            cfg.lora_exclude_modules = [HEAD_NAME]
+
+    def post_trainer_create(self, cfg, trainer) -> None:
+        self.trainer = weakref.ref(trainer)
+
+    def post_train(self, cfg, model) -> None:
+        """axolotl saves the model by itself, without what a scorer must know of an adapter's."""
+        if self.kind is not None and (trainer := self.trainer()) is not None:
+            trainer.save_config(cfg.output_dir)
+
+    def post_train_unload(self, cfg) -> None:
+        """axolotl leaves the base model's config in an adapter's folder, where it stands for a whole model's."""
+        folder = Path(cfg.output_dir)
+        if self.kind is not None and cfg.local_rank == 0 and (folder / ADAPTER_WEIGHTS).is_file():
+            (folder / CONFIG).unlink(missing_ok=True)
+
+
+def _no_collator(*arguments, **options) -> None:
+    return None

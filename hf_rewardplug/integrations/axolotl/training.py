@@ -1,0 +1,117 @@
+"""An axolotl config trained without axolotl: what `rewardplug train` and `python -m hf_rewardplug.train` run.
+
+In: a YAML file. Out: a trained model in its `output_dir`, `eval_results.json` and a table where rows are held out.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers.utils import is_torch_bf16_gpu_available
+
+from ... import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
+from ...data.chat_templates import set_chat_template
+from ...train.checkpoints import PREFIX_CHECKPOINT_DIR
+from ...train.script import deepspeed_on_cpu, on_cpu_under_launcher, run
+from .config import Settings, translate
+from .data import train_and_held_out
+
+_CLASSES = {"orm": (RewardTrainer, RewardConfig), "prm": (PRMTrainer, PRMConfig)}
+
+
+def train_file(path: str | Path, *, tell: Callable[[str], Any] = print) -> dict[str, float]:
+    """Train what the config says, after telling each key that is not taken.
+
+    Returns:
+        The figures of the held-out rows; {} without such rows.
+
+    Raises:
+        ValueError: the file or a value in it cannot be used.
+    """
+    settings = translate(read_yaml(path), bf16_here=is_torch_bf16_gpu_available())
+    if int(os.environ.get("RANK", 0)) == 0:
+        for key, why in settings.ignored.items():
+            tell(f"not taken  {key}: {why}")
+    return run(make_trainer(settings))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: no YAML, or no keys with values. OSError: no such file.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' holds {type(found).__name__}; expected keys, such as `base_model: ...`.")
+    return found
+
+
+def make_trainer(settings: Settings):
+    """The trainer of a run, its data loaded and encoded.
+
+    Raises:
+        ValueError: DeepSpeed or FSDP without a launcher, or whatever the config and the trainer refuse.
+    """
+    for key, value in settings.environment.items():
+        os.environ.setdefault(key, value)
+    trainer_class, config_class = _CLASSES[settings.kind]
+    args = config_class(**_arguments(settings))
+    with args.main_process_first(desc="loading data"):
+        train, held_out = train_and_held_out(
+            settings.entries, test_entries=settings.test_entries, val_set_size=settings.val_set_size, seed=args.seed
+        )
+    return trainer_class(
+        model=settings.model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=_tokenizer(settings),
+        callbacks=None if settings.patience is None else [EarlyStoppingCallback(settings.patience)],
+        peft_config=None if settings.peft is None else LoraConfig(**settings.peft),
+        quantization_config=None if settings.quantization is None else BitsAndBytesConfig(**settings.quantization),
+    )
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    arguments = dict(settings.config)
+    for key in ("deepspeed", "fsdp"):
+        if key in arguments and "LOCAL_RANK" not in os.environ:
+            raise ValueError(f"`{key}` needs a launcher: accelerate launch -m hf_rewardplug.train CONFIG.")
+    if on_cpu_under_launcher():  # where ranks find each other over gloo, or train apart
+        arguments |= {"accelerator_config": deepspeed_on_cpu()} if "deepspeed" in arguments else {"use_cpu": True}
+    checkpoints = Path(arguments["output_dir"]).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    if settings.auto_resume and any(checkpoints):
+        arguments.setdefault("resume_from_checkpoint", "true")
+    return arguments
+
+
+def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase | None:
+    """None where the model's own does, which the trainer loads."""
+    if not (settings.tokenizer or settings.special_tokens or settings.template):
+        return None
+    name = settings.tokenizer or settings.model
+    trust = settings.config.get("trust_remote_code", False)
+    revision = None if settings.tokenizer else settings.config["model_init_kwargs"].get("revision")
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, revision=revision)
+    for kind, token in settings.special_tokens.items():
+        if kind not in ("pad_token", "eos_token", "bos_token", "unk_token") or token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"`special_tokens.{kind}: {token}`: expected pad_token, eos_token, bos_token or unk_token, and a token "
+                "of the vocabulary. Add tokens to the model and its tokenizer first."
+            )
+        setattr(tokenizer, kind, token)
+    if settings.template is not None:
+        how, what = settings.template
+        if how == "fallback" and tokenizer.chat_template is None:
+            set_chat_template(tokenizer, what)
+        elif how != "fallback":
+            tokenizer.chat_template = what if how == "text" else Path(what).read_text(encoding="utf-8")
+    return tokenizer

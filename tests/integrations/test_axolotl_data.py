@@ -1,0 +1,118 @@
+"""The `datasets:` of an axolotl config, loaded from files of every kind that it may name, and held-out rows."""
+
+import csv
+import json
+from collections import Counter
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_rewardplug.integrations.axolotl.data import (
+    format_options,
+    load_entry,
+    read_entries,
+    train_and_held_out,
+)
+
+ROWS = [{"input": f"q{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(10)]
+
+
+def entry(**given):
+    return read_entries([given])[0][0]
+
+
+def split(entries, test_entries, val_set_size):
+    return train_and_held_out(entries, test_entries=test_entries, val_set_size=val_set_size, seed=0)
+
+
+def write(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "folder", "files", "saved", "saved splits"])
+def test_files(kind, tmp_path):
+    dataset, given = Dataset.from_list(ROWS), {"path": str(tmp_path / "rows")}
+    if kind in ("jsonl", "folder", "files"):
+        (tmp_path / "rows").mkdir()
+        file = write(tmp_path / "rows" / "rows.jsonl")
+        given = {"jsonl": {"path": file, "ds_type": "json"}, "files": {**given, "data_files": [file]}}.get(kind, given)
+    elif kind == "csv":
+        with open(tmp_path / "rows.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+        given = {"path": str(tmp_path / "rows.csv"), "ds_type": "csv"}
+    elif kind == "parquet":
+        dataset.to_parquet(tmp_path / "rows.parquet")
+        given = {"path": str(tmp_path / "rows.parquet"), "split": "train[:4]"}
+    else:
+        (DatasetDict(validation=dataset) if kind == "saved splits" else dataset).save_to_disk(tmp_path / "rows")
+        given |= {"split": "validation"} if kind == "saved splits" else {}
+    assert load_entry(entry(**given)).to_list() == (ROWS[:4] if kind == "parquet" else ROWS)
+    if kind == "saved splits":
+        with pytest.raises(ValueError, match="has no split 'train'; it has validation"):
+            load_entry(entry(path=given["path"]))
+
+
+def test_shards(tmp_path):
+    file, found = write(tmp_path / "a.jsonl"), []
+    for index in range(3):
+        found += split([entry(path=file, shards=3, shards_idx=index)], [], 0)[0].to_list()
+    assert sorted(found, key=str) == ROWS
+
+
+def test_columns_of_other_names():
+    one = entry(path="p", type="preference", field_chosen="good", column_mapping={"prompt": "q", "rejected": "bad"})
+    assert one.column_mapping == {"chosen": "good", "prompt": "q", "rejected": "bad"}
+    assert format_options([one], test_entries=[]) == {"adapter": "preference", "column_mapping": one.column_mapping}
+
+
+def test_held_out_rows(tmp_path):
+    entries = [entry(path=write(tmp_path / "a.jsonl"))]
+    for size, count in ((0.2, 2), (3, 3)):
+        train, held_out = split(entries, [], size)
+        assert len(held_out) == count and sorted([*train, *held_out], key=str) == ROWS
+    assert split(entries, [], 0)[1] is None
+    tests = [entry(path=write(tmp_path / "b.jsonl", ROWS[:2]))]
+    train, held_out = split(entries, tests, 0)
+    assert len(train) == 10 and held_out.to_list() == ROWS[:2]
+    with pytest.raises(ValueError, match="take one of them"):
+        split(entries, tests, 0.1)
+    with pytest.raises(ValueError, match="has another `type` or other columns"):
+        format_options(entries, test_entries=[entry(path="x", type="preference")])
+
+
+def test_several_entries_are_a_mixture(tmp_path):
+    other = [{"q": f"other {n}", "good": "a", "bad": "b"} for n in range(30)]
+    mapping = {"input": "q", "chosen": "good", "rejected": "bad"}
+    given = [
+        {"path": write(tmp_path / "a.jsonl"), "type": "bradley_terry.chat_template"},
+        {"path": write(tmp_path / "b.jsonl", other), "type": "bradley_terry.chat_template", "column_mapping": mapping},
+    ]
+    entries = read_entries(given)[0]
+    assert format_options(entries, test_entries=[]) == {}
+    train, held_out = split(entries, [], 0.2)
+    assert Counter(train["subset"]) + Counter(held_out["subset"]) == {"a.jsonl": 10, "b.jsonl": 30}
+    assert Counter(held_out["subset"]) == {"a.jsonl": 2, "b.jsonl": 6}
+    prompts = {json.loads(text)[0]["prompt"][0]["content"] for text in train["canonical"]}
+    assert {"q3", "other 7"} & prompts and len(prompts) == 32
+    weighed = read_entries([{**one, "weight": weight} for one, weight in zip(given, (1, 3), strict=True)])[0]
+    train, held_out = split(weighed, entries, 0)
+    assert Counter(held_out["subset"]) == {"a.jsonl": 10, "b.jsonl": 30}  # each once
+    assert Counter(train["subset"])["b.jsonl"] > Counter(train["subset"])["a.jsonl"]
+    alone = [entry(path=given[0]["path"], subset="orca")]
+    assert set(split(alone, [], 0)[0]["subset"]) == {"orca"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": "nowhere/at-all"}, "neither a file or folder here nor a data set of the hub"),
+        ({"path": "nowhere/at-all", "revision": "r"}, "'nowhere/at-all' cannot be loaded"),
+        ({"split": "validation"}, "cannot be loaded: .*validation"),
+    ],
+)
+def test_what_is_not_there(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_entry(entry(**{"path": write(tmp_path / "a.jsonl"), **given}))
