@@ -8,14 +8,12 @@ steps   the demo's searches, as many wholly right as others; 10 % of the steps a
         no step's label, 10 % of the outcomes
 
 A seed draws the flips, the model and the order of the rows. All losses of a panel get the same problems, as many a
-step, the same steps and learning rate. Held-out labels are true ones.
+step, the same steps and learning rate. Held-out labels are true ones. Out: tables, JSON, a plot.
 
 accuracy            share of held-out pairs, or steps, that are judged rightly
 calibration error   expected calibration error, 15 bins, of sigmoid(difference of rewards), or of a step's probability,
                     against the share of labels that a calibrated model of these data would say: 0.9 of what is true,
                     0.1 of what is not. Also of the probability that a loss means, where that is another (`meant`)
-
-Out: tables, JSON, a plot. A quarter of an hour on 2 CPU cores.
 """
 
 import argparse
@@ -225,11 +223,9 @@ def every_run(tasks: list[tuple], workers: int) -> Iterable[dict]:
 
 def by_loss(runs: list[dict]) -> dict[str, dict[str, list[dict]]]:
     """{panel: {loss: runs by seed}}, in the order of `PANELS`."""
-    runs = sorted(runs, key=lambda one: one["seed"])
-    table = {
-        panel: {loss: [one for one in runs if (one["panel"], one["loss"]) == (panel, loss)] for loss in design.losses}
-        for panel, design in PANELS.items()
-    }
+    table = {panel: {loss: [] for loss in design.losses} for panel, design in PANELS.items()}
+    for one in sorted(runs, key=lambda one: one["seed"]):
+        table[one["panel"]][one["loss"]].append(one)
     return {panel: rows for panel, losses in table.items() if (rows := {k: v for k, v in losses.items() if v})}
 
 
@@ -263,6 +259,7 @@ def plot(runs: list[dict], path: str) -> None:
             ax.set(ylim=(len(losses) - 0.5, -0.5), yticks=range(len(losses)), yticklabels=losses)
             ax.set_title(f"{panel}: {key.replace('_', ' ')}", fontsize=10)
             ax.grid(axis="x", alpha=0.3)
+            ax.locator_params(axis="x", nbins=7)
         axes[1].set_xlim(left=0)
     figure.supxlabel("dots: seeds, bars: their mean; squares: the probability that the loss means", fontsize=9)
     figure.savefig(path, dpi=100)
@@ -283,6 +280,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="two steps of few rows: whether it runs at all")
     options = parser.parse_args(arguments)
     named = [(panel, loss) for panel, design in PANELS.items() for loss in design.losses]
+    if unknown := {*options.only} - {*PANELS} - {":".join(pair) for pair in named}:
+        parser.error(f"--only {', '.join(unknown)}: expected {', '.join(PANELS)} or {', '.join(map(':'.join, named))}")
     named = [pair for pair in named if {pair[0], ":".join(pair)} & {*options.only}]
     tasks = [(*pair, seed, options.smoke) for pair in named for seed in options.seeds]
     results = {"machine": {**machine(), "threads": 1, "workers": options.workers}, "smoke": options.smoke, "runs": []}

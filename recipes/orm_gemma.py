@@ -12,6 +12,7 @@ Result    recipes/README.md; every TRL and transformers argument and `--config f
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
+from hf_rewardplug.train.option_checks import PAIR_LOSSES
 from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
 
 BASE = "google/gemma-2-2b"
@@ -26,7 +27,6 @@ DEFAULTS = {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 4,
-    "center_rewards_coefficient": 0.01,
     "eval_strategy": "steps",
     "eval_steps": 0.25,
     "eval_on_start": True,  # the "before" of the closing table
@@ -44,6 +44,8 @@ def main() -> None:
     )
     if args.chat_template is None and (script.demo or model_args.model_name_or_path == BASE):
         args.chat_template = "gemma"  # the base model carries none
+    if args.center_rewards_coefficient is None and args.loss_type in PAIR_LOSSES:
+        args.center_rewards_coefficient = 0.01  # 0 turns it off
     train, held_out = load_splits(script, args, model_args, demo="gemma")
     run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
 

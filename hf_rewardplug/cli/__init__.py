@@ -264,6 +264,10 @@ def report(run: opt.RunFolder, out: opt.Page = None) -> None:
 
 def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
     name = options.get("dataset_name")
+    if not name and options.get("datasets"):
+        raise ValueError(
+            "the file has several data sets. Inspect them one by one: rewardplug inspect PATH --adapter ..."
+        )
     if not name:
         raise ValueError("DATA is missing: give a file, a folder or a hub id (or --config RUN with `dataset_name`).")
     quiet()

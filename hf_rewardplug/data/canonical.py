@@ -50,9 +50,9 @@ class EmptyRow(RowError):
 
 
 def prompt_key(row: Row) -> int:
-    """63 bits of a row's prompt; without one, of what all its answers begin with, or of all tokens."""
-    prompt = row.get("prompt") or row.get("input_ids")
-    for names in (("chosen", "rejected"), ("chosen_ids", "rejected_ids"), ("completion_ids",)):
+    """63 bits of a row's prompt; without one, of what all its answers begin with, or of its only answer."""
+    prompt = row.get("prompt") or row.get("input_ids") or row.get("completion")
+    for names in (("chosen", "rejected"), ("chosen_ids", "rejected_ids"), ("completions",), ("completion_ids",)):
         if not prompt and names[0] in row:
             answers = row[names[0]] if len(names) == 1 else [row[name] for name in names]
             together = takewhile(lambda ones: all(one == ones[0] for one in ones), zip(*answers, strict=False))
@@ -71,11 +71,29 @@ def checked_pair(row: Row) -> Row:
     prompt = row.get("prompt")
     if prompt is not None and prompt != []:
         checked = {"prompt": text_or_messages(row, "prompt", may_be_empty=True), **checked}
-    types = {type(value) for value in checked.values()}
-    if len(types) > 1:
-        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in checked.items())
-        raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
+    _check_alike(checked)
     return {**checked, **checked_columns(row), **template_arguments(row)}
+
+
+def checked_list(row: Row) -> Row:
+    """A ranked row that can be encoded, or a `RowError`: a prompt or none, two completions or more, a score each."""
+    checked = {}
+    if row.get("prompt") not in (None, []):
+        checked["prompt"] = text_or_messages(row, "prompt", may_be_empty=True)
+    completions, scores = nonempty_list(row, "completions"), nonempty_list(row, "scores")
+    if len(completions) != len(scores):
+        raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
+    completions = [text_or_messages({"completions": one}, "completions") for one in completions]
+    _check_alike({**checked, **{f"completion {index}": one for index, one in enumerate(completions)}})
+    weight = {key: value for key, value in checked_columns(row).items() if key == "weight"}
+    scores = [finite(score, "scores") for score in scores]
+    return {**checked, "completions": completions, "scores": scores, **weight, **template_arguments(row)}
+
+
+def _check_alike(values: dict[str, Any]) -> None:
+    if len({type(value) for value in values.values()}) > 1:
+        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in values.items())
+        raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
 
 
 def checked_columns(row: Row) -> Row:

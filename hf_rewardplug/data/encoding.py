@@ -12,6 +12,7 @@ Text pairs are joined before they are tokenized and steps are tokenized one by o
 TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -105,9 +106,12 @@ class Encoder(TokenSource):
     def tokenized_ranked(self, row: Row) -> Row:
         """`ranked` for a row that holds `completion_ids` and `scores` already."""
         ids = row["completion_ids"]
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
         if not isinstance(ids, list) or len(ids) < 2:
             raise RowError(f"expected two or more lists of token ids, found {ids!r}", column="completion_ids")
         scores = given_scores(row, len(ids))
+        if len({*scores}) < 2:
+            raise DropRow("all scores are the same")
         ids = [given_ids({"completion_ids": one}, "completion_ids", self.vocab_size) for one in ids]
         return self._ranked(ids, {**_beside(row), "scores": scores})
 
@@ -124,7 +128,9 @@ class Encoder(TokenSource):
 
     def tokenized_scored(self, row: Row, *, count: int) -> Row:
         """`scored` for a row that holds `input_ids` and `count` `scores` already; taken as it is, never cut."""
-        scores = given_scores(row, count)
+        scores = given_scores(row, count, unrated=True)
+        if all(map(math.isnan, scores)):
+            raise DropRow("no attribute is rated")
         encoded = {"input_ids": given_ids(row, "input_ids", self.vocab_size), "scores": scores}
         return {**encoded, "cut": 0, "cut_labels": 0, **_given(_beside(row), "weight")}
 

@@ -24,11 +24,11 @@ from .canonical import (
     Row,
     RowError,
     checked_completion,
+    checked_list,
     checked_pair,
     checked_steps,
     finite,
     nonempty_list,
-    text_or_messages,
 )
 
 _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
@@ -140,15 +140,22 @@ def to_scored(row: Row, *, attributes: Sequence[str] | None = None, graded: bool
         rows = [(row, _scores(row, attributes))]
     else:
         raise _other(kind, "scores")
-    for _, scores in rows:
-        for score in scores:
-            if graded and not (0 <= score <= 1 or math.isnan(score)):
-                raise RowError(
-                    f"{score} is outside [0, 1]; loss_type='bce' takes 0/1 or a share. Map it in an adapter, or take "
-                    "'mse' or 'huber'",
-                    column="attributes" if attributes else "scores" if kind == "ranked" else "score",
-                )
+    if graded:
+        column = "attributes" if attributes else "scores" if kind == "ranked" else "score"
+        for _, scores in rows:
+            check_graded(scores, column)
     return [{**checked_completion(one), "scores": scores} for one, scores in rows]
+
+
+def check_graded(scores: Sequence[float], column: str) -> None:
+    """Scores are outcomes, in [0, 1], or NaN."""
+    for score in scores:
+        if not (0 <= score <= 1 or math.isnan(score)):
+            raise RowError(
+                f"{score} is outside [0, 1]; loss_type='bce' takes 0/1 or a share. Map it in an adapter, or take 'mse' "
+                "or 'huber'",
+                column=column,
+            )
 
 
 def to_steps(row: Row) -> list[Row]:
@@ -229,30 +236,28 @@ def _one_solution(row: Row) -> Row:
 
 def _ranked(row: Row) -> tuple[list, list[float], Row]:
     """Completions, scores, and what they share."""
-    completions, scores = nonempty_list(row, "completions"), nonempty_list(row, "scores")
-    if len(completions) != len(scores):
-        raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
-    for completion in completions:
-        text_or_messages({"completions": completion}, "completions")
-    scores = [finite(score, "scores") for score in scores]
-    rest = {key: row[key] for key in _SHARED if row.get(key) is not None}
-    return completions, scores, rest
+    rest = checked_list(row)
+    return rest.pop("completions"), rest.pop("scores"), rest
 
 
 def _scores(row: Row, attributes: Sequence[str] | None) -> list[float]:
     rated = row.get("attributes")
     if attributes is None:
         if "score" in row:
-            return [finite(float(score) if isinstance(score := row["score"], bool) else score, "score")]
+            return [_number(row["score"], "score")]
         raise RowError(f"no `score`, but attributes: set `attributes={sorted(rated)}` in the config, or some of them")
     if not isinstance(rated, dict):
         raise RowError("the row has no `attributes`, only a `score`. Leave `attributes` out of the config")
     if missing := [name for name in attributes if name not in rated]:
         raise RowError(f"no attribute {', '.join(missing)}; the row has {', '.join(rated)}", column="attributes")
-    scores = [math.nan if rated[name] is None else finite(rated[name], "attributes") for name in attributes]
+    scores = [math.nan if rated[name] is None else _number(rated[name], "attributes") for name in attributes]
     if all(map(math.isnan, scores)):
         raise EmptyRow("no attribute is rated")
     return scores
+
+
+def _number(value: object, column: str) -> float:
+    return float(value) if isinstance(value, bool) else finite(value, column)
 
 
 def _other(kind: str, wanted: str) -> RowError:

@@ -103,7 +103,7 @@ class RowPipeline:
             canonical, subset = [raw], raw.get(self.subset)
             if self.adapter is not None:
                 raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
-                canonical = [row for found in self.adapter(raw) for row in self.expand(found)]
+                canonical = [row for found in self.adapter(raw) for row in self._expanded(found)]
             return [self._example(row, number, subset) for row in canonical] or [
                 self._left_out("the adapter gives none (a tie)", number)
             ]
@@ -115,7 +115,16 @@ class RowPipeline:
             part = f" (row {raw['source_row']} of '{subset}')" if "source_row" in raw else ""  # of a mixture
             raise ValueError(f"{self.name} data set, {source}, row {number}{part}: {found}.") from error
 
-    def _example(self, row: Row, number: int, subset: Any) -> Row:
+    def _expanded(self, canonical: Row) -> list[Row | EmptyRow]:
+        """What holds nothing to learn from is left out by itself: an adapter may give several rows."""
+        try:
+            return self.expand(canonical)
+        except EmptyRow as error:
+            return [error]
+
+    def _example(self, row: Row | EmptyRow, number: int, subset: Any) -> Row:
+        if isinstance(row, EmptyRow):
+            return self._left_out(str(row), number)
         try:
             encoded = {"row": number, "dropped": None, **self.encode(row)}
             if PROMPT_KEY in self.columns:

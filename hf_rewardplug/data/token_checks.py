@@ -25,12 +25,17 @@ def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> lis
 
 def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]:
     """The ids that a tokenized row brings."""
-    ids = row[column].tolist() if hasattr(row[column], "tolist") else row[column]  # numpy's, from a stream
+    ids = _plain(row[column])
     if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
         raise RowError("expected a list of token ids that is not empty", column=column)
     if min(ids) < 0:
         raise RowError(f"token id {min(ids)} is negative; padding must not be in the data", column=column)
     return check_ids(ids, column, vocab_size)
+
+
+def _plain(values: Any) -> Any:
+    """A list, where numpy's array comes from a stream."""
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 def given_labels(row: Row, tokens: int) -> list[float]:
@@ -46,13 +51,14 @@ def given_labels(row: Row, tokens: int) -> list[float]:
     return [float(label) for label in labels]
 
 
-def given_scores(row: Row, count: int) -> list[float]:
-    """The scores that a tokenized row brings; NaN where one is not rated."""
-    scores: Any = row["scores"]
+def given_scores(row: Row, count: int, *, unrated: bool = False) -> list[float]:
+    """The scores that a tokenized row brings; where some may be `unrated`, they are NaN."""
+    scores: Any = _plain(row["scores"])
     if not isinstance(scores, list) or len(scores) != count:
         raise RowError(f"expected a list of {count}, found {scores!r}", column="scores")
     for score in scores:
-        if isinstance(score, bool) or not isinstance(score, int | float) or math.isinf(score):
+        finite = not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
+        if not finite and not (unrated and isinstance(score, float) and math.isnan(score)):
             raise RowError(f"expected finite numbers, found {score!r}", column="scores")
     return [float(score) for score in scores]
 

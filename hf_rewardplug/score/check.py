@@ -19,7 +19,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..data.canonical import template_arguments
 from ..model.inference import attributes
-from ..model.label_tokens import CAUSAL_LMS
+from ..model.label_tokens import CAUSAL_LMS, label_token_ids
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import find_file
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -116,9 +116,9 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     separator = description.get("step_token") or description.get("step_separator")
     labels = None
     if kind == "lm":
-        labels = [description[key] for key in ("bad_token", "good_token")]
-        yield (finding := _label_tokens(tokenizer, labels))
-        if not finding.ok:
+        labels, finding = _label_tokens(tokenizer, description["good_token"], description["bad_token"])
+        yield finding
+        if labels is None:
             return
     if kind != "orm":
         remedy = 'Set `"rewardplug": {"step_separator": ...}` in config.json; until then \'\\n\' is taken.'
@@ -187,13 +187,15 @@ def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
     return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)
 
 
-def _label_tokens(tokenizer: Any, names: list[str]) -> Finding:
-    """Those of a causal LM: two tokens of the vocabulary."""
-    ids = [tokenizer.get_vocab().get(name) for name in names]
-    places = ["not in the vocabulary" if index is None else f"id {index}" for index in ids]
-    told = f"{names[0]!r} ({places[0]}) is wrong, {names[1]!r} ({places[1]}) is right"
-    remedy = "Set `good_token` and `bad_token` in config.json to two tokens of the vocabulary, as it writes them."
-    return Finding("label tokens", told, None not in ids and ids[0] != ids[1], remedy)
+def _label_tokens(tokenizer: Any, good_token: str, bad_token: str) -> tuple[tuple[int, int] | None, Finding]:
+    """Ids of a causal LM's tokens for wrong and right, as the scorer finds them."""
+    try:
+        ids = label_token_ids(tokenizer, good_token, bad_token)
+    except ValueError as error:
+        remedy = "Set `good_token` and `bad_token` in config.json to two tokens of the vocabulary, as it writes them."
+        return None, Finding("label tokens", str(error), False, remedy)
+    wrong, right = tokenizer.convert_ids_to_tokens(ids)
+    return ids, Finding("label tokens", f"{wrong!r} (id {ids[0]}) is wrong, {right!r} (id {ids[1]}) is right", True)
 
 
 def _pad_token(tokenizer: Any, config: Any) -> Finding:

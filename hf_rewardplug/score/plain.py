@@ -68,17 +68,17 @@ def plain_scores(
     cases: list[dict],
     *,
     separator: str,
-    label_tokens: list[str] | None = None,
+    label_tokens: tuple[int, int] | None = None,
     attribute_weights: list[float] | None = None,
 ) -> list[list[float]]:
     """Scores of canonical rows: of a completion its reward, of steps the probability of each that it is right.
 
     Args:
-        label_tokens: a causal LM's tokens for a wrong and for a right step, by their names in the vocabulary.
+        label_tokens: ids of a causal LM's tokens for a wrong and for a right step.
         attribute_weights: of the outputs' sum that is the reward; there is one output when None.
     """
     weights = torch.tensor(attribute_weights or [1.0])
-    columns = None if label_tokens is None else tokenizer.convert_tokens_to_ids(label_tokens)
+    columns = None if label_tokens is None else list(label_tokens)
     encoded = [
         _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
     ]

@@ -123,15 +123,7 @@ class RewardScorer:
         )
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str,
-        *,
-        device: str | torch.device | None = None,
-        good_token: str | None = None,
-        bad_token: str | None = None,
-        **kwargs,
-    ) -> "RewardScorer":
+    def from_pretrained(cls, name: str, *, device: str | torch.device | None = None, **kwargs) -> "RewardScorer":
         """Load a folder or hub id: a plain checkpoint, or an adapter that a trainer saved.
 
         Args:
@@ -142,12 +134,12 @@ class RewardScorer:
         Raises:
             ValueError: it is no reward model, or cannot be read.
         """
-        labels = {"good_token": good_token, "bad_token": bad_token}
         options = {key: kwargs.pop(key) for key in inspect.signature(cls).parameters if key in kwargs}
+        labels = {key: options.get(key) for key in ("good_token", "bad_token")}
         model, tokenizer = load_checkpoint(name, **labels, **kwargs)
         if "device_map" not in kwargs:
             model.to(own_device() if device is None else device)
-        scorer = cls(model, tokenizer, **options, **labels)
+        scorer = cls(model, tokenizer, **options)
         scorer.__name__ = Path(name).resolve().name  # an adapter's config names its base model, and "." has no name
         return scorer
 

@@ -48,9 +48,10 @@ class DataTrainer:
         reports[dataset_name] = PreparationReport(dataset_name)
         names = set(dataset.column_names or first)
         tokenized = set(self.objective.tokenized_columns) <= names
-        if tokenized and EXAMPLE_ID in names:
-            return dataset.with_format(None)
         columns, mapping = dict(self.objective.columns), dict(args.column_mapping or {})
+        if tokenized and EXAMPLE_ID in names:
+            _check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
+            return dataset.with_format(None)
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
@@ -228,6 +229,16 @@ def check_kind(dataset, name: str) -> None:
     raise TypeError(
         f"The {name} data set must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`. {remedy}."
     )
+
+
+def _check_prepared(names: set[str], columns: dict, what: str, loss_type: str) -> None:
+    """A data set that was prepared for one loss may lack what another needs, or have what it cannot read."""
+    missing, beyond = {"tie", "steps_labelled"} & {*columns} - names, {"node_lengths"} & names - {*columns}
+    if missing or beyond:
+        raise ValueError(
+            f"{what}: it was prepared for another loss than loss_type='{loss_type}' (the columns "
+            f"{', '.join(sorted(missing | beyond))}). Give the raw rows."
+        )
 
 
 def _one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:

@@ -6,6 +6,8 @@ N pairs, lists or completions, K completions of the longest list, A attributes, 
 import numpy as np
 import torch
 
+from .losses import rao_kupper_probabilities
+
 
 def mean_loss(losses: np.ndarray, weights: np.ndarray) -> float:
     """Losses, each times its weight already, by the sum of the weights.
@@ -31,7 +33,9 @@ def pair_figures(
         better_N: probability that chosen is better; 1 when None. Accuracy and calibration leave out 0.5, which is a tie
             of the data's, and take the other side below.
         tie_threshold: of the Rao-Kupper model; adds `outcome_accuracy`, the share of pairs of which the most probable
-            outcome (better, tie, worse) is the true one.
+            outcome (better, tie, worse) is the true one, and its calibration.
+
+    Where `better_N` has soft labels there is no calibration error.
 
     >>> figures = pair_figures(np.array([0.1, 0.9]), np.array([1.0, 0.0]), np.array([0.0, 0.0]))
     >>> figures["accuracy"], figures["ties"], figures["margin"], figures["mean_reward"]
@@ -40,19 +44,21 @@ def pair_figures(
     better_N = np.ones(len(chosen_N)) if better_N is None else better_N
     margins_N = chosen_N - rejected_N
     decided = np.where(better_N < 0.5, -margins_N, margins_N)[better_N != 0.5]
+    hard = np.isin(better_N, (0.0, 0.5, 1.0)).all()
     figures = {
         "loss": mean_loss(losses_N, np.ones(len(losses_N)) if weights_N is None else weights_N),
         "accuracy": float((decided > 0).mean()) if len(decided) else float("nan"),
         "ties": float((margins_N == 0).mean()),
         "margin": float(margins_N.mean()),
-        "ece": expected_calibration_error(decided),
+        **({"ece": expected_calibration_error(decided)} if hard else {}),
         **reward_spread(np.concatenate([chosen_N, rejected_N])),
     }
     if tie_threshold is not None:
-        from .losses import rao_kupper_probabilities
-
-        outcomes = rao_kupper_probabilities(torch.from_numpy(margins_N), tie_threshold).argmax(-1).numpy()
+        probabilities_N3 = rao_kupper_probabilities(torch.from_numpy(margins_N).double(), tie_threshold)
+        outcomes = probabilities_N3.argmax(-1).numpy()
         figures["outcome_accuracy"] = float((outcomes == np.sign(1 - 2 * better_N) + 1).mean())
+        odds = (probabilities_N3[:, 0].log() - probabilities_N3[:, 2].log()).numpy()[better_N != 0.5]
+        figures["ece"] = expected_calibration_error(odds)  # of "better" where there is no tie
     return figures
 
 
@@ -120,17 +126,18 @@ def _error_figures(rewards: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def outcome_figures(logits: np.ndarray, outcomes: np.ndarray) -> dict[str, float]:
-    """Accuracy at the probability 0.5, calibration error, and AUROC where there are both kinds; NaN is not rated.
+    """Accuracy at the probability 0.5, calibration error where no outcome is a share, AUROC where there are both kinds;
+    NaN is not rated.
 
     >>> outcome_figures(np.array([1.0, -1.0, 1.0, 5.0]), np.array([1.0, 0.0, 0.0, np.nan]))["auroc"]
     0.75
     """
     rated = ~np.isnan(outcomes)
-    logits, good = logits[rated], outcomes[rated] >= 0.5
+    logits, good, hard = logits[rated], outcomes[rated] >= 0.5, np.isin(outcomes[rated], (0.0, 1.0)).all()
     if not len(logits):
         return {}
-    figures = {"accuracy": float(((logits >= 0) == good).mean()), "ece": _calibration_error(logits, good)}
-    return figures | _auroc(logits, good)
+    figures = {"accuracy": float(((logits >= 0) == good).mean())}
+    return figures | ({"ece": _calibration_error(logits, good)} if hard else {}) | _auroc(logits, good)
 
 
 def reward_spread(rewards: np.ndarray) -> dict[str, float]:

@@ -155,7 +155,7 @@ def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:
     """Accuracy of steps or of pairs; takes what TRL's function of this name took.
 
     Steps: predictions (N, steps, labels), labels (N, steps) with -100 where there is none. Pairs: predictions (N, 2),
-    labels (N,), the column of the better one; ties are left out with a warning.
+    labels (N,), the column of the better one (-100: none is); equal rewards are left out with a warning.
 
     >>> compute_accuracy((np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0])))
     {'accuracy': 0.5}
@@ -165,6 +165,7 @@ def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:
         labelled = labels != -100
         right = predictions[..., 0] > 0 if predictions.shape[-1] == 1 else predictions.argmax(-1)
         return {"accuracy": float((right == (labels >= 0.5))[labelled].mean())}
+    predictions, labels = predictions[labels != -100], labels[labels != -100]
     ties = predictions[:, 0] == predictions[:, 1]
     if ties.any():
         from accelerate import PartialState

@@ -13,7 +13,12 @@ _SCORE = {
     "orm": """from hf_rewardplug import RewardScorer
 
 scorer = RewardScorer.from_pretrained("{name}")
-scorer.score(["What is 2 + 2?"], [["4", "5"]])  # a reward each; more is better""",
+scorer.score(["What is 2 + 2?"], [[" 4", " 5"]])  # a reward each; more is better""",
+    "attributes": """from hf_rewardplug import RewardScorer
+
+scorer = RewardScorer.from_pretrained("{name}")
+scorer.score_attributes(["What is 2 + 2?"], [[" 4", " 5"]])  # {attributes}
+scorer.score(["What is 2 + 2?"], [[" 4", " 5"]])  # their sum with the weights {weights}""",
     "prm": """from hf_rewardplug import RewardScorer
 
 scorer = RewardScorer.from_pretrained("{name}")
@@ -25,12 +30,19 @@ _PLAIN = {
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # the raw reward""",
+    "attributes": """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+outputs = model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # {attributes}
+outputs @ torch.tensor({weights})  # the score""",
     "prm": """import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 model = AutoModelForTokenClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-ids = tokenizer("What is 2 + 2?").input_ids
+ids = {ids}
 for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
     ids += tokenizer(text, add_special_tokens=False).input_ids
 model(input_ids=torch.tensor([ids])).logits[0, -1]{probability}""",
@@ -39,7 +51,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-ids = tokenizer("What is 2 + 2?").input_ids
+ids = {ids}
 for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
     ids += tokenizer(text, add_special_tokens=False).input_ids
 labels = tokenizer.convert_tokens_to_ids({labels})  # wrong, right
@@ -53,6 +65,8 @@ vllm serve {name} --runner pooling --convert classify
 curl localhost:8000/classify -H 'Content-Type: application/json' \\
     -d '{{"model": "{name}", "input": "What is 2 + 2? 4{eos}"}}'
 ```""",
+    "attributes": """vLLM (`--convert classify`) returns the outputs (by its documentation, not run here);
+their weighted sum is the client's to make.""",
     "prm": """vLLM does not serve this model: the heads of its classifiers have no bias, this one has.""",
     "lm": """vLLM serves it as the causal LM that it is (`vllm serve {name}`; by its documentation, not run here). Give
 it the token ids up to a step's separator and then each of the tokens {labels} in turn: `prompt_logprobs` has the log
@@ -67,26 +81,46 @@ def with_usage(card: str, trainer) -> str:
     description = trainer.model.config.rewardplug
     kind = description["kind"]
     labels = [description[key] for key in ("bad_token", "good_token") if key in description]
-    form = "lm" if labels else kind
+    weights = description.get("attribute_weights")
+    form = "lm" if labels else "attributes" if weights else kind
     separator = description.get("step_token") or description.get("step_separator")
     adapter = is_peft_model(trainer.model)
     plain = name + "-merged" * adapter
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
-    names = {"name": plain, "separator": separator, "probability": probability, "labels": labels}
+    names = {"name": plain, "separator": separator, "probability": probability, "labels": labels, "weights": weights}
+    names |= {
+        "attributes": ", ".join(trainer.args.attributes) if weights else "",
+        "ids": _ids(trainer.processing_class),
+    }
+    alone = not (adapter and trainer.model.active_peft_config.is_prompt_learning)  # which cannot be merged
     sections = [
-        f"## Use it\n\n```python\n{_SCORE[kind].format(name=name)}\n```",
+        f"## Use it\n\n```python\n{_SCORE['attributes' if weights else kind].format(**{**names, 'name': name})}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
-        "transformers alone"
-        + (f", after `hf_rewardplug.merge_adapter({name!r}, {plain!r})`" if adapter else "")
-        + f":\n\n```python\n{_PLAIN[form].format(**names)}\n```",
-        _SERVE[form].format(**names, eos=trainer.processing_class.eos_token or ""),
+        *(_without_us(form, names, name if adapter else None, trainer.processing_class.eos_token) if alone else ()),
         *_figures(trainer),
         *_data(trainer),
     ]
     text = "\n\n".join(sections) + "\n\n"
     card = card.replace("[None](https://huggingface.co/None)", "a local model")  # TRL's words for one
     return _QUICK_START.sub(lambda _: text, card, count=1)
+
+
+def _without_us(form: str, names: dict, adapter: str | None, eos: str | None) -> list[str]:
+    """transformers alone, and a server."""
+    merged = f", after `hf_rewardplug.merge_adapter({adapter!r}, {names['name']!r})`" if adapter else ""
+    return [
+        f"transformers alone{merged}:\n\n```python\n{_PLAIN[form].format(**names)}\n```",
+        _SERVE[form].format(**names, eos=eos or ""),
+    ]
+
+
+def _ids(tokenizer) -> str:
+    """How a prompt's ids are had, with a BOS before them where the tokenizer has one."""
+    added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    if added or tokenizer.bos_token_id is None:
+        return 'tokenizer("What is 2 + 2?").input_ids'
+    return '[tokenizer.bos_token_id, *tokenizer("What is 2 + 2?", add_special_tokens=False).input_ids]'
 
 
 def _figures(trainer) -> list[str]:

@@ -6,11 +6,12 @@ models TRL's constructor does most of this.)
 """
 
 import inspect
+import logging
 import os
 from pathlib import Path
 
 from accelerate.utils import is_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
@@ -26,6 +27,9 @@ from ..model.loading import (
 )
 from ..model.weights import loading_arguments, naming_mismatches
 from .config import PRMConfig
+from .data_trainer import hub_arguments
+
+logger = logging.getLogger(__name__)
 
 
 def auto_class_of(args: PRMConfig | None):
@@ -59,6 +63,12 @@ def load_model(name: str, args, auto_class, num_labels: int, quantization_config
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
     kwargs = loading_arguments(name, auto_class, num_labels, kwargs)
+    said = getattr(AutoConfig.from_pretrained(name, **hub_arguments(args)), "rewardplug", None) or {}
+    if auto_class is AutoModelForTokenClassification and "good_token" in said:
+        logger.warning(
+            "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to go on with its own.",
+            *(name, said["good_token"], said["bad_token"]),
+        )
     with naming_mismatches(name):
         return create_model_from_path(name, auto_class, num_labels=num_labels, **kwargs)
 

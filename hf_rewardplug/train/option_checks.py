@@ -67,6 +67,8 @@ def check_reward_loss(config) -> None:
     _check_number(config, "huber_delta", lambda value: 0 < value < math.inf, "a number above 0")
     if config.label_smoothing and loss_type not in ("bradley_terry", "log_exp"):
         raise ValueError(f"label_smoothing does not go with loss_type='{loss_type}'; set it to 0, or 'bradley_terry'.")
+    if config.center_rewards_coefficient is not None:
+        _check_number(config, "center_rewards_coefficient", math.isfinite, "a finite number, or None")
     if config.center_rewards_coefficient is not None and loss_type not in PAIR_LOSSES:
         raise ValueError(
             f"center_rewards_coefficient centres the rewards of pairs, but loss_type='{loss_type}' sees none. Leave it "
@@ -81,10 +83,11 @@ def check_reward_loss(config) -> None:
             f"attributes need a score each, but loss_type='{loss_type}' compares completions by one reward. Leave "
             f"`attributes` out, or take one of {', '.join(SCORE_LOSSES)}."
         )
-    if not config.attributes or len({*config.attributes}) < len(config.attributes):
+    named = config.attributes and all(isinstance(name, str) for name in config.attributes)
+    if not named or len({*config.attributes}) < len(config.attributes):
         raise ValueError(f"attributes={config.attributes!r}: expected names, each once.")
-    if weights is not None and len(weights) != len(config.attributes):
-        raise ValueError(f"{len(weights)} attribute_weights for {len(config.attributes)} attributes; give one each.")
+    if weights is not None and not _are_numbers(weights, len(config.attributes)):
+        raise ValueError(f"attribute_weights={weights!r}; expected {len(config.attributes)} numbers, one an attribute.")
 
 
 def check_step_loss(config) -> None:
@@ -92,7 +95,7 @@ def check_step_loss(config) -> None:
     _check_loss_type(config, STEP_LOSSES)
     _check_number(config, "pqm_margin", lambda value: 0 <= value < math.inf, "a number of 0 or more")
     weights = config.class_weights
-    if weights is not None and (len(weights) != 2 or min(weights) < 0 or max(weights) <= 0):
+    if weights is not None and not (_are_numbers(weights, 2) and min(weights) >= 0 and max(weights) > 0):
         raise ValueError(f"class_weights={weights!r}; expected two weights, of wrong and of right steps: [2.0, 1.0].")
     if weights is not None and config.loss_type != "cross_entropy":
         raise ValueError(f"class_weights do not go with loss_type='{config.loss_type}'; leave them out.")
@@ -109,6 +112,10 @@ def check_step_loss(config) -> None:
 def _check_loss_type(config, known: tuple[str, ...]) -> None:
     if config.loss_type not in known:
         raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return len(values) == count and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
 
 
 def _check_number(config, name: str, holds: Callable[[float], bool], words: str) -> None:

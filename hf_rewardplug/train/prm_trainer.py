@@ -42,7 +42,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         eval_dataset (the same, or a dict of them, *optional*)
         processing_class (`PreTrainedTokenizerBase`, *optional*): loaded from the model's name when None.
         model_init, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics: as in `transformers.Trainer`.
-        peft_config (`PeftConfig`, *optional*): the head is always trained and saved beside the adapter.
+        peft_config (`PeftConfig`, *optional*): the head is always trained and saved beside the adapter; a causal LM's
+            stays frozen without `modules_to_save=["lm_head"]`.
         optimizer_cls_and_kwargs, quantization_config (*optional*): as in `RewardTrainer`.
 
     >>> trainer = PRMTrainer(model="Qwen/Qwen2.5-0.5B", train_dataset=dataset)  # doctest: +SKIP

@@ -31,16 +31,19 @@ from .attributes import attribute_model, one_label
 from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
 from .data_trainer import check_kind, hub_arguments
-from .objectives import reward_objective
+from .objectives import PairObjective, reward_objective
 
 
 class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
     """`trl.RewardTrainer`, with every argument of TRL's and the same meaning.
 
     Beyond TRL: `train_dataset` and `eval_dataset` may have any format that `hf_rewardplug.adapter_names()` lists;
-    `args.loss_type` trains on pairs, ranked lists or scored completions; `compute_metrics` gets predictions (N, 2), the
-    rewards of chosen and rejected, and labels (N,), zeros (lists: rewards and scores (N, K), -100 where one is shorter;
-    completions: outputs and scores (N, attributes)); a `peft_config` always trains and saves the head.
+    `args.loss_type` trains on pairs, ranked lists or scored completions; a `peft_config` always trains and saves the
+    head. `compute_metrics` gets
+
+        pairs          rewards (N, 2) of chosen and rejected    labels (N,): the better one's column, -100 of a tie
+        lists          rewards (N, K)                           scores (N, K), both -100 where a list is shorter
+        completions    outputs (N, attributes)                  scores (N, attributes), NaN where not rated
 
     >>> trainer = RewardTrainer(model="Qwen/Qwen2.5-0.5B-Instruct", train_dataset=dataset)  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
@@ -73,6 +76,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
+        by_name = isinstance(model, str)
         if args.attributes is not None:
             model, quantization_config = attribute_model(model, args, quantization_config), None
         if isinstance(model, str):
@@ -86,8 +90,8 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         self.objective = reward_objective(args)
         processing_class = self._set_up_inputs(processing_class, args, model)
         if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
-            self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if name is model else {}))
-        with naming_mismatches(name), one_label(model, args.attributes) if args.attributes else nullcontext():
+            self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if by_name else {}))
+        with naming_mismatches(name), one_label(model, args, by_name) if args.attributes else nullcontext():
             super().__init__(
                 model=model,
                 args=args,
@@ -106,6 +110,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 if isinstance(peft_config, PeftConfig)
                 else peft_config,
             )
+        self._check_collator(data_collator)
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
         install_reward_head(self.model)
         for key, value in trained_head_state(self.model).items():
@@ -128,6 +133,18 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             )
             dataset = dataset.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def _check_collator(self, data_collator) -> None:
+        """Another collator than the objective's knows pairs and margins alone, as TRL's does."""
+        if data_collator is None or isinstance(data_collator, self.objective.collator):
+            return
+        lost = {"weight", "chosen_probability", "tie"} & {*(self.train_dataset.column_names or ())}
+        if lost or not isinstance(self.objective, PairObjective):
+            what = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{self.args.loss_type}'"
+            raise ValueError(
+                f"{what} needs more of a batch than `{type(data_collator).__name__}` may give. Leave `data_collator` "
+                f"out, or derive yours from `hf_rewardplug.{self.objective.collator.__name__}`."
+            )
 
     @staticmethod
     def encoder(tokenizer, args: RewardConfig) -> Encoder:

@@ -136,4 +136,4 @@ def test_check_of_a_trained_one(base, tmp_path):
     config["rewardplug"]["good_token"] = "not there"
     (broken / "config.json").write_text(json.dumps(config))
     last = check_model(str(broken))[-1]
-    assert last.check == "label tokens" and last.ok is False and "'not there' (not in the vocabulary)" in last.found
+    assert last.check == "label tokens" and last.ok is False and "'not there' is not a single token" in last.found

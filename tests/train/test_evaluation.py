@@ -183,7 +183,7 @@ def test_an_eval_set_called_train_is_no_train_set(model_path, tmp_path):
 def test_the_spread_of_rewards_that_have_drifted_is_exact():
     rewards = 1000 + torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
     running = Running()
-    items = {"loss": torch.zeros(32), "chosen": rewards[0], "rejected": rewards[1]}
+    items = {"loss": torch.zeros(64), "chosen": rewards[0], "rejected": rewards[1], "better": torch.ones(64)}
     running.add(**PairObjective(loss_type="bradley_terry").running(items))
     logged = RewardTrainer.training_figures(None, running.read(gather=lambda vector: vector[None]))
     assert logged["std_reward"] == pytest.approx(rewards.double().std(correction=0).item(), rel=1e-4)

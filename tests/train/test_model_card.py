@@ -8,10 +8,28 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from rows import quick, solutions, text_pairs
+from transformers import AutoTokenizer
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, merge_adapter
+from hf_rewardplug.demo import save_demo_model
 
-TRAINERS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
+
+def rated(count: int, seed: int = 0) -> list[dict]:
+    return [
+        {"prompt": row["prompt"], "completion": row["chosen"], "attributes": {"kind": i, "brief": 2 - i % 3}}
+        for i, row in enumerate(text_pairs(count, seed))
+    ]
+
+
+def by_attribute(**options):
+    return RewardConfig(loss_type="mse", attributes=["kind", "brief"], attribute_weights=[2.0, -1.0], **options)
+
+
+TRAINERS = {
+    "orm": (RewardTrainer, RewardConfig, text_pairs),
+    "attributes": (RewardTrainer, by_attribute, rated),
+    "prm": (PRMTrainer, PRMConfig, solutions),
+}
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -31,14 +49,17 @@ def test_the_card_of_a_saved_model(kind, adapter, assets, tmp_path):
     trainer.create_model_card(model_name="tiny")
     card = ModelCard.load(str(tmp_path / "out" / "README.md"))
     assert "Quick start" not in card.text and "[None]" not in card.text and "vLLM" in card.text
-    assert f"| eval | accuracy | {metrics['eval_accuracy']:.4g} |" in card.text
+    assert f"| eval | loss | {metrics['eval_loss']:.4g} |" in card.text
     assert "train: 6 rows gave 6 examples." in card.text
     if adapter:
         assert f"merge_adapter('{tmp_path / 'out'}', '{tmp_path / 'out'}-merged')" in card.text
         merge_adapter(str(tmp_path / "out"), f"{tmp_path / 'out'}-merged")
     scored, _, plain = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
     found = [evaluated(code) for code in (scored, plain)]
-    if kind == "orm":
+    if kind == "attributes":
+        assert found[1].item() == pytest.approx(found[0][0][0], abs=1e-4)
+    elif kind == "orm":
+        assert found[1].item() == pytest.approx(found[0][0][0], abs=1e-4)
         given = json.loads(re.search(r"-d '(.*)'", card.text)[1])["input"]
         served = evaluated(plain.replace('"What is 2 + 2? 4" + tokenizer.eos_token', repr(given)))
         assert served.item() == pytest.approx(found[1].item(), abs=1e-6)
@@ -46,6 +67,23 @@ def test_the_card_of_a_saved_model(kind, adapter, assets, tmp_path):
     else:
         assert [len(of_prompt) for of_prompt in found[0]] == [2]
         assert found[1][1].item() == pytest.approx(found[0][0][0], abs=1e-4)
+
+
+def test_the_card_puts_a_bos_where_the_tokenizer_does_not(tmp_path):
+    save_demo_model(tmp_path / "base", style="qwen")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.bos_token = "<|im_start|>"
+    args = PRMConfig(**quick(tmp_path / "out"))
+    rows = Dataset.from_list(solutions(6))
+    trainer = PRMTrainer(str(tmp_path / "base"), args, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(model_name="tiny")
+    scored, _, plain = re.findall(
+        r"```python\n(.*?)\n```", ModelCard.load(tmp_path / "out" / "README.md").text, re.DOTALL
+    )
+    assert "bos_token_id" in plain
+    assert evaluated(plain)[1].item() == pytest.approx(evaluated(scored)[0][0], abs=1e-4)
 
 
 def evaluated(code: str):

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from rows import quick, sentence
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 
@@ -504,7 +505,7 @@ def test_steps_that_do_not_fit_the_loss(options, rows, match, model_path, tmp_pa
         (
             RewardConfig,
             {"loss_type": "mse", "attributes": ["a"], "attribute_weights": [1, 2]},
-            "2 attribute_weights for 1",
+            "expected 1 numbers, one an attribute",
         ),
         (RewardConfig, {"loss_type": "mse", "attribute_weights": [1.0]}, "without attributes"),
         (PRMConfig, {"loss_type": "bce"}, "loss_type='bce' is not one of"),
@@ -542,3 +543,78 @@ def test_batches_by_tokens_and_prompts(case, model_path, tmp_path):
     batches = list(trainer.get_train_dataloader())
     assert sum(len(batch["scores"]) for batch in batches) == 8 and len(batches) > 1
     assert max(batch["prefix_tree"]["num_unique_tokens"] for batch in batches) <= 90
+
+
+TOKENIZED = {"chosen_ids": [1, 5, 6], "rejected_ids": [1, 7]}
+RANKED = {"completion_ids": [[1, 5], [1, 6], [1, 7]], "scores": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "match"),
+    [
+        ({"loss_type": "hinge"}, {**TOKENIZED, "chosen_probability": 0.9}, "'chosen_probability': .*no use for it"),
+        ({"loss_type": "rao_kupper"}, {**TOKENIZED, "margin": 0.9}, "'margin': .*no use for it"),
+        ({"loss_type": "bce"}, {"input_ids": [1, 5], "scores": [4.0]}, "'scores': 4.0 is outside"),
+        ({"loss_type": "plackett_luce"}, {**RANKED, "scores": [1.0, float("nan"), 3.0]}, "'scores': expected finite"),
+        ({"loss_type": "plackett_luce"}, {**RANKED, "weight": -1.0}, "'weight': expected a number of 0 or more"),
+    ],
+)
+def test_tokenized_rows_are_held_to_the_same(options, row, match, model_path, tmp_path):
+    with pytest.raises(ValueError, match=f"tokenized data, row 0: column {match}"):
+        RewardTrainer(model_path, RewardConfig(**quick(tmp_path, **options)), train_dataset=Dataset.from_list([row]))
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "reason"),
+    [
+        ({}, [{**TOKENIZED, "tie": True}, {**TOKENIZED, "tie": False}], "a tie"),
+        ({"loss_type": "all_pairs"}, [{**RANKED, "scores": [1.0] * 3}, RANKED], "all scores are the same"),
+        (
+            {"loss_type": "mse"},
+            [{"input_ids": [1, 5], "scores": [float("nan")]}, {"input_ids": [1], "scores": [1.0]}],
+            "no attribute is rated",
+        ),
+    ],
+)
+def test_tokenized_rows_without_anything_to_learn_are_left_out(options, rows, reason, model_path, tmp_path):
+    args = RewardConfig(**quick(tmp_path, **options))
+    trainer = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(rows))
+    assert trainer.preparation_reports["train"].dropped == {reason: [0]}
+    assert trainer.preparation_reports["train"].examples == 1
+
+
+def test_a_data_set_prepared_for_another_loss_is_told(model_path, tmp_path):
+    args = RewardConfig(**quick(tmp_path))
+    prepared = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(pairs())).train_dataset
+    args = RewardConfig(**quick(tmp_path, loss_type="rao_kupper"))
+    with pytest.raises(ValueError, match="prepared for another loss than loss_type='rao_kupper'"):
+        RewardTrainer(model_path, args, train_dataset=prepared)
+
+
+def test_another_collator_must_not_lose_what_the_loss_needs(model_path, tmp_path):
+    collator = DataCollatorForPreference(pad_token_id=0)
+    for options, rows in (
+        ({}, pairs(weight=lambda g, i: 2.0)),
+        ({"loss_type": "plackett_luce"}, lists()),
+    ):
+        args, data = RewardConfig(**quick(tmp_path, **options)), Dataset.from_list(rows)
+        with pytest.raises(ValueError, match="Leave `data_collator` out, or derive yours from `hf_rewardplug"):
+            RewardTrainer(model_path, args, collator, data)
+
+
+def test_soft_labels_have_no_calibration_error_and_one_accuracy(model_path, tmp_path):
+    data = Dataset.from_list(pairs(chosen_probability=lambda g, i: 0.1))
+    args = RewardConfig(**quick(tmp_path, learning_rate=0.0, per_device_train_batch_size=8, max_steps=1))
+    trainer = RewardTrainer(model_path, args, train_dataset=data, eval_dataset=data)
+    found = trainer.evaluate()
+    trainer.train()
+    assert "eval_ece" not in found
+    assert trainer.state.log_history[0]["accuracy"] == pytest.approx(found["eval_accuracy"])
+
+
+def test_attributes_keep_the_arguments_of_the_model(model_path, tmp_path):
+    kwargs = {"attn_implementation": "sdpa"}
+    args = RewardConfig(**quick(tmp_path, loss_type="mse", attributes=["kind", "brief"], model_init_kwargs=kwargs))
+    trainer = RewardTrainer(model_path, args, train_dataset=Dataset.from_list(rated()))
+    assert trainer.model.config._attn_implementation == "sdpa"
+    assert args.model_init_kwargs == kwargs

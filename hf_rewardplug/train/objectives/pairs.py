@@ -11,15 +11,18 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, List, Value
 
-from ...data.canonical import Row, RowError
+from ...data.canonical import UNLABELLED, Row, RowError
 from ...data.collator import PreferenceCollator
-from ...data.encoding import Encoder
+from ...data.encoding import DropRow, Encoder
 from ...data.expansion import to_pairs
 from ..figures import pair_figures
 from ..losses import bradley_terry_loss, centering_loss, hinge_loss, log_exp_loss, rao_kupper_loss
 from ..metrics import precise
 from ..option_checks import PAIR_LOSSES
 from .base import Objective, Tensors, rewards_running
+
+_TAKERS = {"margin": ("bradley_terry", "log_exp", "hinge"), "chosen_probability": ("bradley_terry", "log_exp")}
+"""losses that a column means something to"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +54,29 @@ class PairObjective(Objective):
     def expand(self, row: Row) -> list[Row]:
         """Ties are given to a loss that has a model of them."""
         pairs = to_pairs(row, ties=self._ties)
-        for column, takers in (
-            ("margin", ("bradley_terry", "log_exp", "hinge")),
-            ("chosen_probability", ("bradley_terry", "log_exp")),
-        ):
-            if self.loss_type not in takers and any(column in pair for pair in pairs):
+        for pair in pairs:
+            self._check_columns(pair)
+        return pairs
+
+    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
+        """Tokenized rows are held to what `expand` says of others."""
+        return partial(self._tokenized, encoder) if tokenized else encoder.pair
+
+    def _tokenized(self, encoder: Encoder, row: Row) -> Row:
+        encoded = encoder.tokenized_pair(row)
+        self._check_columns(encoded)
+        tie = encoded.pop("tie", False)
+        if tie and not self._ties:
+            raise DropRow("a tie")
+        return {**encoded, "tie": tie} if self._ties else encoded
+
+    def _check_columns(self, pair: Row) -> None:
+        for column, takers in _TAKERS.items():
+            if self.loss_type not in takers and column in pair:
                 raise RowError(
                     f"loss_type='{self.loss_type}' has no use for it. Remove the column, or take {', '.join(takers)}",
                     column=column,
                 )
-        return pairs
-
-    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
-        """Of tokenized rows without `tie`, none is one."""
-        if not tokenized:
-            return encoder.pair
-        return partial(_with_tie, encoder.tokenized_pair) if self._ties else encoder.tokenized_pair
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`: one of 2 counts as two rows."""
@@ -105,10 +115,11 @@ class PairObjective(Objective):
         """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
         chosen_N, rejected_N = precise(items["chosen"]), precise(items["rejected"])
         sides = [rewards_running(chosen_N), rewards_running(rejected_N)]
+        right_N = torch.where(items["better"] < 0.5, rejected_N > chosen_N, chosen_N > rejected_N)
         return {
             "count": len(chosen_N),
             "sums": {
-                "accuracy": (chosen_N > rejected_N).sum(),
+                **({} if self._ties else {"accuracy": right_N.sum()}),  # which the evaluation counts without ties
                 "margin": (chosen_N - rejected_N).sum(),
                 **{key: (sides[0]["sums"][key] + sides[1]["sums"][key]) / 2 for key in sides[0]["sums"]},
             },
@@ -124,10 +135,6 @@ class PairObjective(Objective):
         )
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards (N, 2) and labels (N,): the column of the better one, zeros where chosen is."""
+        """Rewards (N, 2) and labels (N,): the column of the better one, 0 where chosen is, -100 of a tie."""
         predictions = torch.stack([items["chosen"], items["rejected"]], dim=1)
-        return predictions, (items["better"] < 0.5).long()
-
-
-def _with_tie(encode: Callable[[Row], Row], row: Row) -> Row:
-    return {"tie": False, **encode(row)}
+        return predictions, torch.where(items["better"] == 0.5, UNLABELLED, (items["better"] < 0.5).long())

@@ -55,8 +55,9 @@ class RankedObjective(Objective):
     def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(N,), and the rewards (N, K) of the lists, 0 behind a shorter one, whose scores are NaN there."""
         rewards_S, scores_NK = logits_S1.squeeze(-1), inputs["scores"]
-        empty_NK = torch.zeros(scores_NK.shape, dtype=rewards_S.dtype, device=rewards_S.device)
-        rewards_NK = empty_NK.masked_scatter(~scores_NK.isnan(), rewards_S)
+        given_NK = ~scores_NK.isnan()
+        place_NK = given_NK.flatten().cumsum(0).sub(1).clamp(min=0).view_as(given_NK)
+        rewards_NK = rewards_S[place_NK].masked_fill(~given_NK, 0.0)
         loss = plackett_luce_loss if self.loss_type == "plackett_luce" else all_pairs_loss
         losses_N = loss(rewards_NK, scores_NK)
         if "weight" in inputs:
@@ -64,7 +65,7 @@ class RankedObjective(Objective):
         return losses_N, {"rewards": rewards_NK, "scores": scores_NK}
 
     def running(self, items: Tensors) -> dict[str, Any]:
-        """Accuracy over the pairs with different scores, each list's own first; the rewards' spread."""
+        """The lists' own accuracy, mean and spread, averaged; `figures` counts pairs and completions instead."""
         rewards_NK, scores_NK = precise(items["rewards"]), items["scores"]
         given_NK = ~scores_NK.isnan()
         better_NKK = scores_NK[:, :, None] > scores_NK[:, None, :]

@@ -14,7 +14,7 @@ from datasets import Features, List, Value
 from ...data.canonical import Row
 from ...data.collator import ScoredCollator
 from ...data.encoding import Encoder
-from ...data.expansion import to_scored
+from ...data.expansion import check_graded, to_scored
 from ..figures import scored_figures
 from ..losses import binary_cross_entropy_loss, huber_loss, squared_error_loss
 from ..metrics import precise
@@ -53,7 +53,13 @@ class ScoredObjective(Objective):
 
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
         """Tokenized rows must have a score an attribute too."""
-        return partial(encoder.tokenized_scored, count=len(self.attribute_sum)) if tokenized else encoder.scored
+        return partial(self._tokenized, encoder) if tokenized else encoder.scored
+
+    def _tokenized(self, encoder: Encoder, row: Row) -> Row:
+        encoded = encoder.tokenized_scored(row, count=len(self.attribute_sum))
+        if self.loss_type == "bce":
+            check_graded(encoded["scores"], "scores")
+        return encoded
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
