@@ -20,7 +20,7 @@ from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, checked_columns
 from .prefix_tree import common_prefix_length, path_lengths
-from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree
+from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree, plain_list
 from .tokenizing import TokenSource, step_token_ids
 
 OVERLONG = ("drop", "truncate", "error")
@@ -105,8 +105,7 @@ class Encoder(TokenSource):
 
     def tokenized_ranked(self, row: Row) -> Row:
         """`ranked` for a row that holds `completion_ids` and `scores` already."""
-        ids = row["completion_ids"]
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
+        ids = plain_list(row["completion_ids"])
         if not isinstance(ids, list) or len(ids) < 2:
             raise RowError(f"expected two or more lists of token ids, found {ids!r}", column="completion_ids")
         scores = given_scores(row, len(ids))

@@ -25,7 +25,7 @@ def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> lis
 
 def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]:
     """The ids that a tokenized row brings."""
-    ids = _plain(row[column])
+    ids = plain_list(row[column])
     if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
         raise RowError("expected a list of token ids that is not empty", column=column)
     if min(ids) < 0:
@@ -33,7 +33,7 @@ def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]
     return check_ids(ids, column, vocab_size)
 
 
-def _plain(values: Any) -> Any:
+def plain_list(values: Any) -> Any:
     """A list, where numpy's array comes from a stream."""
     return values.tolist() if hasattr(values, "tolist") else values
 
@@ -53,7 +53,7 @@ def given_labels(row: Row, tokens: int) -> list[float]:
 
 def given_scores(row: Row, count: int, *, unrated: bool = False) -> list[float]:
     """The scores that a tokenized row brings; where some may be `unrated`, they are NaN."""
-    scores: Any = _plain(row["scores"])
+    scores: Any = plain_list(row["scores"])
     if not isinstance(scores, list) or len(scores) != count:
         raise RowError(f"expected a list of {count}, found {scores!r}", column="scores")
     for score in scores:

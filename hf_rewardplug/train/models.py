@@ -63,12 +63,13 @@ def load_model(name: str, args, auto_class, num_labels: int, quantization_config
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
     kwargs = loading_arguments(name, auto_class, num_labels, kwargs)
-    said = getattr(AutoConfig.from_pretrained(name, **hub_arguments(args)), "rewardplug", None) or {}
-    if auto_class is AutoModelForTokenClassification and "good_token" in said:
-        logger.warning(
-            "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to go on with its own.",
-            *(name, said["good_token"], said["bad_token"]),
-        )
+    if auto_class is AutoModelForTokenClassification:
+        said = getattr(AutoConfig.from_pretrained(name, **hub_arguments(args)), "rewardplug", None) or {}
+        if "good_token" in said:
+            logger.warning(
+                "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to keep its own.",
+                *(name, said["good_token"], said["bad_token"]),
+            )
     with naming_mismatches(name):
         return create_model_from_path(name, auto_class, num_labels=num_labels, **kwargs)
 

@@ -71,6 +71,11 @@ class Objective:
         raise NotImplementedError
 
 
+def row_weights(inputs: Tensors, count: int) -> torch.Tensor:
+    """1 a row, or its `weight`: one of 2 counts as two rows; shape (count,)."""
+    return inputs["weight"] if "weight" in inputs else torch.ones(count, device=inputs["input_ids"].device)
+
+
 def rewards_running(rewards: torch.Tensor) -> dict[str, Any]:
     """The logs' least, mean and greatest reward, of (R,) in fp64, as `Objective.running` gives them."""
     return {

@@ -19,7 +19,7 @@ from ..figures import pair_figures
 from ..losses import bradley_terry_loss, centering_loss, hinge_loss, log_exp_loss, rao_kupper_loss
 from ..metrics import precise
 from ..option_checks import PAIR_LOSSES
-from .base import Objective, Tensors, rewards_running
+from .base import Objective, Tensors, rewards_running, row_weights
 
 _TAKERS = {"margin": ("bradley_terry", "log_exp", "hinge"), "chosen_probability": ("bradley_terry", "log_exp")}
 """losses that a column means something to"""
@@ -79,9 +79,8 @@ class PairObjective(Objective):
                 )
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
-        """1, or the rows' `weight`: one of 2 counts as two rows."""
-        count = inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2
-        return inputs["weight"] if "weight" in inputs else torch.ones(count, device=inputs["input_ids"].device)
+        """1, or the rows' `weight`."""
+        return row_weights(inputs, inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2)
 
     def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(N,), and the rewards; `better` is the probability that chosen is, 0.5 of a tie."""
@@ -89,12 +88,10 @@ class PairObjective(Objective):
         losses_N = self._losses(chosen_N, rejected_N, inputs)
         if self.center_rewards_coefficient is not None:
             losses_N = losses_N + centering_loss(chosen_N, rejected_N, self.center_rewards_coefficient)
-        if "weight" in inputs:
-            losses_N = losses_N * inputs["weight"]
         better_N = inputs.get("chosen_probability", torch.ones_like(chosen_N))
         if "tie" in inputs:
             better_N = torch.where(inputs["tie"], 0.5, better_N)
-        return losses_N, {"chosen": chosen_N, "rejected": rejected_N, "better": better_N}
+        return losses_N * self.weights(inputs), {"chosen": chosen_N, "rejected": rejected_N, "better": better_N}
 
     def _losses(self, chosen_N: torch.Tensor, rejected_N: torch.Tensor, inputs: Tensors) -> torch.Tensor:
         margin_N, probability_N = inputs.get("margin"), inputs.get("chosen_probability")

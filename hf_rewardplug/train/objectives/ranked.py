@@ -18,7 +18,7 @@ from ..figures import ranked_figures
 from ..losses import all_pairs_loss, plackett_luce_loss
 from ..metrics import precise
 from ..option_checks import LIST_LOSSES
-from .base import Objective, Tensors
+from .base import Objective, Tensors, row_weights
 
 _MISSING = -100
 """what transformers pads predictions and labels with"""
@@ -49,8 +49,7 @@ class RankedObjective(Objective):
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
-        scores_NK = inputs["scores"]
-        return inputs["weight"] if "weight" in inputs else torch.ones(len(scores_NK), device=scores_NK.device)
+        return row_weights(inputs, len(inputs["scores"]))
 
     def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(N,), and the rewards (N, K) of the lists, 0 behind a shorter one, whose scores are NaN there."""
@@ -59,9 +58,7 @@ class RankedObjective(Objective):
         place_NK = given_NK.flatten().cumsum(0).sub(1).clamp(min=0).view_as(given_NK)
         rewards_NK = rewards_S[place_NK].masked_fill(~given_NK, 0.0)
         loss = plackett_luce_loss if self.loss_type == "plackett_luce" else all_pairs_loss
-        losses_N = loss(rewards_NK, scores_NK)
-        if "weight" in inputs:
-            losses_N = losses_N * inputs["weight"]
+        losses_N = loss(rewards_NK, scores_NK) * self.weights(inputs)
         return losses_N, {"rewards": rewards_NK, "scores": scores_NK}
 
     def running(self, items: Tensors) -> dict[str, Any]:

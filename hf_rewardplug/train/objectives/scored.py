@@ -19,7 +19,7 @@ from ..figures import scored_figures
 from ..losses import binary_cross_entropy_loss, huber_loss, squared_error_loss
 from ..metrics import precise
 from ..option_checks import SCORE_LOSSES
-from .base import Objective, Tensors, rewards_running
+from .base import Objective, Tensors, rewards_running, row_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,7 @@ class ScoredObjective(Objective):
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
-        scores_NA = inputs["scores"]
-        return inputs["weight"] if "weight" in inputs else torch.ones(len(scores_NA), device=scores_NA.device)
+        return row_weights(inputs, len(inputs["scores"]))
 
     def losses(self, logits_NA: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(N,), each the mean over the attributes that are rated; the outputs, scores and weighted sums."""
@@ -74,11 +73,9 @@ class ScoredObjective(Objective):
         else:
             loss = squared_error_loss if self.loss_type == "mse" else binary_cross_entropy_loss
             losses_N = loss(logits_NA, scores_NA)
-        if "weight" in inputs:
-            losses_N = losses_N * inputs["weight"]
         outputs = zip(self.attribute_sum, logits_NA.detach().unbind(1), strict=True)
         total_N = sum(weight * output_N for weight, output_N in outputs)
-        return losses_N, {"rewards": logits_NA, "scores": scores_NA, "total": total_N}
+        return losses_N * self.weights(inputs), {"rewards": logits_NA, "scores": scores_NA, "total": total_N}
 
     def running(self, items: Tensors) -> dict[str, Any]:
         """The spread of the rewards, which are the attributes' weighted sums; of outcomes the accuracy too."""
