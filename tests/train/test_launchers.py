@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
@@ -50,6 +52,12 @@ def cells(everyday: set[str], *factors) -> list:
     return [
         pytest.param(*name.split("-"), id=name, marks=() if name in everyday else pytest.mark.matrix) for name in names
     ]
+
+
+def skip_without_resume(launcher: str) -> None:
+    """Only on CPUs: the optimizer is to be loaded onto "cpu:0", a device that torch.load does not know."""
+    if launcher == "ddp" and Version(transformers.__version__) < Version("5.18"):
+        pytest.skip("transformers before 5.18 cannot resume on several CPU ranks")
 
 
 def launch(launcher: str, runs: list[dict], folder: Path, *, dies: bool = False) -> None:
@@ -150,6 +158,7 @@ def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -
     ),
 )
 def test_two_ranks_are_one_process(launcher, kind, tuning, assets, one_process, tmp_path):
+    skip_without_resume(launcher)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     checkpoint = str(whole / "checkpoint-2")
     launch(
@@ -222,6 +231,7 @@ def test_a_head_of_another_name_arrives_under_zero_3(assets, tmp_path):
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_been(launcher, kind, assets, tmp_path):
     """kill -9 between the micro-batches of step 4 of 6, on the last rank; step 3 was saved."""
+    skip_without_resume(launcher)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [four_steps(assets, kind, "full", folder, max_steps=6, save_steps=3) for folder in (whole, killed)]
     launch(launcher, [runs[0], {**runs[1], "kill_in_step": 4}], tmp_path, dies=True)
