@@ -13,7 +13,6 @@ import datasets
 import torch
 import trl
 from accelerate import PartialState
-from transformers import HfArgumentParser
 from transformers.utils import is_liger_kernel_available, is_torch_bf16_gpu_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -83,18 +82,22 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         demo: style of the demo ("gemma" or "qwen"), whose arguments `--demo` puts before the recipe's own.
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
-    parser = _RecipeParser((RecipeArguments, config_class, ModelConfig))
-    flags, _ = HfArgumentParser((RecipeArguments, ModelConfig)).parse_known_args()
+    classes = (RecipeArguments, config_class, ModelConfig)
+    given = _Given(classes, add_help=False).parse_args_and_config(fail_with_unknown_args=False)
     on_gpu = torch.cuda.is_available()
     fast = {"use_liger_kernel": on_gpu and is_liger_kernel_available(), "dataloader_num_workers": 2 * on_gpu}
-    defaults = {"bf16": is_torch_bf16_gpu_available(), **fast, **defaults}
-    if flags.use_peft:
+    defaults = {"bf16": is_torch_bf16_gpu_available() and not given.fp16, **fast, **defaults}
+    if given.use_peft:
         defaults["learning_rate"] = 1e-4  # adapters take ten times a full model's
-    if flags.demo:
+    if given.demo:
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
+    asked = given.deepspeed or "deepspeed" in defaults or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if asked and on_cpu_under_launcher():  # before the config is built, which sets up the process group
+        defaults["accelerator_config"] = deepspeed_on_cpu()
     dataset_name = defaults.pop("dataset_name", None)  # not the parser's: `datasets` may be given instead
+    parser = TrlParser(classes)
     parser.set_defaults_with_config(**defaults)
     arguments, args, model_args = parser.parse_args_and_config()
     if arguments.dataset_name is None and arguments.datasets is None:
@@ -102,14 +105,11 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
     return arguments, args, model_args
 
 
-class _RecipeParser(TrlParser):
-    """Sets gloo up for DeepSpeed before the config is built, which sets up the process group."""
+class _Given(TrlParser):
+    """Looks at what the command line and the YAML file say, and builds nothing; unknown words are the next parser's."""
 
     def parse_args_into_dataclasses(self, args=None, **options):
-        asked = super().parse_known_args(args)[0].deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-        if asked and on_cpu_under_launcher():
-            self.set_defaults_with_config(accelerator_config=deepspeed_on_cpu())
-        return super().parse_args_into_dataclasses(args=args, **options)
+        return self.parse_known_args(args)[0]
 
 
 def under_deepspeed_launcher() -> bool:
