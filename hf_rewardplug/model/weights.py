@@ -39,7 +39,6 @@ FOREIGN_HEADS = (
 """names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
 
 _TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"  # a body has a `classifier` too (LongCat's router)
-_HEAD_KEY = re.compile(rf"{_TOP}({'|'.join(map(re.escape, (HEAD_NAME, *FOREIGN_HEADS)))})\.(.+)$")
 HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """arguments of `from_pretrained` that say where a name is to be found"""
 
@@ -50,8 +49,8 @@ _ELSEWHERE = ("gguf_file", "state_dict", "variant")
 def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[str, Any]) -> dict[str, Any]:
     """`given`, the arguments for `auto_class.from_pretrained(name)`, with what makes the checkpoint's head arrive.
 
-    A linear head under another name (`FOREIGN_HEADS`) is mapped to `score` where its shape fits, and the log says so.
-    (Of a causal LM the LM head counts.)
+    A linear head under another name (`FOREIGN_HEADS`, or OpenRLHF's `value_head_prefix` in the config) is mapped to
+    `score` where its shape fits, and the log says so. (Of a causal LM the LM head counts.)
 
     Raises:
         ValueError: the weights are cut off, or a pickle (`use_safetensors=False` allows it); the head does not fit
@@ -73,13 +72,14 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
             f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
             "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
         )
-    shard_of = _shards(name, hub)
-    found = {key: _HEAD_KEY.match(key) for key in shard_of}
+    code = {"trust_remote_code": given.get("trust_remote_code", False)}
+    config = AutoConfig.from_pretrained(name, **code, **hub)
+    head_key = _head_key(getattr(config, "value_head_prefix", None))
+    shard_of = _shards(name, hub, head_key)
+    found = {key: head_key.match(key) for key in shard_of}
     shapes = {key: _shape(shard_of[key], key) for key in shard_of if found[key]}
     if given.get("ignore_mismatched_sizes") or not shapes:
         return given
-    code = {"trust_remote_code": given.get("trust_remote_code", False)}
-    config = AutoConfig.from_pretrained(name, **code, **hub)
     if auto_class is AutoModelForCausalLM:  # whose head is the LM's, whatever stands beside it
         if (config.architectures or [""])[0].endswith(("ForSequenceClassification", "ForTokenClassification")):
             raise ValueError(
@@ -108,6 +108,16 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     )
     mapping = {rf"{_TOP}{re.escape(foreign)}\.": f"{HEAD_NAME}."}
     return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
+
+
+def _head_key(named: str | None) -> re.Pattern:
+    """What keys of heads look like, the one that a config names included.
+
+    >>> _head_key("reward_value").match("model.reward_value.weight").groups()
+    ('reward_value', 'weight')
+    """
+    names = (HEAD_NAME, *FOREIGN_HEADS, named or HEAD_NAME)
+    return re.compile(rf"{_TOP}({'|'.join(map(re.escape, names))})\.(.+)$")
 
 
 def _misfit(name: str, found: dict[str, list[int]], expected: dict[str, list[int]]) -> ValueError:
@@ -175,7 +185,7 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapt
         )
 
 
-def _shards(name: str, hub: dict) -> dict[str, Path]:
+def _shards(name: str, hub: dict, head_key: re.Pattern) -> dict[str, Path]:
     """{key of a tensor: its file}; empty where nothing can be looked at and `from_pretrained` must tell."""
     if single := find_file(name, SAFE_WEIGHTS_NAME, hub):
         _check(name, [single])
@@ -188,7 +198,7 @@ def _shards(name: str, hub: dict) -> dict[str, Path]:
             raise ValueError(f"'{name}' cannot be loaded: {index.name} is no index of weights ({error}).") from error
         if Path(name).is_dir():
             _check(name, [index.parent / file for file in sorted({*file_of.values()})])
-        wanted = {file for key, file in file_of.items() if _HEAD_KEY.match(key)}
+        wanted = {file for key, file in file_of.items() if head_key.match(key)}
         paths = {file: find_file(name, file, hub) for file in wanted}
         return {key: paths[file] for key, file in file_of.items() if paths.get(file)}
     pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if find_file(name, file, hub)]

@@ -47,6 +47,24 @@ def test_a_head_of_another_name_arrives(head, tmp_path, caplog):
     assert not torch.equal(plain.score.weight, truth.score.weight), "transformers draws a new one"
 
 
+@pytest.mark.parametrize("shards", ["1GB", "2KB"])
+def test_a_head_that_the_config_names_arrives(shards, tmp_path, caplog):
+    """OpenRLHF writes `value_head_prefix`, any name, into config.json."""
+    (model := tiny_model()).config.value_head_prefix = "reward_value"
+    model.save_pretrained(tmp_path, max_shard_size=shards)
+    for path in tmp_path.glob("model*.safetensors"):
+        tensors = {key.replace("score.", "reward_value."): value for key, value in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+    for index in tmp_path.glob("*.index.json"):
+        index.write_text(index.read_text().replace('"score.', '"reward_value.'))
+    arguments = loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+    assert f"The head 'reward_value' of '{tmp_path}' is taken as 'score'" in caplog.text
+    loaded, info = SEQUENCES.from_pretrained(tmp_path, num_labels=1, output_loading_info=True, **arguments)
+    assert torch.equal(loaded.score.weight, model.score.weight) and not info["unexpected_keys"]
+    with pytest.raises(ValueError, match=r"it has reward_value.weight \(1, 16\), expected score.weight \(3, 16\)"):
+        loading_arguments(str(tmp_path), SEQUENCES, 3, {})
+
+
 def test_a_bias_arrives_where_the_head_has_one(tmp_path, caplog):
     rename = {f"score.{key}": f"value_head.{key}" for key in ("weight", "bias")}
     name = saved(tmp_path / "prm", TOKENS, 2, rename)
