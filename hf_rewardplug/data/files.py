@@ -110,8 +110,13 @@ def at_most(dataset, rows: int | None):
     return dataset.select(range(min(rows, len(dataset))))
 
 
-def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+def hold_out(
+    dataset: datasets.Dataset, share: float, seed: int, *, shuffle: bool = True
+) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation.
+
+    Args:
+        shuffle: False leaves both sides in the order of the rows.
 
     Raises:
         ValueError: `share` is not between 0 and 1, or there is one prompt only.
@@ -127,7 +132,8 @@ def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datase
             "of their own (eval_dataset_name)."
         )
     random.Random(seed).shuffle(prompts)
-    return split_by_prompt(dataset, keys, set(prompts[: held_count(share, len(prompts))]), seed)
+    held = set(prompts[: held_count(share, len(prompts))])
+    return split_by_prompt(dataset, keys, held, seed if shuffle else None)
 
 
 def check_share(share: float, own_rows: str) -> None:
@@ -145,9 +151,13 @@ def held_count(share: float, prompts: int) -> int:
     return min(max(1, round(share * prompts)), prompts - 1)
 
 
-def split_by_prompt(dataset: datasets.Dataset, prompts: Sequence[str], held: Set[str], seed: int):
-    """The rows whose prompt is not in `held`, and those whose prompt is, both shuffled; `prompts` has one a row."""
+def split_by_prompt(dataset: datasets.Dataset, prompts: Sequence[str], held: Set[str], seed: int | None):
+    """The rows whose prompt is not in `held`, and those whose prompt is; `prompts` has one a row.
+
+    Both are shuffled, unless `seed` is None.
+    """
     rows = list(range(len(prompts)))
-    random.Random(seed).shuffle(rows)
+    if seed is not None:
+        random.Random(seed).shuffle(rows)
     sides = [[row for row in rows if (prompts[row] in held) is side] for side in (False, True)]
     return dataset.select(sides[0]), dataset.select(sides[1])

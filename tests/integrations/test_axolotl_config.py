@@ -89,6 +89,20 @@ def test_the_settings_are_arguments_of_the_configs(tmp_path):
         ({"model_revision": "r", "bf16": False}, {"model_init_kwargs": {"dtype": "float32", "revision": "r"}}),
         ({"hub_model_id": "me/it"}, {"hub_model_id": "me/it", "push_to_hub": True, "hub_private_repo": True}),
         ({"excess_length_strategy": "truncate"}, {"overlong": "truncate"}),
+        ({"micro_batch_size": 3}, {"per_device_eval_batch_size": 3}),
+        ({"micro_batch_size": "2", "max_steps": "9", "seed": "7"}, {"max_steps": 9, "seed": 7}),
+        ({"bf16": "false", "prefix_sharing": "false"}, {"bf16": False, "prefix_sharing": False}),
+        ({"bf16": False, "bfloat16": True}, {"bf16": True}),
+        ({"label_smoothing": "1e-1"}, {"label_smoothing": 0.1}),
+        ({"lr_scheduler_kwargs": {"min_lr": "1e-6"}}, {"lr_scheduler_kwargs": {"min_lr": 1e-6}}),
+        ({"save_strategy": False, "eval_strategy": False}, {"save_strategy": "no", "eval_strategy": "no"}),
+        ({"hub_model_id": "", "deepspeed": "", "adapter": "", "wandb_name": ""}, {"report_to": []}),
+        ({"wandb_project": "p", "wandb_run_id": "r"}, {"report_to": ["wandb"], "run_name": "r"}),
+        ({"wandb_project": "p", "use_wandb": False}, {"report_to": []}),
+        (
+            {"early_stopping_patience": 2, "val_set_size": 0.1, "eval_steps": 2, "save_steps": 4},
+            {"metric_for_best_model": "loss", "load_best_model_at_end": True},
+        ),
         ({"curriculum_sampling": True}, {"train_sampling_strategy": "sequential"}),
         ({"prefix_sharing": False, "sdp_attention": True}, {"prefix_sharing": False}),
         ({"max_tokens_per_batch": 4096, "group_by_prefix": True}, {"max_tokens_per_batch": 4096}),
@@ -125,7 +139,12 @@ def test_lora_and_quantization():
     )
     assert settings.peft == {"target_modules": "all-linear", "use_dora": True}
     assert settings.quantization["load_in_4bit"] and settings.quantization["bnb_4bit_quant_type"] == "nf4"
+    assert settings.quantization["bnb_4bit_compute_dtype"] == "float32"  # bf16: auto, where there is none
+    assert settings.quantization["bnb_4bit_quant_storage"] == "bfloat16"
     assert translate({**ORM, "adapter": "lora", "load_in_8bit": True}).quantization == {"load_in_8bit": True}
+    four = {"adapter": "qlora", "load_in_4bit": True, "bf16": True, "bnb_config_kwargs": {"bnb_4bit_quant_type": "fp4"}}
+    quantization = translate({**ORM, **four}).quantization
+    assert (quantization["bnb_4bit_compute_dtype"], quantization["bnb_4bit_quant_type"]) == ("bfloat16", "fp4")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +155,7 @@ def test_lora_and_quantization():
         ({"chat_template": "tokenizer_default_fallback_llama3"}, None, ("fallback", "llama3")),
         ({"chat_template": "jinja", "chat_template_jinja": "{{ messages }}"}, None, ("text", "{{ messages }}")),
         ({"chat_template_jinja": "own.jinja"}, None, ("file", "own.jinja")),
+        ({"chat_template": "qwen_25"}, None, ("own", "<|im_start|>")),
     ],
 )
 def test_chat_templates(given, named, template):
@@ -149,6 +169,39 @@ def test_trackers_get_their_environment():
     )
     assert settings.environment == {"WANDB_PROJECT": "p", "MLFLOW_TRACKING_URI": "u"}
     assert settings.config["report_to"] == ["wandb"] and settings.config["run_name"] == "n"
+
+
+def test_what_is_switched_off_asks_for_nothing():
+    entry = {**ORM["datasets"][0], "message_field_role": "role", "chat_template": "tokenizer_default"}
+    off = {
+        **{"context_parallel_size": 1, "dp_shard_size": 1, "eval_sequence_len": 512, "peft": {"loftq_config": None}},
+        **{"test_datasets": [], "early_stopping_patience": 0, "special_tokens": {"pad_token": None}, "rl": ""},
+    }
+    settings = translate({**ORM, **off, "datasets": [entry]})
+    assert settings.ignored == {} and settings.special_tokens == {} and settings.patience is None
+    assert settings.config == translate(ORM).config
+
+
+def test_keys_of_what_is_not_asked_for_are_told():
+    assert set(translate({**ORM, "lora_r": 8, "lora_target_linear": True}).ignored) == {"lora_r", "lora_target_linear"}
+    settings = translate({**PRM, "center_rewards_coefficient": 0.01})
+    assert set(settings.ignored) == {"center_rewards_coefficient"} == set(settings.ignored) - set(settings.config)
+    fsdp = {"fsdp_offload_params": True, "fsdp_use_orig_params": True, "mixed_precision_policy": "bf16"}
+    settings = translate({**ORM, "fsdp_config": fsdp})
+    assert set(settings.ignored) == {
+        *("fsdp_version", "fsdp_config.mixed_precision_policy", "fsdp_config.use_orig_params")
+    }
+    assert set(translate({**ORM, "fsdp_config": {**fsdp, "fsdp_version": 1}}).ignored) == {
+        "fsdp_config.mixed_precision_policy"
+    }
+
+
+def test_test_datasets_have_a_test_split_of_their_own(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    tests = [{"path": "hub/id"}, {"path": "hub/id", "split": "validation"}, {"path": str(tmp_path / "rows.jsonl")}]
+    settings = translate({**ORM, "test_datasets": tests, "datasets": [{"path": "p", "name": ["a", "b"]}]})
+    assert [one.split for one in settings.test_entries] == ["test", "validation", "train"]
+    assert [(one.name, one.split) for one in settings.entries] == [("a", "train"), ("b", "train")]
 
 
 def test_what_changes_nothing_is_told_key_by_key():
@@ -189,7 +242,24 @@ def test_heads_of_this_package_s_own_options():
         ({"datasets": [{"path": "p", "splits": "x"}]}, "Did you mean `split`? (in `datasets[0]`)"),
         ({"datasets": [{"type": "preference"}]}, "`datasets[0]` has no `path`"),
         ({"datasets": [{"path": "p", "type": "bradley_terry.chat"}]}, "`datasets[0].type`: "),
-        ({"datasets": [{"path": "p", "type": {"field_prompt": "x"}}]}, "`datasets[0].type`: "),
+        ({"datasets": [{"path": "p", "type": {"field_prompt": "x"}}]}, "other columns by `column_mapping`"),
+        ({"datasets": [{"path": 5}]}, "`datasets[0].path` is 5; expected text"),
+        ({"datasets": [{"path": "p", "column_mapping": "x"}]}, "`datasets[0].column_mapping` is 'x'"),
+        ({"special_tokens": "<pad>"}, "`special_tokens` is '<pad>'; expected keys with values"),
+        ({"plugins": "p.Q"}, "`plugins` is 'p.Q'; expected a list"),
+        ({"fsdp_config": ["a"]}, "`fsdp_config` is ['a']; expected keys with values"),
+        ({"fsdp_config": {"transfromer_layer_cls_to_wrap": "L"}}, "Did you mean `transformer_layer_cls_to_wrap`? (in"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` is 0; expected 1 or more"),
+        ({"max_steps": "many"}, "`max_steps` is 'many'; expected a whole number"),
+        ({"lora_r": 1.5, "adapter": "lora"}, "`lora_r` is 1.5; expected a whole number"),
+        ({"label_smoothing": "some"}, "`label_smoothing` is 'some'; expected a number"),
+        ({"excess_length_strategy": "cut"}, "`excess_length_strategy: cut`; expected drop, truncate or raise"),
+        ({"context_parallel_size": 2}, "sequences are not cut over devices"),
+        ({"early_stopping_patience": 2}, "set `val_set_size` or `test_datasets`, and `eval_steps`"),
+        (
+            {"early_stopping_patience": 2, "val_set_size": 0.1, "eval_steps": 2, "save_steps": 3},
+            "the first a multiple of the second",
+        ),
         ({"datasets": None}, "expected a list of entries"),
         ({"datasets": [{"path": "p", "chat_template": "gemma"}]}, "the whole run has one template"),
         ({"rl": "dpo", "unfrozen_parameters": ["a"]}, "  rl: it is no reward modelling"),
@@ -203,9 +273,9 @@ def test_heads_of_this_package_s_own_options():
         ({"optimizer": "muon"}, "axolotl's own"),
         ({"lr_scheduler": "rex"}, "axolotl's own"),
         ({"adapter": "llama-adapter"}, "expected lora or qlora"),
-        ({"lora_r": 8}, "`adapter` is not"),
+        ({"load_in_8bit": True}, "`adapter` is not"),
         ({"adapter": "qlora"}, "needs `load_in_4bit: true`"),
-        ({"chat_template": "phi_3"}, "expected gemma, chatml, llama3, tokenizer_default, or jinja"),
+        ({"chat_template": "cohere"}, "tokenizer_default (the model's own), or jinja"),
         ({"bf16": True, "fp16": True}, "take one of them"),
         ({"deepspeed": "a", "fsdp_config": {"version": 2}}, "take one of them"),
         ({"batch_size": 8, "gradient_accumulation_steps": 2}, "leave `batch_size` out"),

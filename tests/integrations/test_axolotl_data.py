@@ -1,6 +1,7 @@
 """The `datasets:` of an axolotl config, loaded from files of every kind that it may name, and held-out rows."""
 
 import csv
+import gzip
 import json
 from collections import Counter
 
@@ -53,6 +54,47 @@ def test_files(kind, tmp_path):
     if kind == "saved splits":
         with pytest.raises(ValueError, match="has no split 'train'; it has validation"):
             load_entry(entry(path=given["path"]))
+    if kind == "saved":
+        assert load_entry(entry(**given, split="train[2:5]")).to_list() == ROWS[2:5]
+        with pytest.raises(ValueError, match="has no split 'nonsense'; it has train"):
+            load_entry(entry(**given, split="nonsense"))
+
+
+@pytest.mark.parametrize("kind", ["gzipped csv", "gzipped jsonl", "text without a suffix"])
+def test_files_whose_kind_their_name_tells_as_in_axolotl(kind, tmp_path):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    path = tmp_path / {"gzipped csv": "rows.csv.gz", "gzipped jsonl": "rows.jsonl.gz"}.get(kind, "rows")
+    if kind == "gzipped csv":
+        lines = "\n".join([",".join(ROWS[0]), *(",".join(row.values()) for row in ROWS)])
+    path.write_bytes(lines.encode() if path.suffix == "" else gzip.compress(lines.encode()))
+    assert load_entry(entry(path=str(path))).to_list() == ROWS
+
+
+def test_a_folder_of_splits_as_the_hub_keeps_it(tmp_path):
+    """A split that is ignored trains on the test rows."""
+    (tmp_path / "rows" / "data").mkdir(parents=True)
+    (tmp_path / "rows" / "README.md").write_text("# rows")
+    for name, rows in (("train", ROWS[:6]), ("test", ROWS[6:])):
+        Dataset.from_list(rows).to_parquet(tmp_path / "rows" / "data" / f"{name}-00000.parquet")
+    one = [{"path": str(tmp_path / "rows")}]
+    train, held_out = split(read_entries(one)[0], read_entries(one, where="test_datasets")[0], 0)
+    assert train.to_list() == ROWS[:6] and held_out.to_list() == ROWS[6:]
+
+
+def test_rows_in_their_order(tmp_path):
+    entries = [entry(path=write(tmp_path / "a.jsonl"))]
+    train, held_out = train_and_held_out(entries, test_entries=[], val_set_size=0.3, seed=0, ordered=True)
+    for one in (train, held_out):
+        assert one.to_list() == sorted(one.to_list(), key=ROWS.index)
+    assert sorted([*train, *held_out], key=str) == ROWS and len(held_out) == 3
+    with pytest.raises(ValueError, match="keeps the order of one file"):
+        train_and_held_out(entries * 2, test_entries=[], val_set_size=0, seed=0, ordered=True)
+
+
+@pytest.mark.parametrize("size", [10, 100, -1])
+def test_too_much_is_held_out(size, tmp_path):
+    with pytest.raises(ValueError, match=f"`val_set_size: {size}`; expected a share below 1, or fewer than the 10"):
+        split([entry(path=write(tmp_path / "a.jsonl"))], [], size)
 
 
 def test_shards(tmp_path):
@@ -101,6 +143,8 @@ def test_several_entries_are_a_mixture(tmp_path):
     train, held_out = split(weighed, entries, 0)
     assert Counter(held_out["subset"]) == {"a.jsonl": 10, "b.jsonl": 30}  # each once
     assert Counter(train["subset"])["b.jsonl"] > Counter(train["subset"])["a.jsonl"]
+    halves = [{**given[1], "split": part} for part in ("train[:10]", "train[10:]")]
+    assert Counter(split(read_entries(halves)[0], [], 0)[0]["subset"]) == {"b.jsonl": 10, "b.jsonl-2": 20}
     alone = [entry(path=given[0]["path"], subset="orca")]
     assert set(split(alone, [], 0)[0]["subset"]) == {"orca"}
 
@@ -109,8 +153,9 @@ def test_several_entries_are_a_mixture(tmp_path):
     ("given", "message"),
     [
         ({"path": "nowhere/at-all"}, "neither a file or folder here nor a data set of the hub"),
-        ({"path": "nowhere/at-all", "revision": "r"}, "'nowhere/at-all' cannot be loaded"),
-        ({"split": "validation"}, "cannot be loaded: .*validation"),
+        ({"path": "nowhere/at-all", "revision": "r"}, "'nowhere/at-all', split 'train', cannot be loaded"),
+        ({"split": "validation"}, "split 'validation', cannot be loaded: .*validation"),
+        ({"path": "json", "data_files": "zz*.jsonl"}, "'json', split 'train', cannot be loaded: "),
     ],
 )
 def test_what_is_not_there(given, message, tmp_path):

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardScorer, RewardTrainer
 from hf_rewardplug.cli import app
 from hf_rewardplug.demo import demo_rows, save_demo_model
+from hf_rewardplug.integrations.axolotl import training
 from hf_rewardplug.integrations.axolotl.config import translate
 from hf_rewardplug.integrations.axolotl.training import make_trainer, read_yaml, train_file
 from hf_rewardplug.train.__main__ import main
@@ -152,15 +154,42 @@ def test_tokenizers(files, tmp_path):
         chat_template="jinja",
         chat_template_jinja="{% for m in messages %}{{ m.content }}{% endfor %}",
     )
-    raw |= {"special_tokens": {"pad_token": "<unk>"}, "early_stopping_patience": 3}
+    raw |= {"special_tokens": {"pad_token": "<unk>"}, "early_stopping_patience": 3, "val_set_size": 0.2}
+    raw |= {"save_steps": 2, "eval_steps": 1}
     trainer = make_trainer(translate(raw))
     assert trainer.processing_class.pad_token == "<unk>"
     assert trainer.processing_class.chat_template == "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert any(type(one).__name__ == "EarlyStoppingCallback" for one in trainer.callback_handler.callbacks)
     raw |= {"chat_template": "tokenizer_default_fallback_gemma", "chat_template_jinja": None}
     assert "<start_of_turn>" in make_trainer(translate(raw)).processing_class.chat_template
+    raw |= {"chat_template": "gemma3"}
+    with pytest.raises(ValueError, match="has no template of its family, with <start_of_turn>"):
+        make_trainer(translate(raw))  # a base model's
+    tokenizer = AutoTokenizer.from_pretrained(files["orm"]["base_model"])
+    tokenizer.chat_template = "<start_of_turn>{{ messages[1].content }}"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    raw |= {"tokenizer_config": str(tmp_path / "tokenizer")}
+    assert make_trainer(translate(raw)).processing_class.chat_template == tokenizer.chat_template
+    with pytest.raises(ValueError, match="there is no file"):
+        make_trainer(translate({**raw, "chat_template": "jinja", "chat_template_jinja": "no.jinja"}))
     with pytest.raises(ValueError, match="a token of the vocabulary"):
         make_trainer(translate({**raw, "special_tokens": {"pad_token": "<nobody knows>"}}))
+
+
+def test_a_tracker_that_is_not_installed(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "get_available_reporting_integrations", list)
+    with pytest.raises(ValueError, match="The tracker wandb is not installed"):
+        make_trainer(translate(config(files, "orm", tmp_path, wandb_project="p")))
+
+
+def test_early_stopping_keeps_the_best(files, tmp_path):
+    """As axolotl: the first that is worse ends the run, the best is what is saved."""
+    more = {"early_stopping_patience": 1, "val_set_size": 0.2, "eval_steps": 1, "save_steps": 1, "max_steps": 6}
+    trainer = make_trainer(translate(config(files, "orm", tmp_path, **more, learning_rate=10)))
+    trainer.train()
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert trainer.state.global_step < 6
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses[1:]), rel=1e-6)
 
 
 def test_deepspeed_without_a_launcher(files, tmp_path, monkeypatch):

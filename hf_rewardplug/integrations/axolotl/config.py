@@ -10,17 +10,14 @@ from typing import Any
 from . import keys
 from . import options as read
 from .data import RUN_OPTIONS, DataEntry, format_options, read_entries
+from .values import set_values
 
 KINDS = ("orm", "prm")
 
+_KIND_KEYS = {"reward_model": "orm", "process_reward_model": "prm"}
 _MODELS = {"orm": "SequenceClassification", "prm": "TokenClassification"}
 _TEMPLATES = ("gemma", "chatml", "llama3")
 _FALLBACK = "tokenizer_default_fallback_"
-_FLOATS = (
-    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lora_dropout"),
-    *("cosine_min_lr_ratio", "warmup_ratio", "center_rewards_coefficient", "val_set_size", "num_epochs"),
-)
-"""numbers that YAML reads as text when they are written as 1e-5"""
 
 _OF_OTHERS = frozenset(
     """
@@ -46,9 +43,10 @@ class Settings:
         model, tokenizer: names; the tokenizer's is None where it is the model's.
         special_tokens: {"pad_token": "<pad>", ...}.
         template: (how, what) for a chat template that the config's `chat_template` cannot name: ("text" or "file", it),
-            or ("fallback", a name) for a tokenizer without one.
+            ("fallback", a name) for a tokenizer without one, ("own", a mark) for the tokenizer's, if it has the mark.
         config: arguments of `RewardConfig` or `PRMConfig`.
         entries, test_entries, val_set_size: the data.
+        ordered: the train rows stay in the order of their file.
         peft, quantization: arguments of `LoraConfig` and `BitsAndBytesConfig`, or None.
         patience: evaluations without a better one before the run stops.
         auto_resume: go on from the newest checkpoint, if there is one.
@@ -65,6 +63,7 @@ class Settings:
     entries: list[DataEntry]
     test_entries: list[DataEntry] = field(default_factory=list)
     val_set_size: float = 0
+    ordered: bool = False
     peft: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
     patience: int | None = None
@@ -81,23 +80,24 @@ def kind_of(raw: dict[str, Any]) -> str | None:
     Raises:
         ValueError: both are asked for.
     """
-    if raw.get("reward_model") and raw.get("process_reward_model"):
+    asked = [kind for key, kind in _KIND_KEYS.items() if str(raw.get(key)).lower() == "true"]
+    if len(asked) > 1:
         raise ValueError("Both `reward_model` and `process_reward_model` are true; a run trains one of them.")
-    return "orm" if raw.get("reward_model") else "prm" if raw.get("process_reward_model") else None
+    return asked[0] if asked else None
 
 
-def own_options(kind: str) -> tuple[str, ...]:
-    """Options of this package that a config may set at the top, beside axolotl's keys.
+def own_options(kind: str) -> dict[str, Any]:
+    """Options of this package that a config may set at the top, beside axolotl's keys: {name: type}.
 
-    >>> "prefix_sharing" in own_options("orm"), "step_separator" in own_options("prm")
-    (True, True)
+    >>> own_options("orm")["prefix_sharing"], own_options("prm")["step_separator"]
+    (<class 'bool'>, <class 'str'>)
     """
     from ...train.config import PRMConfig, RewardConfig
 
     config_class = {"orm": RewardConfig, "prm": PRMConfig}[kind]
     of_ours = [one for one in config_class.__mro__ if one.__module__ == config_class.__module__]
-    declared = dict.fromkeys(name for one in reversed(of_ours) for name in one.__annotations__)
-    return tuple(name for name in declared if name not in _OF_OTHERS and not name.startswith("_"))
+    declared = {name: kind for one in reversed(of_ours) for name, kind in one.__annotations__.items()}
+    return {name: kind for name, kind in declared.items() if name not in _OF_OTHERS and not name.startswith("_")}
 
 
 def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
@@ -110,19 +110,19 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
         ValueError: no reward model is asked for, an unknown key (with the nearest known one), keys that cannot be had,
             or values that do not go together.
     """
-    given = {key: _number(key, value) for key, value in raw.items() if value is not None}
-    kind = kind_of(given)
+    kind = kind_of(raw)
     if kind is None:
         raise ValueError("Neither `reward_model: true` nor `process_reward_model: true` is set; set one of them.")
-    own = (*own_options(kind), *RUN_OPTIONS)  # the latter are told apart from unknown keys in both kinds
-    ignored = _check_keys(given, own)
+    own = dict.fromkeys(RUN_OPTIONS, str) | own_options(kind)  # RUN_OPTIONS are told from unknown keys in both kinds
+    given = set_values(raw, options=own)
+    ignored = _check_keys(given, kind, own)
     if "base_model" not in given:
         raise ValueError("`base_model` is not set: a hub id or a folder.")
     entries, test_entries, of_data, not_taken = read_data(given, kind=kind)
     own_given = of_data | {name: given[name] for name in own if name in given}
     told, model_init, of_model = _model(given, kind, own_given, bf16_here)
     named, template = _template(given)
-    peft, quantization = read.lora(given)
+    peft, quantization = read.lora(given, dtype=model_init["dtype"])
     held_out = bool(test_entries or given.get("val_set_size"))
     config = _plain(given, held_out=held_out) | of_model | named | format_options(entries, test_entries=test_entries)
     return Settings(
@@ -137,7 +137,8 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
         val_set_size=given.get("val_set_size", 0),
         peft=peft,
         quantization=quantization,
-        patience=given.get("early_stopping_patience"),
+        ordered=bool(given.get("curriculum_sampling")),
+        patience=given.get("early_stopping_patience") or None,
         auto_resume=bool(given.get("auto_resume_from_checkpoints")),
         environment={keys.ENVIRONMENT[key]: str(given[key]) for key in keys.ENVIRONMENT if key in given},
         ignored=ignored | not_taken | told,
@@ -152,11 +153,14 @@ def read_data(
     Raises:
         ValueError: an option has two values, or is of process reward models and `kind` is "orm".
     """
-    entries, options, ignored = read_entries(given.get("datasets"))
+    template = given.get("chat_template")
+    entries, options, ignored = read_entries(given.get("datasets"), template=template)
     test_entries: list[DataEntry] = []
     of_tests: dict[str, Any] = {}
-    if given.get("test_datasets") is not None:
-        test_entries, of_tests, not_taken = read_entries(given["test_datasets"], where="test_datasets")
+    if given.get("test_datasets"):
+        test_entries, of_tests, not_taken = read_entries(
+            given["test_datasets"], where="test_datasets", template=template
+        )
         ignored |= not_taken
     for key in RUN_OPTIONS:
         places = {"datasets": options, "test_datasets": of_tests, "the top": given}
@@ -189,30 +193,38 @@ def _plain(given: dict[str, Any], *, held_out: bool) -> dict[str, Any]:
     }
 
 
-def _number(key: str, value: Any) -> Any:
-    if key not in _FLOATS or not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"`{key}` is {value!r}; expected a number.") from None
-
-
-def _check_keys(given: dict[str, Any], own: tuple[str, ...]) -> dict[str, str]:
-    """{key: why it is ignored}; whatever is false is no wish."""
+def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[str, str]:
+    """{key: why it is ignored}; whatever is false, or what is done anyway, is no wish."""
     taken = {*keys.SAME, *keys.RENAMED, *keys.LORA, *keys.LIGER, *keys.ATTENTION, *keys.ENVIRONMENT, *keys.REPORTS}
     known = {*taken, *keys.SPECIAL, *keys.IGNORED, *keys.REFUSED, *own}
     for key in given:
         if key not in known:
             raise ValueError(keys.unknown_key(key, known))
-    refused = [f"  {key}: {keys.REFUSED[key]}" for key, value in given.items() if key in keys.REFUSED and value]
+    as_here = keys.AS_HERE | {"eval_sequence_len": given.get("sequence_len", 512)}
+    refused = [
+        f"  {key}: {keys.REFUSED[key]}"
+        for key, value in given.items()
+        if key in keys.REFUSED and _is_wish(value) and value != as_here.get(key)
+    ]
     if refused:
         raise ValueError("Some keys cannot be had here. Take them out:\n" + "\n".join(refused))
     ignored = {key: keys.IGNORED[key] for key, value in given.items() if key in keys.IGNORED and value is not False}
     for name in given.get("plugins", ()):
         if why := _PLUGINS.get(name, "plugins of axolotl's are not run"):
             ignored[f"plugins: {name}"] = why
-    return ignored
+    if not given.get("adapter"):
+        ignored |= {key: "`adapter` is not set" for key in (*keys.LORA, "lora_target_linear") if given.get(key)}
+    if kind == "prm" and given.pop("center_rewards_coefficient", None):
+        ignored["center_rewards_coefficient"] = "it centres the rewards of outcome reward models"
+    return ignored | read.told(given)
+
+
+def _is_wish(value: Any) -> bool:
+    """
+    >>> _is_wish({"loftq_config": None}), _is_wish([]), _is_wish("dpo")
+    (False, False, True)
+    """
+    return any(map(_is_wish, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: bool):
@@ -251,11 +263,13 @@ def _template(given: dict[str, Any]) -> tuple[dict[str, str], tuple[str, str] | 
         return {}, ("text" if "{" in jinja else "file", jinja)
     if name in (None, "tokenizer_default"):
         return {}, None
+    if name in keys.OWN_TEMPLATES:
+        return {}, ("own", keys.OWN_TEMPLATES[name])
     short = str(name).removeprefix(_FALLBACK)
     if short not in _TEMPLATES:
         raise ValueError(
-            f"`chat_template: {name}` is not had; expected {', '.join(_TEMPLATES)}, tokenizer_default, or jinja with "
-            "`chat_template_jinja`."
+            f"`chat_template: {name}` is not had; expected {', '.join((*_TEMPLATES, *keys.OWN_TEMPLATES))}, "
+            "tokenizer_default (the model's own), or jinja with `chat_template_jinja`."
         )
     return ({"chat_template": name}, None) if short == name else ({}, ("fallback", short))
 

@@ -4,6 +4,7 @@ In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run th
 separators, limits), and two data sets of raw rows, which the trainers encode.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 import datasets
 
 from ...data.adapters import get_adapter
-from ...data.files import hold_out, load_split
+from ...data.files import FILE_FORMATS, hold_out, load_split
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 
 RUN_OPTIONS = ("step_separator", "max_completion_length", "train_on_last_step_only")
 """options that axolotl has by data set and drops; a model has one of each"""
+
+_AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
+"""values of refused keys that ask for nothing"""
 
 _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
 
@@ -49,7 +53,9 @@ class DataEntry:
 TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *(one.name for one in fields(DataEntry))} - {"adapter"}
 
 
-def read_entries(raw: Any, *, where: str = "datasets") -> tuple[list[DataEntry], dict[str, Any], dict[str, str]]:
+def read_entries(
+    raw: Any, *, where: str = "datasets", template: str | None = None
+) -> tuple[list[DataEntry], dict[str, Any], dict[str, str]]:
     """Entries, options of the run that they name, and {key: why it is not taken}.
 
     >>> entries, options, ignored = read_entries(
@@ -58,26 +64,37 @@ def read_entries(raw: Any, *, where: str = "datasets") -> tuple[list[DataEntry],
     >>> entries[0].path, entries[0].adapter, options, list(ignored)
     ('steps.jsonl', 'stepwise_supervised', {'step_separator': '|'}, ['datasets[0].conversation'])
 
+    Args:
+        template: the run's `chat_template`, which an entry may repeat.
+
     Raises:
         ValueError: an unknown key or type, a key that would change what is trained, or two values of a run's option.
     """
     if not isinstance(raw, list) or not raw or not all(isinstance(one, dict) for one in raw):
         raise ValueError(f"`{where}` is {raw!r}; expected a list of entries with `path` and `type`.")
+    as_here = _AS_HERE | {"chat_template": template or "tokenizer_default"}
     entries, options, ignored = [], {}, {}
     for index, entry in enumerate(raw):
         place = f"{where}[{index}]"
-        given = {key: value for key, value in entry.items() if value is not None}
+        given = {key: value for key, value in entry.items() if value not in (None, "", as_here.get(key))}
         ignored |= _not_taken(given, place)
         for key in RUN_OPTIONS:
             if key in given and options.setdefault(key, given[key]) != given[key]:
                 raise ValueError(
                     f"`{place}.{key}` is {given[key]!r}, but {options[key]!r} in an entry before: a model has one."
                 )
-        entries.append(_entry(given, place))
+        names = given["name"] if isinstance(given.get("name"), list) else [given.get("name")]
+        default = "test" if where == "test_datasets" and not _has_one_split(given.get("path")) else "train"
+        entries += [_entry({"split": default, **given, "name": name}, place) for name in names]
     missing = [key for key in options if len({repr(one.get(key)) for one in raw}) > 1]
     if missing:
         raise ValueError(f"`{missing[0]}` is set in some entries of `{where}` alone: a model has one. Set it in all.")
     return entries, options, ignored
+
+
+def _has_one_split(path: Any) -> bool:
+    """Whether it is a file, or one data set of `save_to_disk`; what they hold is called "train"."""
+    return isinstance(path, str) and (Path(path).is_file() or (Path(path) / "state.json").is_file())
 
 
 def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
@@ -96,7 +113,12 @@ def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
 def _entry(given: dict[str, Any], place: str) -> DataEntry:
     if "path" not in given:
         raise ValueError(f"`{place}` has no `path`: a hub id, a file or a folder.")
+    for key, kind, called in (("path", str, "text"), ("column_mapping", dict, "{column that is expected: column}")):
+        if key in given and not isinstance(given[key], kind):
+            raise ValueError(f"`{place}.{key}` is {given[key]!r}; expected {called}.")
     kind = given.get("type")
+    if isinstance(kind, dict):
+        raise ValueError(f"`{place}.type` is {kind!r}; expected a format's name, other columns by `column_mapping`.")
     if kind is not None:
         try:
             get_adapter(kind)
@@ -113,24 +135,36 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
-    path = Path(entry.path)
-    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        found = datasets.load_from_disk(entry.path)
-        if isinstance(found, dict) and entry.split not in found:
-            raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has {', '.join(found)}.")
-        return found[entry.split] if isinstance(found, dict) else found
-    plain = entry.split == "train" and entry.data_files is entry.ds_type is entry.revision is None
-    if plain or (path.is_dir() and entry.data_files is None):
-        return load_split(entry.path, entry.split, config=entry.name)
+    path, files = Path(entry.path), entry.data_files
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return of_split(datasets.load_from_disk(entry.path), entry)
+    whole = files is entry.ds_type is entry.revision is None
+    if whole and (not path.exists() or (path.suffix in FILE_FORMATS and entry.split.partition("[")[0] == "train")):
+        return load_split(entry.path, entry.split, config=entry.name)  # which names the line of a fault
     try:
-        if path.exists():
-            files = entry.data_files or entry.path
+        if path.is_file() or (path.is_dir() and files):
+            files = files or entry.path
             kind = entry.ds_type or _kind(files if isinstance(files, str) else files[0])
             return datasets.load_dataset(kind, data_files=files, split=entry.split)
-        options = {"data_files": entry.data_files, "revision": entry.revision, "split": entry.split}
+        options = {"data_files": files, "revision": entry.revision, "split": entry.split}
         return datasets.load_dataset(entry.path, entry.name, **options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"'{entry.path}' cannot be loaded: {error}") from error
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
+        why = str(error) or "nothing was found."
+        raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
+
+
+def of_split(found: datasets.Dataset | datasets.DatasetDict, entry: DataEntry) -> datasets.Dataset:
+    """The entry's split of what `load_from_disk` gives; a single data set is called "train".
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    splits = found if isinstance(found, dict) else {"train": found}
+    try:
+        parts = datasets.ReadInstruction.from_spec(entry.split).to_absolute({one: len(splits[one]) for one in splits})
+    except ValueError as error:
+        raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has {', '.join(splits)}.") from error
+    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
 
 
 def _kind(name: str) -> str:
@@ -138,7 +172,8 @@ def _kind(name: str) -> str:
     >>> _kind("rows.csv"), _kind("rows.jsonl")
     ('csv', 'json')
     """
-    return {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}.get(Path(name).suffix, "json")
+    kinds = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
+    return next((kinds[suffix] for suffix in Path(name).suffixes if suffix in kinds), "json")  # rows.csv.gz too
 
 
 def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
@@ -169,9 +204,13 @@ def train_and_held_out(
     test_entries: list[DataEntry],
     val_set_size: float,
     seed: int,
+    ordered: bool = False,
     load: Callable = load_entry,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Rows to train on, and held-out ones: of `test_datasets`, or so many (a share below 1), no prompt on both sides.
+
+    Args:
+        ordered: the rows of one entry keep their order.
 
     Raises:
         ValueError: both are given, or they cannot be split or mixed.
@@ -180,10 +219,15 @@ def train_and_held_out(
         raise ValueError("Both `test_datasets` and `val_set_size` are set; take one of them.")
     loaded = [_loaded(one, seed, load) for one in entries]
     tests = [_loaded(one, seed, load) for one in test_entries]
-    share = val_set_size if val_set_size < 1 else val_set_size / sum(map(len, loaded))
+    rows = sum(map(len, loaded))
+    share = val_set_size if val_set_size < 1 else val_set_size / max(rows, 1)
+    if not 0 <= share < 1:
+        raise ValueError(f"`val_set_size: {val_set_size}`; expected a share below 1, or fewer than the {rows} rows.")
+    if ordered and is_mixture(entries, test_entries=test_entries):
+        raise ValueError("`curriculum_sampling` keeps the order of one file, but `datasets` are mixed; give one entry.")
     if not is_mixture(entries, test_entries=test_entries):
         if share:
-            return hold_out(loaded[0], share, seed)
+            return hold_out(loaded[0], share, seed, shuffle=not ordered)
         return loaded[0], tests[0] if tests else None
     parts = _parts(entries, loaded)
     if share:
@@ -203,10 +247,23 @@ def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: b
     return [
         Part(
             dataset=dataset,
-            subset=one.subset or Path(one.path).name,
+            subset=name,
             adapter=one.adapter,
             column_mapping=one.column_mapping,
             weight=one.weight if weigh else None,
         )
-        for one, dataset in zip(entries, loaded, strict=True)
+        for one, dataset, name in zip(entries, loaded, _subset_names(entries), strict=True)
     ]
+
+
+def _subset_names(entries: list[DataEntry]) -> list[str]:
+    """
+    >>> _subset_names([DataEntry(path="a/hh"), DataEntry(path="b/hh"), DataEntry(path="b/hh", subset="own")])
+    ['hh', 'hh-2', 'own']
+    """
+    seen, names = Counter(), []
+    for one in entries:
+        name = one.subset or Path(one.path).name
+        seen[name] += 1
+        names.append(name if one.subset or seen[name] == 1 else f"{name}-{seen[name]}")
+    return names

@@ -97,6 +97,39 @@ REPORTS = {
     "use_trackio": "trackio",
 }
 
+PROJECTS = {
+    "wandb_project": "use_wandb",
+    "mlflow_experiment_name": "use_mlflow",
+    "comet_project_name": "use_comet",
+    "trackio_project_name": "use_trackio",
+}
+"""keys that turn a tracker on by naming its project"""
+
+OWN_TEMPLATES = {
+    **dict.fromkeys(("qwen_25", "qwen3", "qwen3_5"), "<|im_start|>"),
+    **dict.fromkeys(("gemma3", "gemma3n"), "<start_of_turn>"),
+    **dict.fromkeys(("phi_3", "phi_35"), "<|end|>"),
+    **dict.fromkeys(("mistral_v1", "mistral_v2v3", "mistral_v3_tekken", "mistral_v7_tekken"), "[INST]"),
+    "llama4": "<|header_start|>",
+}
+"""names of `chat_template` for a family whose tokenizers carry the template -> a mark that it has"""
+
+FSDP = frozenset(
+    """
+    version activation_checkpointing cpu_offload cpu_ram_efficient_loading state_dict_type auto_wrap_policy
+    transformer_layer_cls_to_wrap min_num_params reshard_after_forward forward_prefetch backward_prefetch
+    use_orig_params sync_module_states limit_all_gathers
+    """.split()
+)
+"""keys of `fsdp_config` that transformers takes"""
+
+OF_FSDP_1 = frozenset("forward_prefetch backward_prefetch use_orig_params sync_module_states limit_all_gathers".split())
+
+AS_HERE = dict.fromkeys(
+    "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size".split(), 1
+)
+"""values by which a key that cannot be had asks for nothing"""
+
 SPECIAL = frozenset(
     """
     base_model base_model_config model_type type_of_model model_config model_kwargs overrides_of_model_kwargs

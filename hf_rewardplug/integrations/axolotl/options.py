@@ -6,9 +6,21 @@ Defaults are axolotl's where it has one.
 
 from typing import Any
 
-from .keys import ATTENTION, LIGER, LORA, REPORTS
+from .keys import (
+    ATTENTION,
+    FSDP,
+    LIGER,
+    LORA,
+    OF_FSDP_1,
+    OWN_TEMPLATES,
+    PROJECTS,
+    REPORTS,
+    unknown_key,
+)
 
 Given = dict[str, Any]
+
+_FSDP_OF_AXOLOTL = ("cpu_offload_pin_memory", "mixed_precision_policy")
 
 _OWN_OPTIMIZERS = (
     *("optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "adamc", "came_pytorch", "muon"),
@@ -23,13 +35,15 @@ def overlong(given: Given) -> dict[str, Any]:
     ({'overlong': 'error'}, {})
     """
     strategy = given.get("excess_length_strategy")
+    if strategy not in (None, "drop", "truncate", "raise"):
+        raise ValueError(f"`excess_length_strategy: {strategy}`; expected drop, truncate or raise.")
     return {} if strategy is None else {"overlong": "error" if strategy == "raise" else strategy}
 
 
 def batches(given: Given) -> dict[str, Any]:
     """
     >>> batches({"batch_size": 32, "micro_batch_size": 4})
-    {'per_device_train_batch_size': 4, 'gradient_accumulation_steps': 8}
+    {'per_device_train_batch_size': 4, 'per_device_eval_batch_size': 4, 'gradient_accumulation_steps': 8}
     """
     rows, steps = given.get("micro_batch_size", 1), given.get("gradient_accumulation_steps")
     if steps is None:
@@ -38,7 +52,11 @@ def batches(given: Given) -> dict[str, Any]:
             raise ValueError(f"`batch_size: {given['batch_size']}` is below `micro_batch_size: {rows}`.")
     elif "batch_size" in given:
         raise ValueError("Both `batch_size` and `gradient_accumulation_steps` are set; leave `batch_size` out.")
-    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps}
+    return {
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": given.get("eval_batch_size", rows),
+        "gradient_accumulation_steps": steps,
+    }
 
 
 def optimization(given: Given) -> dict[str, Any]:
@@ -71,7 +89,7 @@ def precision(given: Given, *, bf16_here: bool) -> tuple[dict[str, Any], str]:
     >>> precision({"bf16": "auto"}, bf16_here=False), precision({"bf16": True}, bf16_here=True)
     (({'bf16': False, 'fp16': False}, 'float32'), ({'bf16': True, 'fp16': False}, 'bfloat16'))
     """
-    bf16, fp16 = given.get("bf16", given.get("bfloat16", "auto")), bool(given.get("fp16") or given.get("float16"))
+    bf16, fp16 = given.get("bfloat16") or given.get("bf16", "auto"), bool(given.get("fp16") or given.get("float16"))
     full = bf16 == "full"
     bf16 = (bf16_here and not fp16 and not given.get("float32")) if bf16 == "auto" else bool(bf16)
     if bf16 and fp16:
@@ -86,19 +104,34 @@ def saving(given: Given, *, held_out: bool) -> dict[str, Any]:
     """When to save and to evaluate; steps below 1 are a share of all.
 
     >>> saving({"saves_per_epoch": 2, "num_epochs": 2}, held_out=False)
-    {'save_strategy': 'steps', 'save_steps': 0.25, 'save_total_limit': 4, 'eval_strategy': 'no'}
+    {'save_strategy': 'steps', 'save_steps': 0.25, 'save_total_limit': 4, 'eval_strategy': 'no', 'eval_on_start': False}
     """
     options = {"save_strategy": given.get("save_strategy", "epoch")}
     if save_steps := given.get("save_steps") or _share(given, "saves_per_epoch"):
         options |= {"save_strategy": "steps", "save_steps": save_steps}
     options["save_total_limit"] = given.get("save_total_limit", 4)
-    if not held_out:
-        return {**options, "eval_strategy": "no"}
     options["eval_strategy"] = given.get("eval_strategy", given.get("evaluation_strategy", "no"))
     if eval_steps := given.get("eval_steps") or _share(given, "evals_per_epoch"):
         options |= {"eval_strategy": "steps", "eval_steps": eval_steps}
+    if not held_out:
+        options["eval_strategy"] = "no"
     options["eval_on_start"] = options["eval_strategy"] != "no"
-    return options
+    return options | (_early_stopping(given, options) if given.get("early_stopping_patience") else {})
+
+
+def _early_stopping(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+    """The best model is kept where every one that is saved is evaluated, by axolotl's rule."""
+    if options["eval_strategy"] == "no":
+        raise ValueError(
+            "`early_stopping_patience` counts evaluations: set `val_set_size` or `test_datasets`, and `eval_steps`."
+        )
+    saved, evaluated = options.get("save_steps"), options.get("eval_steps")
+    if not saved or not evaluated or saved % evaluated:
+        raise ValueError(
+            "`early_stopping_patience` keeps the best model: set `save_steps` and `eval_steps`, the first a multiple "
+            "of the second."
+        )
+    return {"metric_for_best_model": given.get("metric_for_best_model", "loss"), "load_best_model_at_end": True}
 
 
 def _share(given: Given, key: str) -> float | None:
@@ -109,12 +142,14 @@ def _share(given: Given, key: str) -> float | None:
 
 def reporting(given: Given) -> dict[str, Any]:
     """
-    >>> reporting({"use_wandb": True, "wandb_name": "run 1"}), reporting({})
-    ({'report_to': ['wandb'], 'run_name': 'run 1'}, {'report_to': 'none'})
+    >>> reporting({"use_wandb": True, "wandb_name": "run 1"}), reporting({"trackio_project_name": "p"}), reporting({})
+    ({'report_to': ['wandb'], 'run_name': 'run 1'}, {'report_to': ['trackio']}, {'report_to': []})
     """
-    trackers = [tracker for key, tracker in REPORTS.items() if given.get(key)]
-    options = {"report_to": trackers or "none"}
-    names = [given[key] for key in ("wandb_name", "mlflow_run_name", "trackio_run_name") if key in given]
+    by_project = {flag: True for project, flag in PROJECTS.items() if given.get(project)}
+    trackers = [tracker for key, tracker in REPORTS.items() if given.get(key, by_project.get(key))]
+    options = {"report_to": trackers}
+    run_names = ("wandb_name", "wandb_run_id", "mlflow_run_name", "trackio_run_name")
+    names = [str(given[key]) for key in run_names if key in given]
     return {**options, "run_name": names[0]} if names else options
 
 
@@ -124,7 +159,7 @@ def distributed(given: Given) -> dict[str, Any]:
     >>> distributed({"fsdp_version": 2, "fsdp_config": {"offload_params": True, "reshard_after_forward": True}})
     {'fsdp': True, 'fsdp_config': {'cpu_offload': True, 'reshard_after_forward': True, 'version': 2}}
     """
-    if "deepspeed" in given:
+    if given.get("deepspeed"):
         if given.get("fsdp") or given.get("fsdp_config"):
             raise ValueError("Both `deepspeed` and `fsdp_config` are set; take one of them.")
         return {"deepspeed": given["deepspeed"]}
@@ -138,7 +173,35 @@ def distributed(given: Given) -> dict[str, Any]:
         config["cpu_offload"] = config.pop("offload_params")
     if "fsdp_version" in given:
         config["version"] = given["fsdp_version"]
-    return {"fsdp": given.get("fsdp") or True, "fsdp_config": dict(sorted(config.items()))}
+    for key in config:
+        if key not in {*FSDP, *_FSDP_OF_AXOLOTL}:
+            raise ValueError(f"{unknown_key(key, FSDP)} (in `fsdp_config`)")
+    taken = {key: value for key, value in config.items() if key not in _FSDP_OF_AXOLOTL}
+    return {"fsdp": given.get("fsdp") or True, "fsdp_config": dict(sorted(taken.items()))}
+
+
+def told(given: Given) -> dict[str, str]:
+    """{key: why it is not taken} of keys that are read with others.
+
+    >>> told({"fsdp_config": {"sync_module_states": True}, "torch_compile": "auto"})
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'fsdp_version': "FSDP2 is taken, where axolotl's default is 1",
+     'fsdp_config.sync_module_states': 'FSDP1 alone has it',
+     'torch_compile': 'packed batches have no fixed shape; true compiles, and pads'}
+    """
+    found = {}
+    config = {key.removeprefix("fsdp_"): value for key, value in (given.get("fsdp_config") or {}).items()}
+    version = given.get("fsdp_version", config.get("version"))
+    if (config or given.get("fsdp")) and version is None:
+        found["fsdp_version"] = "FSDP2 is taken, where axolotl's default is 1"
+    found |= {f"fsdp_config.{key}": "accelerate decides it" for key in _FSDP_OF_AXOLOTL if key in config}
+    if str(version) != "1":
+        found |= {f"fsdp_config.{key}": "FSDP1 alone has it" for key in sorted(OF_FSDP_1.intersection(config))}
+    if given.get("torch_compile") == "auto":
+        found["torch_compile"] = "packed batches have no fixed shape; true compiles, and pads"
+    if (name := given.get("chat_template")) in OWN_TEMPLATES:
+        found["chat_template"] = f"the tokenizer's own template is taken, not axolotl's {name}"
+    return found
 
 
 def liger(given: Given) -> dict[str, Any]:
@@ -156,18 +219,21 @@ def attention(given: Given) -> str | None:
     return given.get("attn_implementation") or (flags[0] if flags else None)
 
 
-def lora(given: Given) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def lora(given: Given, *, dtype: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Arguments of `peft.LoraConfig` and of `transformers.BitsAndBytesConfig`, None where not asked for.
 
-    >>> lora({"adapter": "lora", "lora_r": 8, "lora_target_linear": True})
+    >>> lora({"adapter": "lora", "lora_r": 8, "lora_target_linear": True}, dtype="bfloat16")
     ({'r': 8, 'target_modules': 'all-linear'}, None)
+
+    Args:
+        dtype: in which quantized weights are multiplied.
     """
     kind, four, eight = given.get("adapter"), given.get("load_in_4bit"), given.get("load_in_8bit")
     if kind not in (None, "lora", "qlora"):
         raise ValueError(f"`adapter: {kind}` is not had; expected lora or qlora.")
     if kind is None:
-        if (four or eight) or any(given.get(key) for key in LORA):
-            raise ValueError("Keys of an adapter are set, but `adapter` is not; set `adapter: lora` or qlora.")
+        if four or eight:
+            raise ValueError("Quantized weights are not trained, and `adapter` is not set; set `adapter: qlora`.")
         return None, None
     if kind == "qlora" and not four:
         raise ValueError("`adapter: qlora` needs `load_in_4bit: true`.")
@@ -176,5 +242,6 @@ def lora(given: Given) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         arguments["target_modules"] = "all-linear"
     if four:
         four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        return arguments, {**four_bits, **given.get("bnb_config_kwargs", {})}
+        dtypes = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_storage": "bfloat16"}
+        return arguments, {**four_bits, **dtypes, **given.get("bnb_config_kwargs", {})}
     return arguments, {"load_in_8bit": True} if eight else None

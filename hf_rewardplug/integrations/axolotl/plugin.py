@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.head import HEAD_NAME
 from .config import KINDS, kind_of, own_options, read_data
-from .data import RUN_OPTIONS, DataEntry, format_options, train_and_held_out
+from .data import RUN_OPTIONS, DataEntry, format_options, of_split, train_and_held_out
 from .options import overlong
 
 LOG = get_logger(__name__)
@@ -41,7 +41,7 @@ class RewardPlugPlugin(BasePlugin):
         if self.kind is None:
             LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
-        given = {key: cfg.get(key) for key in RUN_OPTIONS}
+        given = {key: cfg.get(key) for key in (*RUN_OPTIONS, "chat_template")}
         given |= {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
         self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
         for key, why in ignored.items():
@@ -61,11 +61,16 @@ class RewardPlugPlugin(BasePlugin):
         from axolotl.utils.dict import DictDefault
 
         def load(entry: DataEntry):
-            return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+            found = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+            return of_split(found, entry) if isinstance(found, dict) else found
 
-        seed = 42 if cfg.seed is None else cfg.seed
-        sizes = {"test_entries": self.test_entries, "val_set_size": cfg.val_set_size or 0}
-        return TrainDatasetMeta(*train_and_held_out(self.entries, **sizes, seed=seed, load=load))
+        options = {
+            "test_entries": self.test_entries,
+            "val_set_size": cfg.val_set_size or 0,
+            "seed": 42 if cfg.seed is None else cfg.seed,
+            "ordered": bool(cfg.curriculum_sampling),
+        }
+        return TrainDatasetMeta(*train_and_held_out(self.entries, **options, load=load))
 
     def get_training_args(self, cfg) -> dict[str, Any]:
         """axolotl logs every 500 steps where it does not know their number."""
@@ -84,6 +89,8 @@ class RewardPlugPlugin(BasePlugin):
             | format_options(self.entries, test_entries=self.test_entries)
             | {"max_length": cfg.sequence_len}
         )
+        if cfg.curriculum_sampling:
+            options["train_sampling_strategy"] = "sequential"
         if not cfg.accelerator_config:
             options["accelerator_config"] = None  # axolotl's default one would undo this package's
         return type(base.__name__, (base,), {"options": options})

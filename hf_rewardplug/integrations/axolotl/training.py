@@ -10,6 +10,7 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ... import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
@@ -60,13 +61,19 @@ def make_trainer(settings: Settings):
     Raises:
         ValueError: DeepSpeed or FSDP without a launcher, or whatever the config and the trainer refuse.
     """
-    for key, value in settings.environment.items():
-        os.environ.setdefault(key, value)
+    for tracker in settings.config["report_to"]:
+        if tracker not in get_available_reporting_integrations():
+            raise ValueError(f"The tracker {tracker} is not installed. Install it, or take its keys out.")
+    os.environ.update(settings.environment)
     trainer_class, config_class = _CLASSES[settings.kind]
     args = config_class(**_arguments(settings))
     with args.main_process_first(desc="loading data"):
         train, held_out = train_and_held_out(
-            settings.entries, test_entries=settings.test_entries, val_set_size=settings.val_set_size, seed=args.seed
+            settings.entries,
+            test_entries=settings.test_entries,
+            val_set_size=settings.val_set_size,
+            seed=args.seed,
+            ordered=settings.ordered,
         )
     return trainer_class(
         model=settings.model,
@@ -109,9 +116,19 @@ def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase | None:
             )
         setattr(tokenizer, kind, token)
     if settings.template is not None:
-        how, what = settings.template
-        if how == "fallback" and tokenizer.chat_template is None:
-            set_chat_template(tokenizer, what)
-        elif how != "fallback":
-            tokenizer.chat_template = what if how == "text" else Path(what).read_text(encoding="utf-8")
+        _set_template(tokenizer, *settings.template)
     return tokenizer
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, how: str, what: str) -> None:
+    if how == "own" and what not in (tokenizer.chat_template or ""):
+        raise ValueError(
+            f"`chat_template`: the tokenizer of '{tokenizer.name_or_path}' has no template of its family, with {what}. "
+            "Take gemma, chatml or llama3, or give the template: `chat_template: jinja` with `chat_template_jinja`."
+        )
+    if how == "fallback" and tokenizer.chat_template is None:
+        set_chat_template(tokenizer, what)
+    if how == "file" and not Path(what).is_file():
+        raise ValueError(f"`chat_template_jinja`: there is no file '{what}', and it is no template (with braces).")
+    if how in ("text", "file"):
+        tokenizer.chat_template = what if how == "text" else Path(what).read_text(encoding="utf-8")
