@@ -1,5 +1,7 @@
 """What is looked at before a checkpoint is loaded, and after it is saved."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -14,7 +16,7 @@ from transformers import (
 )
 from transformers import BertForTokenClassification as Bert
 
-from hf_rewardplug import merge_adapter
+from hf_rewardplug import RewardScorer, merge_adapter
 from hf_rewardplug.model.head import install_reward_head
 from hf_rewardplug.model.loading import reward_peft_config
 from hf_rewardplug.model.weights import check_saved_head, loading_arguments
@@ -63,6 +65,27 @@ def test_a_head_that_the_config_names_arrives(shards, tmp_path, caplog):
     assert torch.equal(loaded.score.weight, model.score.weight) and not info["unexpected_keys"]
     with pytest.raises(ValueError, match=r"it has reward_value.weight \(1, 16\), expected score.weight \(3, 16\)"):
         loading_arguments(str(tmp_path), SEQUENCES, 3, {})
+
+
+def test_an_openrlhf_model_scores_once_its_config_is_edited(tmp_path):
+    """The edits that docs/migrating.md lists; OpenRLHF's reward is the head's product at the last token."""
+    saved(tmp_path, rename={"score.weight": "reward_value.weight"})
+    word_tokenizer("<pad>", "</s>", "ab", pad_token="<pad>", eos_token="</s>").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "problem_type")}
+    config |= {"architectures": ["RewardModel"], "value_head_prefix": "reward_value", "mean": 3.0, "std": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is RewardModel; expected a sequence classifier"):
+        RewardScorer.from_pretrained(str(tmp_path))
+    config |= {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
+    config["rewardplug"] = {"kind": "orm", "calibration": {"mean": 3.0, "std": 2.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = tiny_model().eval()
+    with torch.no_grad():
+        reward = model.score(model.model(torch.tensor([[2, 1]])).last_hidden_state[0, -1]).item()
+    for normalize, expected in ((False, reward), (True, (reward - 3.0) / 2.0)):
+        scorer = RewardScorer.from_pretrained(str(tmp_path), device="cpu", normalize=normalize)
+        assert scorer.score(["a"], ["b"]) == [pytest.approx(expected, abs=1e-5)]
 
 
 def test_a_bias_arrives_where_the_head_has_one(tmp_path, caplog):
