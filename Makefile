@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 AXOLOTL_VENV ?= .venv-axolotl
 OLDEST_VENV ?= .venv-oldest
-# constraints.txt's torch; its lowest version, torch==2.6.0, where the index has a build for this machine
+# constraints.txt's torch; its lowest version, torch==2.7.0, where the index has a build for this machine
 OLDEST_TORCH ?= torch
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
