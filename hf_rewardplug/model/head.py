@@ -77,7 +77,8 @@ def install_reward_head(model: nn.Module) -> bool:
             return scored(self, *args, **kwargs)
 
         base.forward = types.MethodType(forward, base)
-    if picks and not any(parameter.requires_grad for module in heads for parameter in module.parameters()):
+    trained = any(parameter.requires_grad for module in heads for parameter in module.parameters())
+    if picks and not trained and any(parameter.requires_grad for parameter in base.parameters()):
         logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
     return picks
 

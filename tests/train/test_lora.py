@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, merge_adapter
-from hf_rewardplug.model.head import RewardHead
+from hf_rewardplug.model.head import RewardHead, install_reward_head
 
 KINDS = {
     "orm": (RewardTrainer, RewardConfig, text_pairs, AutoModelForSequenceClassification, 1),
@@ -104,6 +104,20 @@ def test_a_frozen_adapter_is_refused(model_path, tmp_path):
     frozen = PeftModel.from_pretrained(plain_base("orm", model_path), tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"The adapter is frozen, so nothing would train.*is_trainable=True"):
         trainer_for("orm", frozen, tmp_path, AutoTokenizer.from_pretrained(model_path))
+
+
+def test_a_frozen_head_is_told_in_training_alone(model_path, tmp_path, caplog):
+    """An adapter loaded for scoring is frozen whole, and nothing is wrong with it."""
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+    get_peft_model(plain_base("orm", model_path), config).save_pretrained(tmp_path / "adapter")
+    for trains in (False, True):
+        model = PeftModel.from_pretrained(plain_base("orm", model_path), tmp_path / "adapter", is_trainable=trains)
+        for name, parameter in model.named_parameters():
+            if ".score." in name:
+                parameter.requires_grad_(False)
+        caplog.clear()
+        install_reward_head(model)
+        assert ("reward head is frozen" in caplog.text) is trains
 
 
 def test_an_adapter_of_another_name_and_one_beside_an_older_model(model_path, tmp_path):

@@ -14,6 +14,7 @@ from axolotl.cli.train import do_train
 from axolotl.common.datasets import load_datasets
 from axolotl.integrations.base import PluginManager
 from axolotl.train import setup_model_and_trainer
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rewardplug import PRMTrainer, RewardScorer, RewardTrainer, StepCollator
@@ -230,12 +231,75 @@ def test_a_checkpoint_resumes(config, tmp_path):
 @pytest.mark.parametrize("kind", ["orm", "prm"])
 def test_lora(kind, config, tmp_path):
     lora = {"adapter": "lora", "lora_r": 2, "lora_alpha": 4, "lora_target_linear": True}
-    kernels = dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), False)
-    do_train(config(kind, **lora, **kernels), TrainerCliArgs())
+    do_train(config(kind, **lora), TrainerCliArgs())
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     assert json.loads((tmp_path / "out" / "reward_config.json").read_text())["rewardplug"]["kind"] == kind
     RewardScorer.from_pretrained(tmp_path / "out")  # which axolotl's config.json would mislead
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["orm", "prm"])
+def test_qlora(kind, config, tmp_path):
+    do_train(
+        config(kind, adapter="qlora", load_in_4bit=True, lora_r=2, lora_alpha=4, lora_target_linear=True),
+        TrainerCliArgs(),
+    )
+    RewardScorer.from_pretrained(tmp_path / "out")
+
+
+def test_several_attributes(config, files, tmp_path):
+    """axolotl's builder writes one label into every reward model's config."""
+    rows = [json.loads(line) for line in open(files["orm"][1])]
+    rows = [
+        {
+            "prompt": row["input"],
+            "completion": row[key],
+            "attributes": {"good": int(key == "chosen"), "length": len(row[key])},
+        }
+        for row in rows
+        for key in ("chosen", "rejected")
+    ]
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_data = {"type": "scored.attributes"}
+    more = {"attributes": ["good", "length"], "loss_type": "mse", "num_labels": None}
+    do_train(config("orm", rows=str(tmp_path / "scored.jsonl"), of_data=of_data, **more), TrainerCliArgs())
+    scorer = RewardScorer.from_pretrained(tmp_path / "out")
+    assert set(scorer.score_attributes(["1?"], [["2"]])[0][0]) == {"good", "length"}
+
+
+def test_an_lm_head_without_a_model_type(config, tmp_path):
+    trainer = build(config("prm", good_token="1", bad_token="0", model_type=None, num_labels=None))
+    assert type(trainer.model).__name__ == "Qwen2ForCausalLM"
+
+
+def test_keys_of_batches_change_nothing_and_an_order_is_kept(config):
+    grouped = build(config("orm", group_by_length=True))
+    assert grouped.args.train_sampling_strategy == "random"
+    manager().plugins.clear()
+    ordered = build(config("orm", curriculum_sampling=True, val_set_size=0.2))
+    assert type(ordered._get_train_sampler()).__name__ == "SequentialSampler"
+    prompts = [ordered.processing_class.decode(row["chosen_ids"]) for row in ordered.train_dataset]
+    manager().plugins.clear()
+    whole = build(config("orm"))
+    every = [whole.processing_class.decode(row["chosen_ids"]) for row in whole.train_dataset]
+    assert prompts == sorted(prompts, key=every.index)
+
+
+def test_a_saved_data_set_has_splits(config, files, tmp_path):
+    rows = Dataset.from_json(files["orm"][1])
+    DatasetDict(train=rows.select(range(9)), test=rows.select(range(9, 12))).save_to_disk(tmp_path / "saved")
+    data = {"path": str(tmp_path / "saved"), "type": "bradley_terry.chat_template"}
+    trainer = build(config("orm", datasets=[data], test_datasets=[data]))
+    assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (9, 3)
+
+
+def test_a_half_written_checkpoint_is_passed_over(config, tmp_path):
+    do_train(config("orm"), TrainerCliArgs())
+    expected = losses(tmp_path / "out" / "checkpoint-4")
+    weights = tmp_path / "out" / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    do_train(config("orm", auto_resume_from_checkpoints=True), TrainerCliArgs())
+    assert losses(tmp_path / "out" / "checkpoint-4") == expected
 
 
 @pytest.mark.parametrize("kind", ["orm", "prm"])

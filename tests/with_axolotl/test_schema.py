@@ -19,9 +19,7 @@ def names(*schemas) -> set[str]:
 
 
 def test_keys_of_a_run():
-    groups = [keys.SAME, keys.RENAMED, keys.LORA, keys.ATTENTION, keys.ENVIRONMENT, keys.REPORTS, keys.SPECIAL]
-    known = {name for group in (*groups, keys.IGNORED, keys.REFUSED) for name in group}
-    assert known - OF_PLUGINS == names(AxolotlInputConfig)
+    assert keys.known() - OF_PLUGINS - {*keys.LIGER} == names(AxolotlInputConfig)
 
 
 def test_keys_of_a_data_set():

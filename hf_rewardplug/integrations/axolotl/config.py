@@ -195,8 +195,7 @@ def _plain(given: dict[str, Any], *, held_out: bool) -> dict[str, Any]:
 
 def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[str, str]:
     """{key: why it is ignored}; whatever is false, or what is done anyway, is no wish."""
-    taken = {*keys.SAME, *keys.RENAMED, *keys.LORA, *keys.LIGER, *keys.ATTENTION, *keys.ENVIRONMENT, *keys.REPORTS}
-    known = {*taken, *keys.SPECIAL, *keys.IGNORED, *keys.REFUSED, *own}
+    known = {*keys.known(), *own}
     for key in given:
         if key not in known:
             raise ValueError(keys.unknown_key(key, known))

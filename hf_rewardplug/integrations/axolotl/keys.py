@@ -256,6 +256,12 @@ REFUSED_OF_DATA = {
 }
 
 
+def known() -> set[str]:
+    """Every key of axolotl's schema, and of its Liger plugin."""
+    taken = (SAME, RENAMED, LORA, LIGER, ATTENTION, ENVIRONMENT, REPORTS, SPECIAL)
+    return {name for group in (*taken, IGNORED, REFUSED) for name in group}
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """What is said of a key that nobody knows.
 

@@ -12,11 +12,14 @@ from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 from pydantic import create_model
 from transformers import set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.head import HEAD_NAME
+from ...train.checkpoints import PREFIX_CHECKPOINT_DIR, whole_checkpoint
 from .config import KINDS, kind_of, own_options, read_data
+from .corrections import correct
 from .data import RUN_OPTIONS, DataEntry, format_options, of_split, train_and_held_out
 from .options import overlong
 
@@ -41,6 +44,8 @@ class RewardPlugPlugin(BasePlugin):
         if self.kind is None:
             LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
+        for warning in correct(cfg, self.kind):
+            LOG.warning(warning)
         given = {key: cfg.get(key) for key in (*RUN_OPTIONS, "chat_template")}
         given |= {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
         self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
@@ -61,7 +66,10 @@ class RewardPlugPlugin(BasePlugin):
         from axolotl.utils.dict import DictDefault
 
         def load(entry: DataEntry):
-            found = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+            try:
+                found = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+            except StopIteration:
+                raise ValueError(f"'{entry.path}' has no rows.") from None
             return of_split(found, entry) if isinstance(found, dict) else found
 
         options = {
@@ -100,9 +108,17 @@ class RewardPlugPlugin(BasePlugin):
         return None if self.kind is None else (_no_collator, {})
 
     def pre_model_load(self, cfg) -> None:
-        """axolotl draws the head before it sets a seed."""
-        if self.kind is not None:
-            set_seed(42 if cfg.seed is None else cfg.seed)
+        """axolotl draws the head before it sets a seed.
+
+        Raises:
+            ValueError: under ZeRO-3, where axolotl 0.19 fails as it looks for a head that was not drawn: a rank's part
+                of it may be empty.
+        """
+        if self.kind is None:
+            return
+        if is_deepspeed_zero3_enabled():
+            raise ValueError("axolotl trains no reward model under ZeRO-3. Take ZeRO-2, or `rewardplug train`.")
+        set_seed(42 if cfg.seed is None else cfg.seed)
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
@@ -110,7 +126,11 @@ class RewardPlugPlugin(BasePlugin):
             cfg.lora_exclude_modules = [HEAD_NAME]
 
     def post_trainer_create(self, cfg, trainer) -> None:
+        """axolotl would resume from the newest checkpoint, be it whole or not."""
         self.trainer = weakref.ref(trainer)
+        started = any(Path(cfg.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+        if self.kind is not None and cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint and started:
+            cfg.resume_from_checkpoint = str(whole_checkpoint(True, cfg.output_dir)[0])
 
     def post_train(self, cfg, model) -> None:
         """axolotl saves the model by itself, without what a scorer must know of an adapter's."""

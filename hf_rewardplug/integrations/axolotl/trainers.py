@@ -15,7 +15,7 @@ from axolotl.core.training_args import AxolotlTrainingMixins
 
 from ... import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 
-_OURS = ("chat_template", "logging_nan_inf_filter", "overlong")
+_OURS = ("chat_template", "logging_nan_inf_filter", "overlong", "train_sampling_strategy")
 """arguments that are not taken from axolotl's: the tokenizer has its template by then, the others' defaults differ"""
 
 
@@ -36,7 +36,9 @@ class BuiltByAxolotl(RngLoaderMixin, SchedulerMixin, OptimizerMixin, OptimizerIn
     options: dict[str, Any] = {}
 
     def __init__(self, *, args, dataset_tags=None, **kwargs):
-        """axolotl's builder names its own config's class, and knows no other."""
+        """axolotl's builder names its own config's class, and writes one label into the model's config."""
+        if attributes := self.options.get("attributes"):
+            kwargs["model"].config.num_labels = len(attributes)
         super().__init__(args=converted(args, config_class=self.config_class, options=self.options), **kwargs)
 
 
