@@ -176,6 +176,14 @@ def test_tokenizers(files, tmp_path):
         make_trainer(translate({**raw, "special_tokens": {"pad_token": "<nobody knows>"}}))
 
 
+def test_fsdp_on_cpus_would_be_ddp(files, tmp_path, monkeypatch):
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(training, "on_cpu_under_launcher", lambda: True)
+    with pytest.raises(ValueError, match="`fsdp_config` shards a model over GPUs"):
+        make_trainer(translate(config(files, "orm", tmp_path, fsdp_config={"offload_params": True})))
+
+
 def test_a_tracker_that_is_not_installed(files, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "get_available_reporting_integrations", list)
     with pytest.raises(ValueError, match="The tracker wandb is not installed"):
@@ -215,16 +223,21 @@ def test_the_module_says_what_is_wrong(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_does(files, tmp_path):
+@pytest.mark.parametrize("zero", [None, "zero2.json"])
+def test_two_ranks_train_what_one_does(zero, files, tmp_path):
+    if zero:
+        pytest.importorskip("deepspeed")
+    zero = {"deepspeed": str(ROOT / "recipes" / "deepspeed" / zero)} if zero else {}
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config(files, "orm", tmp_path / "two", save_steps=4, micro_batch_size=1)))
+    file.write_text(yaml.safe_dump(config(files, "orm", tmp_path / "two", save_steps=4, micro_batch_size=1, **zero)))
     launcher = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
     ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [*launcher, "-m", "hf_rewardplug.train", str(file)]
     subprocess.run(command, check=True, env=env, cwd=tmp_path, capture_output=True)
     state = json.loads((tmp_path / "two" / "checkpoint-4" / "trainer_state.json").read_text())
     two = [log["loss"] for log in state["log_history"] if "loss" in log]
     assert two == pytest.approx(losses(by_hand(files, "orm", tmp_path / "one")), rel=1e-4)
+    assert bool(list((tmp_path / "two" / "checkpoint-4").glob("global_step*"))) is bool(zero)  # DeepSpeed's own
