@@ -6,84 +6,16 @@ Each command is a few lines over a function that Python can call too; what is he
 
 import functools
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from . import options as opt
 from .options import Aggregate, bench_options, encoder_options, mapping, run_options
 from .output import console, figure_rows, print_table, quiet
+from .shell import app, command
 
-app = typer.Typer(
-    name="rewardplug",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
-"""what the package raises where the user can mend it; anything else is a fault of ours and shows its traceback"""
-
-_OUT_OF_MEMORY = "the device is out of memory. Lower --max-tokens-per-batch, or take a --dtype with fewer bits."
-
-_debug = {"on": False}  # set by `main`
-
-
-def command(summary: str) -> Callable:
-    """Register a command whose user errors end as `error: ...` and exit status 1; `--debug` lets the traceback out."""
-
-    def register(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def run(*args, **kwargs):
-            try:
-                function(*args, **kwargs)
-            except Exception as error:
-                full = type(error).__name__ == "OutOfMemoryError"  # torch's
-                if _debug["on"] or not (full or isinstance(error, USER_ERRORS)):
-                    raise
-                message = "\n".join(line for line in str(error).splitlines() if line.strip())
-                message = _OUT_OF_MEMORY if full else message or type(error).__name__
-                typer.echo(f"error: {message}", err=True)
-                raise typer.Exit(1) from None
-
-        return app.command(short_help=summary)(run)
-
-    return register
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from .. import __version__
-
-        typer.echo(f"rewardplug {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def main(
-    debug: Annotated[
-        bool, typer.Option("--debug", envvar="REWARDPLUG_DEBUG", help="Show tracebacks of errors.")
-    ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    """Reward models: look at the data, train, score, check, evaluate, report.
-
-    \b
-    rewardplug inspect pairs.jsonl --model Qwen/Qwen2.5-0.5B     what training would see
-    rewardplug train config.yaml                                 train what an axolotl config says
-    rewardplug check runs/orm                                    is the checkpoint what servers take it for?
-    rewardplug score runs/orm rows.jsonl -o scores.jsonl         scores of a file
-    rewardplug evaluate runs/orm rewardbench                     a benchmark's figures
-    rewardplug report runs/orm                                   a page about a run
-
-    Training in Python: `from hf_rewardplug import RewardTrainer, PRMTrainer`, or the recipes.
-    """
-    _debug["on"] = debug
+__all__ = ["app"]
 
 
 @command("What training would see of a data set.")

@@ -34,7 +34,7 @@ SUBSET = "rewardplug_subset"
 
 
 class RowError(ValueError):
-    """One row cannot be used. `column` names where; `hf_rewardplug.data.prepare` adds which row.
+    """One row cannot be used. `column` names where; `hf_rewardplug.data.pipeline` adds which row.
 
     >>> raise RowError("is None", column="chosen")
     Traceback (most recent call last):

@@ -24,7 +24,7 @@ from packaging.version import Version
 from .adapters import Adapter, rename_columns
 from .canonical import EmptyRow, Row, RowError, hash63
 from .files import at_most, check_share, held_count, split_by_prompt
-from .prepare import choose_adapter
+from .pipeline import choose_adapter
 
 STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 _EACH_ONCE = STOPPING_STRATEGIES[2]

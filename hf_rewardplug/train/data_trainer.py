@@ -15,7 +15,8 @@ from trl.trainer.utils import get_config_model_id
 from ..data.batching import BatchPlan, shared_with_group, unique_tokens
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
-from ..data.prepare import PreparationReport, RowPipeline, choose_adapter, prepare_dataset
+from ..data.pipeline import RowPipeline, choose_adapter
+from ..data.prepare import PreparationReport, prepare_dataset
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
 from .callbacks import PlanEpoch

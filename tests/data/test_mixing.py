@@ -18,7 +18,8 @@ from hf_rewardplug.data.adapters import detect_adapter, get_adapter, register_ad
 from hf_rewardplug.data.canonical import EmptyRow
 from hf_rewardplug.data.files import load_split
 from hf_rewardplug.data.mixing import STOPPING_STRATEGIES, Part, canonical_rows, mixed, mixed_and_held_out
-from hf_rewardplug.data.prepare import RowPipeline, choose_adapter, prepare_dataset
+from hf_rewardplug.data.pipeline import RowPipeline, choose_adapter
+from hf_rewardplug.data.prepare import prepare_dataset
 
 MESSAGES = [{"role": "user", "content": "2+2?"}]
 FORMATS = {

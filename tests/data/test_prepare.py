@@ -9,7 +9,8 @@ from datasets.distributed import split_dataset_by_node
 from hf_rewardplug.data.adapters import Adapter, get_adapter
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.expansion import to_pairs, to_steps
-from hf_rewardplug.data.prepare import PreparationReport, RowPipeline, choose_adapter, prepare_dataset
+from hf_rewardplug.data.pipeline import RowPipeline, choose_adapter
+from hf_rewardplug.data.prepare import PreparationReport, prepare_dataset
 from hf_rewardplug.train.objectives import PairObjective, StepObjective
 
 

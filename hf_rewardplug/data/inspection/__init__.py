@@ -22,7 +22,8 @@ from transformers.utils import cached_file
 from ..canonical import Row
 from ..chat_templates import set_chat_template
 from ..encoding import Encoder
-from ..prepare import PreparationReport, RowPipeline, choose_adapter
+from ..pipeline import RowPipeline, choose_adapter
+from ..prepare import PreparationReport
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
