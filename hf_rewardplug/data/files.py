@@ -129,7 +129,7 @@ def hold_out(
     if len(prompts) < 2:
         raise ValueError(
             f"{len(dataset)} rows with {len(prompts)} different prompts cannot be split by prompt. Give held-out rows "
-            "of their own (eval_dataset_name)."
+            "of their own (eval_dataset_name; in axolotl's configs test_datasets)."
         )
     random.Random(seed).shuffle(prompts)
     held = set(prompts[: held_count(share, len(prompts))])

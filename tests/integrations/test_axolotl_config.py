@@ -94,6 +94,8 @@ def test_the_settings_are_arguments_of_the_configs(tmp_path):
         ({"bf16": "false", "prefix_sharing": "false"}, {"bf16": False, "prefix_sharing": False}),
         ({"bf16": False, "bfloat16": True}, {"bf16": True}),
         ({"label_smoothing": "1e-1"}, {"label_smoothing": 0.1}),
+        ({"attributes": ["a"], "attribute_weights": ["2"], "loss_type": "mse"}, {"attribute_weights": [2]}),
+        ({"sequence_len": "64", "eval_sequence_len": "64"}, {"max_length": 64}),
         ({"lr_scheduler_kwargs": {"min_lr": "1e-6"}}, {"lr_scheduler_kwargs": {"min_lr": 1e-6}}),
         ({"save_strategy": False, "eval_strategy": False}, {"save_strategy": "no", "eval_strategy": "no"}),
         ({"hub_model_id": "", "deepspeed": "", "adapter": "", "wandb_name": ""}, {"report_to": []}),
@@ -116,6 +118,9 @@ def test_the_options_of_process_reward_models_of_the_run_or_of_its_data():
     options = {"step_separator": "\n\n", "max_completion_length": 99, "train_on_last_step_only": True}
     assert options.items() <= config(PRM, **options).items()
     assert options.items() <= config(PRM, datasets=[{**PRM["datasets"][0], **options}]).items()
+    quoted = {"max_completion_length": "99", "train_on_last_step_only": "true", "step_separator": "true"}
+    read = {"max_completion_length": 99, "train_on_last_step_only": True, "step_separator": "true"}
+    assert read.items() <= config(PRM, datasets=[{**PRM["datasets"][0], **quoted}]).items()
     two = [{**PRM["datasets"][0], "step_separator": "a"}, {"path": "q", "step_separator": "b"}]
     with pytest.raises(ValueError, match=r"`datasets\[1\].step_separator` is 'b', but 'a' in an entry before"):
         config(PRM, datasets=two)
@@ -202,6 +207,8 @@ def test_test_datasets_have_a_test_split_of_their_own(tmp_path):
     settings = translate({**ORM, "test_datasets": tests, "datasets": [{"path": "p", "name": ["a", "b"]}]})
     assert [one.split for one in settings.test_entries] == ["test", "validation", "train"]
     assert [(one.name, one.split) for one in settings.entries] == [("a", "train"), ("b", "train")]
+    files = translate({**ORM, "test_datasets": [{**ORM["datasets"][0], "data_files": "a.jsonl"}]}).test_entries[0]
+    assert (files.split, files.data_files) == ("train", "a.jsonl")
 
 
 def test_what_changes_nothing_is_told_key_by_key():
@@ -244,7 +251,15 @@ def test_heads_of_this_package_s_own_options():
         ({"datasets": [{"path": "p", "type": "bradley_terry.chat"}]}, "`datasets[0].type`: "),
         ({"datasets": [{"path": "p", "type": {"field_prompt": "x"}}]}, "other columns by `column_mapping`"),
         ({"datasets": [{"path": 5}]}, "`datasets[0].path` is 5; expected text"),
-        ({"datasets": [{"path": "p", "column_mapping": "x"}]}, "`datasets[0].column_mapping` is 'x'"),
+        ({"datasets": [{"path": "p", "column_mapping": "x"}]}, "`datasets[0].column_mapping` is 'x'; expected keys"),
+        ({"datasets": [{"path": "p", "split": 5}]}, "`datasets[0].split` is 5; expected text"),
+        ({"datasets": [{"path": "p", "shards": "some"}]}, "`datasets[0].shards` is 'some'; expected a whole number"),
+        ({"datasets": [{"path": "p", "data_files": {"train": "x"}}]}, "expected text, in quotes or a list"),
+        ({"prefix_sharing": "maybe"}, "`prefix_sharing` is 'maybe'; expected true or false"),
+        ({"attributes": "a"}, "`attributes` is 'a'; expected a list"),
+        ({"max_tokens_per_batch": True}, "`max_tokens_per_batch` is True; expected a whole number"),
+        ({"loss_type": 5}, "`loss_type` is 5; expected text, in quotes"),
+        ({"bf16": "maybe"}, "`bf16: maybe`; expected auto, true, false or full"),
         ({"special_tokens": "<pad>"}, "`special_tokens` is '<pad>'; expected keys with values"),
         ({"plugins": "p.Q"}, "`plugins` is 'p.Q'; expected a list"),
         ({"fsdp_config": ["a"]}, "`fsdp_config` is ['a']; expected keys with values"),

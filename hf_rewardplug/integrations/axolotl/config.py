@@ -113,7 +113,7 @@ def translate(raw: dict[str, Any], *, bf16_here: bool = False) -> Settings:
     kind = kind_of(raw)
     if kind is None:
         raise ValueError("Neither `reward_model: true` nor `process_reward_model: true` is set; set one of them.")
-    own = dict.fromkeys(RUN_OPTIONS, str) | own_options(kind)  # RUN_OPTIONS are told from unknown keys in both kinds
+    own = RUN_OPTIONS | own_options(kind)  # RUN_OPTIONS are told from unknown keys in both kinds
     given = set_values(raw, options=own)
     ignored = _check_keys(given, kind, own)
     if "base_model" not in given:

@@ -4,7 +4,6 @@ In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run th
 separators, limits), and two data sets of raw rows, which the trainers encode.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,9 +15,10 @@ from ...data.adapters import get_adapter
 from ...data.files import FILE_FORMATS, hold_out, load_split
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
+from .values import set_values
 
-RUN_OPTIONS = ("step_separator", "max_completion_length", "train_on_last_step_only")
-"""options that axolotl has by data set and drops; a model has one of each"""
+RUN_OPTIONS = {"step_separator": str, "max_completion_length": int, "train_on_last_step_only": bool}
+"""options that axolotl has by data set and drops, and their types; a model has one of each"""
 
 _AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
 """values of refused keys that ask for nothing"""
@@ -51,6 +51,7 @@ class DataEntry:
 
 
 TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *(one.name for one in fields(DataEntry))} - {"adapter"}
+_TYPES = {one.name: one.type for one in fields(DataEntry) if one.name not in ("adapter", "name")} | RUN_OPTIONS
 
 
 def read_entries(
@@ -76,25 +77,30 @@ def read_entries(
     entries, options, ignored = [], {}, {}
     for index, entry in enumerate(raw):
         place = f"{where}[{index}]"
-        given = {key: value for key, value in entry.items() if value not in (None, "", as_here.get(key))}
+        given = {
+            key: value
+            for key, value in set_values(entry, options=_TYPES, place=f"{place}.").items()
+            if value != as_here.get(key)
+        }
         ignored |= _not_taken(given, place)
         for key in RUN_OPTIONS:
             if key in given and options.setdefault(key, given[key]) != given[key]:
                 raise ValueError(
                     f"`{place}.{key}` is {given[key]!r}, but {options[key]!r} in an entry before: a model has one."
                 )
-        names = given["name"] if isinstance(given.get("name"), list) else [given.get("name")]
-        default = "test" if where == "test_datasets" and not _has_one_split(given.get("path")) else "train"
+        names = given["name"] if isinstance(given.get("name"), list) and given["name"] else [given.get("name")]
+        default = "test" if where == "test_datasets" and not _has_one_split(given) else "train"
         entries += [_entry({"split": default, **given, "name": name}, place) for name in names]
-    missing = [key for key in options if len({repr(one.get(key)) for one in raw}) > 1]
+    missing = [key for key in options if len({str(one.get(key)) for one in raw}) > 1]
     if missing:
         raise ValueError(f"`{missing[0]}` is set in some entries of `{where}` alone: a model has one. Set it in all.")
     return entries, options, ignored
 
 
-def _has_one_split(path: Any) -> bool:
-    """Whether it is a file, or one data set of `save_to_disk`; what they hold is called "train"."""
-    return isinstance(path, str) and (Path(path).is_file() or (Path(path) / "state.json").is_file())
+def _has_one_split(given: dict[str, Any]) -> bool:
+    """Whether these are files, or one data set of `save_to_disk`; what they hold is called "train"."""
+    path = Path(given.get("path", ""))
+    return "data_files" in given or path.is_file() or (path / "state.json").is_file()
 
 
 def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
@@ -113,9 +119,6 @@ def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
 def _entry(given: dict[str, Any], place: str) -> DataEntry:
     if "path" not in given:
         raise ValueError(f"`{place}` has no `path`: a hub id, a file or a folder.")
-    for key, kind, called in (("path", str, "text"), ("column_mapping", dict, "{column that is expected: column}")):
-        if key in given and not isinstance(given[key], kind):
-            raise ValueError(f"`{place}.{key}` is {given[key]!r}; expected {called}.")
     kind = given.get("type")
     if isinstance(kind, dict):
         raise ValueError(f"`{place}.type` is {kind!r}; expected a format's name, other columns by `column_mapping`.")
@@ -135,21 +138,21 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
-    path, files = Path(entry.path), entry.data_files
+    path, files = Path(entry.path), entry.data_files or []
+    files = [files] if isinstance(files, str) else files
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return of_split(datasets.load_from_disk(entry.path), entry)
-    whole = files is entry.ds_type is entry.revision is None
-    if whole and (not path.exists() or (path.suffix in FILE_FORMATS and entry.split.partition("[")[0] == "train")):
-        return load_split(entry.path, entry.split, config=entry.name)  # which names the line of a fault
+    if path.is_file() and path.suffix in FILE_FORMATS and not (files or entry.ds_type):
+        if entry.split.partition("[")[0] == "train":
+            return load_split(entry.path, entry.split)  # which names the line of a fault
     try:
         if path.is_file() or (path.is_dir() and files):
-            files = files or entry.path
-            kind = entry.ds_type or _kind(files if isinstance(files, str) else files[0])
-            return datasets.load_dataset(kind, data_files=files, split=entry.split)
-        options = {"data_files": files, "revision": entry.revision, "split": entry.split}
+            files = files or [entry.path]
+            return datasets.load_dataset(entry.ds_type or _kind(files[0]), data_files=files, split=entry.split)
+        options = {"data_files": files or None, "revision": entry.revision, "split": entry.split}
         return datasets.load_dataset(entry.path, entry.name, **options)
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
-        why = str(error) or "nothing was found."
+        why = f"{error or 'nothing was found'}" + ("" if path.exists() else " (no file or folder here has this name)")
         raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
 
 
@@ -173,7 +176,8 @@ def _kind(name: str) -> str:
     ('csv', 'json')
     """
     kinds = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
-    return next((kinds[suffix] for suffix in Path(name).suffixes if suffix in kinds), "json")  # rows.csv.gz too
+    suffixes = Path(name.lower()).suffixes  # rows.csv.gz has two
+    return next((kinds[suffix] for suffix in suffixes if suffix in kinds), "json")
 
 
 def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
@@ -258,12 +262,14 @@ def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: b
 
 def _subset_names(entries: list[DataEntry]) -> list[str]:
     """
-    >>> _subset_names([DataEntry(path="a/hh"), DataEntry(path="b/hh"), DataEntry(path="b/hh", subset="own")])
-    ['hh', 'hh-2', 'own']
+    >>> _subset_names([DataEntry(path="a/hh"), DataEntry(path="b/hh"), DataEntry(path="c", subset="hh-2")])
+    ['hh', 'hh-3', 'hh-2']
     """
-    seen, names = Counter(), []
+    names, taken = [], {one.subset for one in entries}
     for one in entries:
-        name = one.subset or Path(one.path).name
-        seen[name] += 1
-        names.append(name if one.subset or seen[name] == 1 else f"{name}-{seen[name]}")
+        name, number = Path(one.path).name or one.path, 1
+        while not one.subset and (numbered := name if number == 1 else f"{name}-{number}") in taken:
+            number += 1
+        names.append(one.subset or numbered)
+        taken.add(names[-1])
     return names

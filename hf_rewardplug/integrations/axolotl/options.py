@@ -90,6 +90,8 @@ def precision(given: Given, *, bf16_here: bool) -> tuple[dict[str, Any], str]:
     (({'bf16': False, 'fp16': False}, 'float32'), ({'bf16': True, 'fp16': False}, 'bfloat16'))
     """
     bf16, fp16 = given.get("bfloat16") or given.get("bf16", "auto"), bool(given.get("fp16") or given.get("float16"))
+    if bf16 not in (True, False, "auto", "full"):
+        raise ValueError(f"`bf16: {bf16}`; expected auto, true, false or full.")
     full = bf16 == "full"
     bf16 = (bf16_here and not fp16 and not given.get("float32")) if bf16 == "auto" else bool(bf16)
     if bf16 and fp16:

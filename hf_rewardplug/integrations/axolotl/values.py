@@ -6,13 +6,14 @@ are set, numbers and booleans as such; a `ValueError` names the key of a value o
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 _WHOLE = frozenset(
     """
     batch_size dataloader_num_workers dataloader_prefetch_factor dataset_num_proc dataset_processes ddp_bucket_cap_mb
-    ddp_timeout early_stopping_patience eval_batch_size fsdp_version gradient_accumulation_steps lora_alpha lora_r
-    max_completion_length max_steps micro_batch_size num_labels save_total_limit seed sequence_len
+    ddp_timeout early_stopping_patience eval_batch_size eval_sequence_len fsdp_version gradient_accumulation_steps
+    lora_alpha lora_r max_steps micro_batch_size num_labels save_total_limit seed sequence_len
     torch_empty_cache_steps
     """.split()
 )
@@ -33,41 +34,63 @@ _KINDS = {
         """.split()
     ),
     list: frozenset({"plugins", "datasets", "test_datasets"}),
-    str: frozenset({"base_model", "tokenizer_config", "model_type", "output_dir", "chat_template"}),
+    str: frozenset("base_model tokenizer_config model_type output_dir chat_template chat_template_jinja".split()),
 }
-_CALLED = {dict: "keys with values", list: "a list", str: "text"}
+_CALLED = {dict: "keys with values", list: "a list", str: "text, in quotes", bool: "true or false"}
 
 _STRATEGIES = ("save_strategy", "eval_strategy", "evaluation_strategy")
 
 
-def set_values(raw: dict[str, Any], *, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def set_values(raw: dict[str, Any], *, options: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """The keys that are set; an empty text and a null set nothing.
 
-    >>> set_values({"learning_rate": "2e-5", "micro_batch_size": "8", "bf16": "false", "wandb_name": "", "seed": None})
-    {'learning_rate': 2e-05, 'micro_batch_size': 8, 'bf16': False}
+    >>> given = {"learning_rate": "2e-5", "micro_batch_size": "8", "bf16": "false", "wandb_name": "", "seed": None}
+    >>> set_values({**given, "good_token": "true"}, options={"good_token": str})
+    {'learning_rate': 2e-05, 'micro_batch_size': 8, 'bf16': False, 'good_token': 'true'}
 
     Args:
-        options: {option of this package: its type}; where it may be text, "true" and "" are meant.
+        options: {option of this package: its type}; one that is text may be "true", or empty.
+        place: of the keys, in messages: "datasets[0].".
 
     Raises:
         ValueError: a value of another kind than its key's.
     """
     given = {}
     for key, value in raw.items():
-        kind = (options or {}).get(key)
-        if kind is not None and value is not None and (not isinstance(value, str) or str in (kind, *get_args(kind))):
-            given[key] = value
-        elif value is not None and value != "":
-            given[key] = _value(key, value, is_number=kind not in (None, bool))
+        if value is None or (value == "" and options.get(key) is not str):
+            continue
+        given[key] = option(place + key, value, options[key]) if key in options else _value(key, value)
     return given
 
 
-def _value(key: str, value: Any, *, is_number: bool = False) -> Any:
+def option(key: str, value: Any, kind: Any) -> Any:
+    """`value` as an option of the type `kind`.
+
+    >>> option("max_tokens_per_batch", "4096", int | None), option("prefix_sharing", "false", bool)
+    (4096, False)
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    members = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = [get_origin(one) or one for one in members]
+    if int in kinds or float in kinds:
+        return number(key, value, whole=int in kinds)
+    if bool in kinds and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, tuple(kinds)):
+        called = " or ".join(_CALLED[one] for one in kinds if one in _CALLED)
+        raise ValueError(f"`{key}` is {value!r}; expected {called}.")
+    is_of_numbers = any(float in get_args(one) for one in members)
+    return [number(key, one) for one in value] if is_of_numbers else value
+
+
+def _value(key: str, value: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
     if key in _STRATEGIES and value is False:
         return "no"  # YAML's unquoted one
-    if key in _NUMBERS or is_number:
+    if key in _NUMBERS:
         return number(key, value, whole=key in _WHOLE)
     for kind, keys in _KINDS.items():
         if key in keys and not isinstance(value, kind):
