@@ -25,7 +25,21 @@ def test_adapters_get_no_fused_kernels_and_no_quantized_head():
     assert corrected("prm", adapter="lora", good_token="+", bad_token="-", lora_o_kernel=True)["lora_o_kernel"] is True
 
 
+def test_values_as_text_are_read():
+    off = {
+        "adapter": "lora",
+        "load_in_8bit": "false",
+        "streaming": "false",
+        "sequence_len": "9",
+        "eval_sequence_len": 9,
+    }
+    assert corrected("prm", **off)["load_in_8bit"] == "false"
+    assert corrected("orm", attributes=["a", "b"], num_labels="2", loss_type="mse")["num_labels"] == 2
+
+
 def test_heads_by_their_options():
+    head = corrected("prm", adapter="qlora", good_token="+", bad_token="-")["bnb_config_kwargs"]
+    assert head == {"llm_int8_skip_modules": ["lm_head"]}
     assert corrected("prm", good_token="+", bad_token="-")["model_type"] == "AutoModelForCausalLM"
     assert corrected("orm", attributes=["a", "b"], loss_type="mse")["num_labels"] == 2
 
@@ -39,6 +53,7 @@ def test_heads_by_their_options():
         ("orm", {"column_mapping": {"prompt": "input"}}, "set it in an entry of `datasets`"),
         ("orm", {"adapter": "lora", "lora_mlp_kernel": True}, "`lora_mlp_kernel` is for causal LMs alone"),
         ("prm", {"adapter": "lora", "load_in_8bit": True}, "take `adapter: qlora` with `load_in_4bit: true`"),
+        ("orm", {"prefix_sharing": "maybe"}, "`prefix_sharing` is 'maybe'; expected true or false"),
         ("orm", {"merge_lora": True}, "leaves the reward head out"),
         ("orm", {"streaming": True}, "`streaming`: no streams of axolotl's are read"),
         ("prm", {"activation_offloading": True}, "`activation_offloading`: activations are recomputed here"),

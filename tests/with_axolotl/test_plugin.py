@@ -238,6 +238,14 @@ def test_lora(kind, config, tmp_path):
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.parametrize("quantization", [{"adapter": "lora"}, {"adapter": "qlora", "load_in_4bit": True}])
+def test_adapters_of_an_lm_head(quantization, config, tmp_path):
+    head = {"good_token": "1", "bad_token": "0", "model_type": None, "num_labels": None, "prefix_sharing": "false"}
+    do_train(config("prm", **head, **quantization, lora_r=2, lora_alpha=4, lora_target_linear=True), TrainerCliArgs())
+    scorer = RewardScorer.from_pretrained(tmp_path / "out")
+    assert 0 < scorer.score_steps(["1?"], [["2"]])[0][0] < 1
+
+
 @pytest.mark.parametrize("kind", ["orm", "prm"])
 def test_qlora(kind, config, tmp_path):
     do_train(

@@ -11,6 +11,7 @@ from typing import Any
 from ...model.head import HEAD_NAME
 from . import keys
 from .config import KINDS, own_options
+from .values import set_values
 
 _FUSED_LORA = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
@@ -36,31 +37,33 @@ def correct(cfg: MutableMapping[str, Any], kind: str) -> list[str]:
     Raises:
         ValueError: an option of the other kind, a misspelt one, or a key that would do nothing or lose the head.
     """
-    warnings = _check_options(cfg, kind)
+    own = own_options(kind)
+    given = set_values(cfg, options=own)
+    warnings = _check_options(given, kind, own)
     for key in (*_DROPPED, *(("activation_offloading",) if kind == "prm" else ())):
-        if cfg.get(key) and not (key == "eval_sequence_len" and cfg[key] == cfg.get("sequence_len")):
+        if given.get(key) and not (key == "eval_sequence_len" and given[key] == given.get("sequence_len")):
             raise ValueError(f"`{key}`: {keys.REFUSED[key]}.")
-    if cfg.get("merge_lora") and not cfg.get("good_token"):
+    if given.get("merge_lora") and not given.get("good_token"):
         raise ValueError("`axolotl merge-lora` leaves the reward head out. In Python: hf_rewardplug.merge_adapter.")
-    _correct_adapter(cfg, kind)
-    if cfg.get("good_token") and not (cfg.get("model_type") or cfg.get("type_of_model")):
+    if given.get("adapter") in ("lora", "qlora"):
+        cfg.update(_of_adapter(given, kind))
+    if given.get("good_token") and not (given.get("model_type") or given.get("type_of_model")):
         cfg["model_type"] = "AutoModelForCausalLM"
-    if attributes := cfg.get("attributes"):
-        if cfg.get("num_labels") not in (None, len(attributes)):
-            raise ValueError(f"`num_labels: {cfg['num_labels']}`; `attributes` has {len(attributes)}: leave it out.")
+    if attributes := given.get("attributes"):
+        if given.get("num_labels") not in (None, len(attributes)):
+            raise ValueError(f"`num_labels: {given['num_labels']}`; `attributes` has {len(attributes)}: leave it out.")
         cfg["num_labels"] = len(attributes)
     return warnings
 
 
-def _check_options(cfg: MutableMapping[str, Any], kind: str) -> list[str]:
+def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> list[str]:
     """axolotl's schema drops whatever it does not know."""
-    own = own_options(kind)
     others = {name for one in KINDS for name in own_options(one)}.difference(own)
     of_axolotl = {*keys.known(), *own}
-    if cfg.get("column_mapping"):
+    if given.get("column_mapping"):
         raise ValueError("`column_mapping` belongs to a data set: set it in an entry of `datasets`.")
     warnings = []
-    for key in (str(key) for key, value in cfg.items() if value is not None):
+    for key in map(str, given):
         if key in others:
             raise ValueError(f"`{key}` is no option of {_CALLED[kind]} reward models.")
         if key in of_axolotl:
@@ -74,19 +77,22 @@ def _check_options(cfg: MutableMapping[str, Any], kind: str) -> list[str]:
 _CALLED = {"orm": "outcome", "prm": "process"}
 
 
-def _correct_adapter(cfg: MutableMapping[str, Any], kind: str) -> None:
-    """Fused kernels, which axolotl switches on, are for causal LMs alone; a head must not be quantized."""
-    adapter = cfg.get("adapter")
-    if adapter not in ("lora", "qlora"):
-        return
+def _of_adapter(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Fused kernels, which axolotl switches on, are for causal LMs alone; a head must not be quantized.
+
+    >>> _of_adapter({"adapter": "qlora"}, "prm")["bnb_config_kwargs"]
+    {'llm_int8_skip_modules': ['score']}
+    """
+    found: dict[str, Any] = {}
     for key in _FUSED_LORA:
-        if cfg.get(key) and not cfg.get("good_token"):
+        if given.get(key) and not given.get("good_token"):
             raise ValueError(f"`{key}` is for causal LMs alone; leave it out.")
-        if cfg.get(key) is None:
-            cfg[key] = False
-    if kind == "prm" and cfg.get("load_in_8bit"):
+        found[key] = given.get(key, False)
+    if kind == "prm" and given.get("load_in_8bit"):
         raise ValueError("`load_in_8bit` would quantize the head; take `adapter: qlora` with `load_in_4bit: true`.")
-    if adapter == "qlora":
-        options = dict(cfg.get("bnb_config_kwargs") or {})
-        skipped = options.get("llm_int8_skip_modules") or ()
-        cfg["bnb_config_kwargs"] = {**options, "llm_int8_skip_modules": [*skipped, HEAD_NAME]}
+    if given["adapter"] == "qlora":
+        options = given.get("bnb_config_kwargs", {})
+        head = "lm_head" if given.get("good_token") else HEAD_NAME
+        skipped = [*(options.get("llm_int8_skip_modules") or ()), head]
+        found["bnb_config_kwargs"] = {**options, "llm_int8_skip_modules": skipped}
+    return found

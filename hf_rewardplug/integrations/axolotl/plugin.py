@@ -27,7 +27,7 @@ LOG = get_logger(__name__)
 
 RewardPlugArgs = create_model(
     "RewardPlugArgs",
-    **{name: (Any, None) for kind in KINDS for name in own_options(kind)},  # type: ignore[call-overload]
+    **{name: (kind | None, None) for one in KINDS for name, kind in own_options(one).items()},  # type: ignore
 )
 """the options of this package, at the top of axolotl's config"""
 
@@ -47,7 +47,7 @@ class RewardPlugPlugin(BasePlugin):
         for warning in correct(cfg, self.kind):
             LOG.warning(warning)
         given = {key: cfg.get(key) for key in (*RUN_OPTIONS, "chat_template")}
-        given |= {key: [dict(one) for one in cfg.get(key) or ()] or None for key in ("datasets", "test_datasets")}
+        given |= {key: cfg.get(key) for key in ("datasets", "test_datasets")}
         self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
         for key, why in ignored.items():
             LOG.warning("not taken  %s: %s", key, why)
@@ -122,7 +122,7 @@ class RewardPlugPlugin(BasePlugin):
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
-        if self.kind is not None and not cfg.lora_exclude_modules:
+        if self.kind is not None and not cfg.good_token and not cfg.lora_exclude_modules:
             cfg.lora_exclude_modules = [HEAD_NAME]
 
     def post_trainer_create(self, cfg, trainer) -> None:
