@@ -15,11 +15,14 @@ from .values import set_values
 
 _FUSED_LORA = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
-_DROPPED = (
-    *("streaming", "dataset_shard_num", "dataset_shard_idx", "dataset_exact_deduplication", "eval_sequence_len"),
-    "layer_offloading",
+_DROPPED = tuple(
+    """
+    streaming dataset_shard_num dataset_shard_idx dataset_exact_deduplication eval_sequence_len layer_offloading
+    """.split()
 )
 """keys of its own that axolotl 0.19 does not bring to a plugin's data or trainer"""
+
+_CALLED = {"orm": "outcome", "prm": "process"}
 
 _NEAR = 0.85
 """similarity from which a key is taken for a misspelt option of this package"""
@@ -72,9 +75,6 @@ def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> lis
             raise ValueError(keys.unknown_key(key, own))
         warnings.append(f"{keys.unknown_key(key, of_axolotl)} Only another plugin may know it.")
     return warnings
-
-
-_CALLED = {"orm": "outcome", "prm": "process"}
 
 
 def _of_adapter(given: dict[str, Any], kind: str) -> dict[str, Any]:
