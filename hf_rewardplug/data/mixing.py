@@ -268,7 +268,8 @@ def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: in
         if len(different) < 2:
             raise ValueError(
                 f"part '{parts[index].subset}' has {len(one)} rows with {len(different)} different prompts, which "
-                "cannot be split by prompt. Give held-out rows of their own (eval_datasets)."
+                "cannot be split by prompt. Give held-out rows of their own (eval_datasets; in axolotl's configs "
+                "test_datasets)."
             )
         held.update(different[: held_count(share, len(different))])
         prompts_of.append(prompts)

@@ -189,6 +189,9 @@ def test_what_is_switched_off_asks_for_nothing():
 
 def test_keys_of_what_is_not_asked_for_are_told():
     assert set(translate({**ORM, "lora_r": 8, "lora_target_linear": True}).ignored) == {"lora_r", "lora_target_linear"}
+    assert set(translate({**ORM, "chat_template": "gemma", "chat_template_jinja": "{{ x }}"}).ignored) == {
+        "chat_template_jinja"
+    }
     settings = translate({**PRM, "center_rewards_coefficient": 0.01})
     assert set(settings.ignored) == {"center_rewards_coefficient"} == set(settings.ignored) - set(settings.config)
     fsdp = {"fsdp_offload_params": True, "fsdp_use_orig_params": True, "mixed_precision_policy": "bf16"}
@@ -270,11 +273,16 @@ def test_heads_of_this_package_s_own_options():
         ({"label_smoothing": "some"}, "`label_smoothing` is 'some'; expected a number"),
         ({"excess_length_strategy": "cut"}, "`excess_length_strategy: cut`; expected drop, truncate or raise"),
         ({"context_parallel_size": 2}, "sequences are not cut over devices"),
-        ({"early_stopping_patience": 2}, "set `val_set_size` or `test_datasets`, and `eval_steps`"),
+        ({"early_stopping_patience": 2}, "set `eval_steps`, and `val_set_size` or `test_datasets`"),
         (
             {"early_stopping_patience": 2, "val_set_size": 0.1, "eval_steps": 2, "save_steps": 3},
             "the first a multiple of the second",
         ),
+        (
+            {"early_stopping_patience": 2, "val_set_size": 0.1, "evals_per_epoch": 4, "saves_per_epoch": 2},
+            "set `save_steps` and `eval_steps`, in steps",
+        ),
+        ({"fp16": "no"}, "`fp16` is 'no'; expected true or false"),
         ({"datasets": None}, "expected a list of entries"),
         ({"datasets": [{"path": "p", "chat_template": "gemma"}]}, "the whole run has one template"),
         ({"rl": "dpo", "unfrozen_parameters": ["a"]}, "  rl: it is no reward modelling"),

@@ -299,6 +299,10 @@ def test_a_saved_data_set_has_splits(config, files, tmp_path):
     data = {"path": str(tmp_path / "saved"), "type": "bradley_terry.chat_template"}
     trainer = build(config("orm", datasets=[data], test_datasets=[data]))
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (9, 3)
+    rows.save_to_disk(tmp_path / "one")
+    manager().plugins.clear()
+    trainer = build(config("orm", datasets=[{**data, "path": str(tmp_path / "one"), "split": "train[:10]"}]))
+    assert len(trainer.train_dataset) == 10
 
 
 def test_a_half_written_checkpoint_is_passed_over(config, tmp_path):
@@ -317,6 +321,13 @@ def test_losses_are_those_without_axolotl(kind, config, tmp_path):
     trainer.train()
     alone = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert alone == pytest.approx(losses(tmp_path / "out" / "checkpoint-4"), rel=1e-6)
+
+
+def test_no_argument_of_axolotl_s_commands_is_taken_for_a_key(config, monkeypatch):
+    told = []
+    monkeypatch.setattr("hf_rewardplug.integrations.axolotl.plugin.LOG.warning", told.append)
+    load_cfg(config("orm").axolotl_config_path, **vars(TrainerCliArgs()))
+    assert told == []
 
 
 def test_other_configs_are_left_alone():

@@ -24,6 +24,9 @@ _DROPPED = tuple(
 
 _CALLED = {"orm": "outcome", "prm": "process"}
 
+_OF_COMMANDS = frozenset("debug debug_text_only debug_num_examples prompter shard download iterable inference".split())
+"""arguments of axolotl's commands, which stand beside the keys"""
+
 _NEAR = 0.85
 """similarity from which a key is taken for a misspelt option of this package"""
 
@@ -68,8 +71,8 @@ def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> lis
     warnings = []
     for key in map(str, given):
         if key in others:
-            raise ValueError(f"`{key}` is no option of {_CALLED[kind]} reward models.")
-        if key in of_axolotl:
+            raise ValueError(f"`{key}` is not had for {_CALLED[kind]} reward models.")
+        if key in of_axolotl or key in _OF_COMMANDS:
             continue
         if difflib.get_close_matches(key, own, n=1, cutoff=_NEAR):
             raise ValueError(keys.unknown_key(key, own))

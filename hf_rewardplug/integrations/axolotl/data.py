@@ -140,7 +140,7 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     """
     path, files = Path(entry.path), entry.data_files or []
     files = [files] if isinstance(files, str) else files
-    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    if is_saved(entry):
         return of_split(datasets.load_from_disk(entry.path), entry)
     if path.is_file() and path.suffix in FILE_FORMATS and not (files or entry.ds_type):
         if entry.split.partition("[")[0] == "train":
@@ -154,6 +154,11 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
         why = f"{error or 'nothing was found'}" + ("" if path.exists() else " (no file or folder here has this name)")
         raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
+
+
+def is_saved(entry: DataEntry) -> bool:
+    """Whether it is a folder of `save_to_disk`, of which axolotl's loader takes no split."""
+    return any((Path(entry.path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def of_split(found: datasets.Dataset | datasets.DatasetDict, entry: DataEntry) -> datasets.Dataset:

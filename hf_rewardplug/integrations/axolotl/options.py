@@ -111,7 +111,7 @@ def saving(given: Given, *, held_out: bool) -> dict[str, Any]:
     options = {"save_strategy": given.get("save_strategy", "epoch")}
     if save_steps := given.get("save_steps") or _share(given, "saves_per_epoch"):
         options |= {"save_strategy": "steps", "save_steps": save_steps}
-    options["save_total_limit"] = given.get("save_total_limit", 4)
+    options["save_total_limit"] = given.get("save_total_limit") or 4
     options["eval_strategy"] = given.get("eval_strategy", given.get("evaluation_strategy", "no"))
     if eval_steps := given.get("eval_steps") or _share(given, "evals_per_epoch"):
         options |= {"eval_strategy": "steps", "eval_steps": eval_steps}
@@ -125,13 +125,13 @@ def _early_stopping(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """The best model is kept where every one that is saved is evaluated, by axolotl's rule."""
     if options["eval_strategy"] == "no":
         raise ValueError(
-            "`early_stopping_patience` counts evaluations: set `val_set_size` or `test_datasets`, and `eval_steps`."
+            "`early_stopping_patience` counts evaluations: set `eval_steps`, and `val_set_size` or `test_datasets`."
         )
-    saved, evaluated = options.get("save_steps"), options.get("eval_steps")
-    if not saved or not evaluated or saved % evaluated:
+    saved, evaluated = options.get("save_steps", 0), options.get("eval_steps", 0)
+    if min(saved, evaluated) < 1 or saved % evaluated:  # shares of a run are rounded, each by itself
         raise ValueError(
-            "`early_stopping_patience` keeps the best model: set `save_steps` and `eval_steps`, the first a multiple "
-            "of the second."
+            "`early_stopping_patience` keeps the best model: set `save_steps` and `eval_steps`, in steps, the first a "
+            "multiple of the second."
         )
     return {"metric_for_best_model": given.get("metric_for_best_model", "loss"), "load_best_model_at_end": True}
 
@@ -203,6 +203,8 @@ def told(given: Given) -> dict[str, str]:
         found["torch_compile"] = "packed batches have no fixed shape; true compiles, and pads"
     if (name := given.get("chat_template")) in OWN_TEMPLATES:
         found["chat_template"] = f"the tokenizer's own template is taken, not axolotl's {name}"
+    if given.get("chat_template_jinja") and given.get("chat_template") not in (None, "jinja"):
+        found["chat_template_jinja"] = "`chat_template` is not jinja"
     return found
 
 

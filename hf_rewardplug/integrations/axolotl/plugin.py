@@ -20,7 +20,7 @@ from ...model.head import HEAD_NAME
 from ...train.checkpoints import PREFIX_CHECKPOINT_DIR, whole_checkpoint
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
-from .data import RUN_OPTIONS, DataEntry, format_options, of_split, train_and_held_out
+from .data import RUN_OPTIONS, DataEntry, format_options, is_saved, of_split, train_and_held_out
 from .options import overlong
 
 LOG = get_logger(__name__)
@@ -70,7 +70,7 @@ class RewardPlugPlugin(BasePlugin):
                 found = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
             except StopIteration:
                 raise ValueError(f"'{entry.path}' has no rows.") from None
-            return of_split(found, entry) if isinstance(found, dict) else found
+            return of_split(found, entry) if is_saved(entry) else found
 
         options = {
             "test_entries": self.test_entries,

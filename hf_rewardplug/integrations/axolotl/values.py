@@ -34,6 +34,12 @@ _KINDS = {
         """.split()
     ),
     list: frozenset({"plugins", "datasets", "test_datasets"}),
+    bool: frozenset(
+        """
+        auto_resume_from_checkpoints bfloat16 curriculum_sampling float16 float32 fp16 load_best_model_at_end
+        load_in_4bit load_in_8bit lora_target_linear use_comet use_mlflow use_tensorboard use_trackio use_wandb
+        """.split()
+    ),
     str: frozenset("base_model tokenizer_config model_type output_dir chat_template chat_template_jinja".split()),
 }
 _CALLED = {dict: "keys with values", list: "a list", str: "text, in quotes", bool: "true or false"}
