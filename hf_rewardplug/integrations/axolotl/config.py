@@ -7,16 +7,16 @@ and quantization, and every key that is not taken with the reason. A pure functi
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...data.chat_templates import CHAT_TEMPLATES
 from . import keys
 from . import options as read
 from .data import RUN_OPTIONS, DataEntry, format_options, read_entries
-from .values import set_values
+from .values import set_values, truth
 
 KINDS = ("orm", "prm")
 
 _KIND_KEYS = {"reward_model": "orm", "process_reward_model": "prm"}
 _MODELS = {"orm": "SequenceClassification", "prm": "TokenClassification"}
-_TEMPLATES = ("gemma", "chatml", "llama3")
 _FALLBACK = "tokenizer_default_fallback_"
 
 _OF_OTHERS = frozenset(
@@ -80,7 +80,7 @@ def kind_of(raw: dict[str, Any]) -> str | None:
     Raises:
         ValueError: both are asked for.
     """
-    asked = [kind for key, kind in _KIND_KEYS.items() if str(raw.get(key)).lower() == "true"]
+    asked = [kind for key, kind in _KIND_KEYS.items() if truth(raw.get(key)) is True]
     if len(asked) > 1:
         raise ValueError("Both `reward_model` and `process_reward_model` are true; a run trains one of them.")
     return asked[0] if asked else None
@@ -265,9 +265,9 @@ def _template(given: dict[str, Any]) -> tuple[dict[str, str], tuple[str, str] | 
     if name in keys.OWN_TEMPLATES:
         return {}, ("own", keys.OWN_TEMPLATES[name])
     short = str(name).removeprefix(_FALLBACK)
-    if short not in _TEMPLATES:
+    if short not in CHAT_TEMPLATES:
         raise ValueError(
-            f"`chat_template: {name}` is not had; expected {', '.join((*_TEMPLATES, *keys.OWN_TEMPLATES))}, "
+            f"`chat_template: {name}` is not had; expected {', '.join((*CHAT_TEMPLATES, *keys.OWN_TEMPLATES))}, "
             "tokenizer_default (the model's own), or jinja with `chat_template_jinja`."
         )
     return ({"chat_template": name}, None) if short == name else ({}, ("fallback", short))

@@ -12,21 +12,17 @@ SAME = frozenset(
     """
     auto_find_batch_size center_rewards_coefficient dataloader_drop_last dataloader_num_workers dataloader_pin_memory
     dataloader_prefetch_factor dataset_num_proc ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters
-    ddp_timeout eval_steps eval_strategy gradient_accumulation_steps gradient_checkpointing_kwargs greater_is_better
-    hub_model_id hub_revision hub_strategy learning_rate load_best_model_at_end logging_steps lr_scheduler_kwargs
-    max_grad_norm max_steps metric_for_best_model output_dir pad_to_multiple_of remove_unused_columns save_only_model
-    save_steps save_strategy save_total_limit seed torch_compile_backend torch_compile_mode torch_empty_cache_steps
-    trackio_space_id trust_remote_code weight_decay adam_beta1 adam_beta2 adam_epsilon optim_target_modules
-    accelerator_config
+    ddp_timeout gradient_checkpointing_kwargs greater_is_better hub_model_id hub_revision hub_strategy learning_rate
+    load_best_model_at_end logging_steps lr_scheduler_kwargs max_grad_norm max_steps metric_for_best_model output_dir
+    pad_to_multiple_of remove_unused_columns save_only_model seed torch_compile_backend torch_compile_mode
+    torch_empty_cache_steps trackio_space_id trust_remote_code weight_decay adam_beta1 adam_beta2 adam_epsilon
+    optim_target_modules accelerator_config
     """.split()
 )
 """keys that the configs of this package call the same"""
 
 RENAMED = {
     "dataset_processes": "dataset_num_proc",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "evaluation_strategy": "eval_strategy",
-    "micro_batch_size": "per_device_train_batch_size",
     "num_epochs": "num_train_epochs",
     "sequence_len": "max_length",
     "trackio_project_name": "project",
@@ -123,6 +119,9 @@ FSDP = frozenset(
 )
 """keys of `fsdp_config` that transformers takes"""
 
+FSDP_OF_AXOLOTL = ("cpu_offload_pin_memory", "mixed_precision_policy")
+"""keys that axolotl alone takes"""
+
 OF_FSDP_1 = frozenset("forward_prefetch backward_prefetch use_orig_params sync_module_states limit_all_gathers".split())
 
 AS_HERE = dict.fromkeys(
@@ -139,10 +138,11 @@ SPECIAL = frozenset(
     gradient_checkpointing bf16 fp16 tf32 bfloat16 float16 float32 adapter lora_target_linear load_in_8bit load_in_4bit
     bnb_config_kwargs peft_autocast_adapter_dtype deepspeed fsdp fsdp_config fsdp_version fsdp_final_state_dict_type
     torch_compile batch_size curriculum_sampling resume_from_checkpoint auto_resume_from_checkpoints use_kernels
-    attn_implementation wandb_name mlflow_run_name trackio_run_name plugins
+    attn_implementation wandb_name mlflow_run_name trackio_run_name plugins micro_batch_size eval_batch_size
+    gradient_accumulation_steps save_strategy save_steps save_total_limit eval_strategy evaluation_strategy eval_steps
     """.split()
 )
-"""keys that `config.py` reads by rules of their own"""
+"""keys that `config.py` and `options.py` read by rules of their own"""
 
 _IGNORED = {
     "batches are packed trees of prefixes, nothing is padded": """

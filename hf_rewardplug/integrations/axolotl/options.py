@@ -6,21 +6,9 @@ Defaults are axolotl's where it has one.
 
 from typing import Any
 
-from .keys import (
-    ATTENTION,
-    FSDP,
-    LIGER,
-    LORA,
-    OF_FSDP_1,
-    OWN_TEMPLATES,
-    PROJECTS,
-    REPORTS,
-    unknown_key,
-)
+from . import keys
 
 Given = dict[str, Any]
-
-_FSDP_OF_AXOLOTL = ("cpu_offload_pin_memory", "mixed_precision_policy")
 
 _OWN_OPTIMIZERS = (
     *("optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "adamc", "came_pytorch", "muon"),
@@ -147,8 +135,8 @@ def reporting(given: Given) -> dict[str, Any]:
     >>> reporting({"use_wandb": True, "wandb_name": "run 1"}), reporting({"trackio_project_name": "p"}), reporting({})
     ({'report_to': ['wandb'], 'run_name': 'run 1'}, {'report_to': ['trackio']}, {'report_to': []})
     """
-    by_project = {flag: True for project, flag in PROJECTS.items() if given.get(project)}
-    trackers = [tracker for key, tracker in REPORTS.items() if given.get(key, by_project.get(key))]
+    by_project = {flag: True for project, flag in keys.PROJECTS.items() if given.get(project)}
+    trackers = [tracker for key, tracker in keys.REPORTS.items() if given.get(key, by_project.get(key))]
     options = {"report_to": trackers}
     run_names = ("wandb_name", "wandb_run_id", "mlflow_run_name", "trackio_run_name")
     names = [str(given[key]) for key in run_names if key in given]
@@ -165,7 +153,7 @@ def distributed(given: Given) -> dict[str, Any]:
         if given.get("fsdp") or given.get("fsdp_config"):
             raise ValueError("Both `deepspeed` and `fsdp_config` are set; take one of them.")
         return {"deepspeed": given["deepspeed"]}
-    config = {key.removeprefix("fsdp_"): value for key, value in (given.get("fsdp_config") or {}).items()}
+    config = _fsdp_config(given)
     if not config and not given.get("fsdp"):
         return {}
     final = given.get("fsdp_final_state_dict_type", config.pop("final_state_dict_type", None))
@@ -176,10 +164,14 @@ def distributed(given: Given) -> dict[str, Any]:
     if "fsdp_version" in given:
         config["version"] = given["fsdp_version"]
     for key in config:
-        if key not in {*FSDP, *_FSDP_OF_AXOLOTL}:
-            raise ValueError(f"{unknown_key(key, FSDP)} (in `fsdp_config`)")
-    taken = {key: value for key, value in config.items() if key not in _FSDP_OF_AXOLOTL}
+        if key not in {*keys.FSDP, *keys.FSDP_OF_AXOLOTL}:
+            raise ValueError(f"{keys.unknown_key(key, keys.FSDP)} (in `fsdp_config`)")
+    taken = {key: value for key, value in config.items() if key in keys.FSDP}
     return {"fsdp": given.get("fsdp") or True, "fsdp_config": dict(sorted(taken.items()))}
+
+
+def _fsdp_config(given: Given) -> dict[str, Any]:
+    return {key.removeprefix("fsdp_"): value for key, value in given.get("fsdp_config", {}).items()}
 
 
 def told(given: Given) -> dict[str, str]:
@@ -191,17 +183,16 @@ def told(given: Given) -> dict[str, str]:
      'fsdp_config.sync_module_states': 'FSDP1 alone has it',
      'torch_compile': 'packed batches have no fixed shape; true compiles, and pads'}
     """
-    found = {}
-    config = {key.removeprefix("fsdp_"): value for key, value in (given.get("fsdp_config") or {}).items()}
+    found, config = {}, _fsdp_config(given)
     version = given.get("fsdp_version", config.get("version"))
     if (config or given.get("fsdp")) and version is None:
         found["fsdp_version"] = "FSDP2 is taken, where axolotl's default is 1"
-    found |= {f"fsdp_config.{key}": "accelerate decides it" for key in _FSDP_OF_AXOLOTL if key in config}
+    found |= {f"fsdp_config.{key}": "accelerate decides it" for key in keys.FSDP_OF_AXOLOTL if key in config}
     if str(version) != "1":
-        found |= {f"fsdp_config.{key}": "FSDP1 alone has it" for key in sorted(OF_FSDP_1.intersection(config))}
+        found |= {f"fsdp_config.{key}": "FSDP1 alone has it" for key in sorted(keys.OF_FSDP_1.intersection(config))}
     if given.get("torch_compile") == "auto":
         found["torch_compile"] = "packed batches have no fixed shape; true compiles, and pads"
-    if (name := given.get("chat_template")) in OWN_TEMPLATES:
+    if (name := given.get("chat_template")) in keys.OWN_TEMPLATES:
         found["chat_template"] = f"the tokenizer's own template is taken, not axolotl's {name}"
     if given.get("chat_template_jinja") and given.get("chat_template") not in (None, "jinja"):
         found["chat_template_jinja"] = "`chat_template` is not jinja"
@@ -213,13 +204,13 @@ def liger(given: Given) -> dict[str, Any]:
     >>> liger({"liger_rope": True, "liger_glu_activation": False})
     {'use_liger_kernel': True, 'liger_kernel_config': {'rope': True, 'swiglu': False}}
     """
-    parts = {name: given[key] for key, name in LIGER.items() if key in given}
+    parts = {name: given[key] for key, name in keys.LIGER.items() if key in given}
     return {"use_liger_kernel": True, "liger_kernel_config": parts} if any(parts.values()) else {}
 
 
 def attention(given: Given) -> str | None:
     """`attn_implementation`, if a key names one."""
-    flags = [name for flag, name in ATTENTION.items() if given.get(flag)]
+    flags = [name for flag, name in keys.ATTENTION.items() if given.get(flag)]
     return given.get("attn_implementation") or (flags[0] if flags else None)
 
 
@@ -241,7 +232,7 @@ def lora(given: Given, *, dtype: str) -> tuple[dict[str, Any] | None, dict[str, 
         return None, None
     if kind == "qlora" and not four:
         raise ValueError("`adapter: qlora` needs `load_in_4bit: true`.")
-    arguments = {name: given[key] for key, name in LORA.items() if key in given}
+    arguments = {name: given[key] for key, name in keys.LORA.items() if key in given}
     if given.get("lora_target_linear"):
         arguments["target_modules"] = "all-linear"
     if four:

@@ -20,7 +20,7 @@ from ...model.head import HEAD_NAME
 from ...train.checkpoints import PREFIX_CHECKPOINT_DIR, whole_checkpoint
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
-from .data import RUN_OPTIONS, DataEntry, format_options, is_saved, of_split, train_and_held_out
+from .data import DataEntry, format_options, is_saved, of_split, train_and_held_out
 from .options import overlong
 
 LOG = get_logger(__name__)
@@ -46,9 +46,7 @@ class RewardPlugPlugin(BasePlugin):
             return
         for warning in correct(cfg, self.kind):
             LOG.warning(warning)
-        given = {key: cfg.get(key) for key in (*RUN_OPTIONS, "chat_template")}
-        given |= {key: cfg.get(key) for key in ("datasets", "test_datasets")}
-        self.entries, self.test_entries, options, ignored = read_data(given, kind=self.kind)
+        self.entries, self.test_entries, options, ignored = read_data(cfg, kind=self.kind)
         for key, why in ignored.items():
             LOG.warning("not taken  %s: %s", key, why)
         for key, value in options.items():
@@ -75,7 +73,7 @@ class RewardPlugPlugin(BasePlugin):
         options = {
             "test_entries": self.test_entries,
             "val_set_size": cfg.val_set_size or 0,
-            "seed": 42 if cfg.seed is None else cfg.seed,
+            "seed": _seed(cfg),
             "ordered": bool(cfg.curriculum_sampling),
         }
         return TrainDatasetMeta(*train_and_held_out(self.entries, **options, load=load))
@@ -118,7 +116,7 @@ class RewardPlugPlugin(BasePlugin):
             return
         if is_deepspeed_zero3_enabled():
             raise ValueError("axolotl trains no reward model under ZeRO-3. Take ZeRO-2, or `rewardplug train`.")
-        set_seed(42 if cfg.seed is None else cfg.seed)
+        set_seed(_seed(cfg))
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
@@ -142,6 +140,10 @@ class RewardPlugPlugin(BasePlugin):
         folder = Path(cfg.output_dir)
         if self.kind is not None and cfg.local_rank == 0 and (folder / ADAPTER_WEIGHTS).is_file():
             (folder / CONFIG).unlink(missing_ok=True)
+
+
+def _seed(cfg) -> int:
+    return 42 if cfg.seed is None else cfg.seed
 
 
 def _no_collator(*arguments, **options) -> None:

@@ -92,9 +92,9 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     for key in ("deepspeed", "fsdp"):
         if key in arguments and "LOCAL_RANK" not in os.environ:
             raise ValueError(f"`{key}` needs a launcher: accelerate launch -m hf_rewardplug.train CONFIG.")
-    if on_cpu_under_launcher() and "fsdp" in arguments:
-        raise ValueError("`fsdp_config` shards a model over GPUs. Take it out: ranks on CPUs have a whole model each.")
     if on_cpu_under_launcher():  # where ranks find each other over gloo, or train apart
+        if "fsdp" in arguments:
+            raise ValueError("`fsdp_config` shards a model over GPUs. Take it out: ranks on CPUs have whole ones.")
         arguments |= {"accelerator_config": deepspeed_on_cpu()} if "deepspeed" in arguments else {"use_cpu": True}
     checkpoints = Path(arguments["output_dir"]).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     if settings.auto_resume and any(checkpoints):

@@ -82,8 +82,8 @@ def option(key: str, value: Any, kind: Any) -> Any:
     kinds = [get_origin(one) or one for one in members]
     if int in kinds or float in kinds:
         return number(key, value, whole=int in kinds)
-    if bool in kinds and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    if bool in kinds:
+        value = truth(value)
     if not isinstance(value, tuple(kinds)):
         called = " or ".join(_CALLED[one] for one in kinds if one in _CALLED)
         raise ValueError(f"`{key}` is {value!r}; expected {called}.")
@@ -91,9 +91,16 @@ def option(key: str, value: Any, kind: Any) -> Any:
     return [number(key, one) for one in value] if is_of_numbers else value
 
 
+def truth(value: Any) -> Any:
+    """
+    >>> truth("True"), truth("false"), truth("auto"), truth(1)
+    (True, False, 'auto', 1)
+    """
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 def _value(key: str, value: Any) -> Any:
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        value = value.lower() == "true"
+    value = truth(value)
     if key in _STRATEGIES and value is False:
         return "no"  # YAML's unquoted one
     if key in _NUMBERS:
