@@ -1,10 +1,9 @@
 """FSDP2 over gloo on two ranks, as accelerate shards: label tokens in bf16, their head tied to the embedding or not."""
 
-import socket
-
 import pytest
 import torch
 from families import SIZES
+from test_sharding import as_accelerate_does, on_two_ranks
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -21,8 +20,6 @@ ROWS = [
 
 def check(rank: int, port: str) -> None:
     """On one of two ranks."""
-    from test_sharding import as_accelerate_does
-
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for tied in (False, True):
@@ -48,7 +45,4 @@ def check(rank: int, port: str) -> None:
 
 @pytest.mark.slow
 def test_label_tokens_under_fsdp2():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    torch.multiprocessing.spawn(check, (port,), nprocs=2)
+    on_two_ranks(check)
