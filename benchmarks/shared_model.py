@@ -46,7 +46,10 @@ class Subject:
         self.ours = trainer_of(kind, batch_size=len(rows), **arguments)
         assert self.ours.data_collator.prefix_sharing and len(self.ours.train_dataset) == len(rows)
         self.head, self.tree_attention = model.score, model.config._attn_implementation
-        kernel = kernels.choose_kernel(DEVICE, DTYPE, getattr(model.config, "attn_logit_softcapping", None))
+        config = model.config
+        softcap = getattr(config, "attn_logit_softcapping", None)
+        wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kernel = kernels.choose_kernel(DEVICE, DTYPE, softcap, query_dim=wide, value_dim=wide)
         named = kernel in (kernels.varlen_attention, kernels.flex_attention)
         self.kernel = kernel.__name__ if named else "SpanAttention"
         self.liger = None
@@ -59,7 +62,7 @@ class Subject:
         self.model.score = self.trl_head if setting.trl_head else self.head
         verb = f"checkpointing_{'enable' if setting.checkpointing else 'disable'}"
         (getattr(self.model, f"activation_{verb}", None) or getattr(self.model, f"gradient_{verb}"))()
-        attention.choose_kernel = (lambda *_: kernels.flex_attention) if setting.flex else kernels.choose_kernel
+        attention.choose_kernel = (lambda *_, **__: kernels.flex_attention) if setting.flex else kernels.choose_kernel
         if self.liger is not None:
             self.liger.switch(setting.liger)
 

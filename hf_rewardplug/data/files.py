@@ -111,17 +111,23 @@ def at_most(dataset, rows: int | None):
 
 
 def hold_out(
-    dataset: datasets.Dataset, share: float, seed: int, *, shuffle: bool = True
+    dataset: datasets.Dataset,
+    share: float,
+    seed: int,
+    *,
+    shuffle: bool = True,
+    own_rows: str = "eval_dataset_name",
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation.
 
     Args:
         shuffle: False leaves both sides in the order of the rows.
+        own_rows: what messages call the option for held-out rows of one's own.
 
     Raises:
         ValueError: `share` is not between 0 and 1, or there is one prompt only.
     """
-    check_share(share, "eval_dataset_name")
+    check_share(share, own_rows)
     column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
     values = range(len(dataset)) if column is None else dataset[column]
     keys = [json.dumps(value, sort_keys=True, default=str) for value in values]
@@ -129,7 +135,7 @@ def hold_out(
     if len(prompts) < 2:
         raise ValueError(
             f"{len(dataset)} rows with {len(prompts)} different prompts cannot be split by prompt. Give held-out rows "
-            "of their own (eval_dataset_name; in axolotl's configs test_datasets)."
+            f"of their own ({own_rows})."
         )
     random.Random(seed).shuffle(prompts)
     held = set(prompts[: held_count(share, len(prompts))])

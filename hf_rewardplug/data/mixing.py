@@ -95,6 +95,7 @@ def mixed_and_held_out(
     max_eval_rows: int | None = None,
     stopping_strategy: str | None = None,
     num_proc: int | None = None,
+    own_rows: str = "eval_datasets",
 ) -> tuple[Dataset, Dataset] | tuple[IterableDataset, IterableDataset]:
     """`mixed`, and held-out rows of every part, each once.
 
@@ -103,6 +104,7 @@ def mixed_and_held_out(
 
     Args:
         max_eval_rows: held-out rows at most, in equal shares of the parts; train rows do not get more by it.
+        own_rows: what messages call the option for held-out rows of one's own.
 
     Raises:
         ValueError, TypeError: as `mixed`; and a part that cannot be split.
@@ -114,7 +116,7 @@ def mixed_and_held_out(
         most = most or equal_share(1000, len(parts))
         train, held_out = [one.skip(most) for one in rows], [one.take(most) for one in rows]
     else:
-        train, held_out = _hold_out(parts, rows, test_size, seed)
+        train, held_out = _hold_out(parts, rows, test_size, seed, own_rows)
         held_out = [at_most(one, most) for one in held_out]
     weights = [part.weight for part in parts]
     return _interleaved(train, weights, seed, stopping_strategy), _interleaved(held_out, None, seed)
@@ -255,12 +257,12 @@ def _turns(lengths: list[int]) -> list[int]:
     return [start + turn for turn in range(max(lengths)) for start, length in spans if turn < length]
 
 
-def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: int):
+def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: int, own_rows: str):
     """Each part's rows on two sides: a prompt that one part holds out is held out in all.
 
     A part holds out its prompts of least hash, so that parts with the same prompts hold out the same ones.
     """
-    check_share(share, "eval_datasets")
+    check_share(share, own_rows)
     prompts_of, held = [], set()
     for index, one in enumerate(rows):
         prompts = [_prompt(text, f"{index} {number}") for number, text in enumerate(one["canonical"])]
@@ -268,8 +270,7 @@ def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: in
         if len(different) < 2:
             raise ValueError(
                 f"part '{parts[index].subset}' has {len(one)} rows with {len(different)} different prompts, which "
-                "cannot be split by prompt. Give held-out rows of their own (eval_datasets; in axolotl's configs "
-                "test_datasets)."
+                f"cannot be split by prompt. Give held-out rows of their own ({own_rows})."
             )
         held.update(different[: held_count(share, len(different))])
         prompts_of.append(prompts)
@@ -278,7 +279,7 @@ def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: in
         if not len(train):
             raise ValueError(
                 f"part '{part.subset}' has no rows left to train on: other parts hold out its prompts. Give held-out "
-                "rows of their own (eval_datasets)."
+                f"rows of their own ({own_rows})."
             )
     return [train for train, _ in sides], [held_out for _, held_out in sides]
 

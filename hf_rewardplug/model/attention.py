@@ -123,7 +123,7 @@ def prefix_tree_attention(
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < prefix_tree.longest else None
-    attend = choose_kernel(query.device, query.dtype, softcap)
+    attend = choose_kernel(query.device, query.dtype, softcap, query_dim=query.shape[-1], value_dim=value.shape[-1])
     with torch.autocast(device, enabled=False):  # the kernels choose their own precision
         output_HTD = attend(query[0], key[0], value[0], prefix_tree, scale, softcap, window)
     return output_HTD.transpose(0, 1)[None].contiguous(), None

@@ -5,7 +5,7 @@ query_HTD, key_KTD, value_KTD -> output_HTD; lse_HT the log of each softmax's de
 
 SpanAttention       every device and dtype. On the CPU torch's flash kernel a span, elsewhere and with soft-caps or
                     windows plain products; merged by log-sum-exp, nothing is gathered
-varlen_attention    CUDA, bf16 or fp16: `torch.nn.attention.varlen` over gathered keys
+varlen_attention    CUDA, bf16 or fp16, heads of up to 256: `torch.nn.attention.varlen` over gathered keys
 flex_attention      CUDA, bf16 or fp16, where scores are soft-capped (Gemma 2) or torch has no varlen
 reference_attention the definition, with an explicit mask: the slow twin of all three
 """
@@ -24,9 +24,13 @@ BLOCK = 128
 """tokens of a block of FlexAttention's mask"""
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype, softcap: float | None):
-    """The fastest kernel that is right for these tensors."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+def choose_kernel(device: torch.device, dtype: torch.dtype, softcap: float | None, *, query_dim: int, value_dim: int):
+    """The fastest kernel that is right for these tensors.
+
+    Flash attention takes heads of 8, 16, ... 256, values as wide as queries; OpenLLaMA 3B's are 100 wide.
+    """
+    takes_heads = query_dim == value_dim <= 256 and query_dim % 8 == 0
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or not takes_heads:
         return SpanAttention.apply
     return varlen_attention if softcap is None and _varlen_is_right(device) else flex_attention
 

@@ -123,6 +123,10 @@ def test_held_out_rows(tmp_path):
     assert len(train) == 10 and held_out.to_list() == ROWS[:2]
     with pytest.raises(ValueError, match="take one of them"):
         split(entries, tests, 0.1)
+    one_prompt = entry(path=write(tmp_path / "c.jsonl", [ROWS[0]] * 4))
+    for unsplit in ([one_prompt], [one_prompt, one_prompt]):
+        with pytest.raises(ValueError, match=r"rows of their own \(test_datasets\)"):
+            split(unsplit, [], 0.5)
     with pytest.raises(ValueError, match="has another `type` or other columns"):
         format_options(entries, test_entries=[entry(path="x", type="preference")])
 

@@ -5,6 +5,7 @@ bf16 rounds to 8 bits. A kernel's outputs are within 2e-2 of the definition's el
 """
 
 import copy
+import functools
 import random
 import sys
 from importlib.util import find_spec
@@ -94,10 +95,10 @@ def test_varlen_is_right_or_says_why_not(caplog):
     kernels._varlen_is_right.cache_clear()
     right = kernels._varlen_is_right(DEVICE)
     assert right or "does not work here" in caplog.text or find_spec("torch.nn.attention.varlen") is None
-    chosen = kernels.choose_kernel(DEVICE, torch.bfloat16, None)
-    assert chosen is (varlen_attention if right else flex_attention)
-    assert kernels.choose_kernel(DEVICE, torch.bfloat16, 30.0) is flex_attention
-    assert kernels.choose_kernel(DEVICE, torch.float32, None) == SpanAttention.apply
+    choose = functools.partial(kernels.choose_kernel, DEVICE, query_dim=128, value_dim=128)
+    assert choose(torch.bfloat16, None) is (varlen_attention if right else flex_attention)
+    assert choose(torch.bfloat16, 30.0) is flex_attention
+    assert choose(torch.float32, None) == SpanAttention.apply
 
 
 @pytest.mark.parametrize("window", [None, 4, 40])
@@ -222,9 +223,9 @@ def test_fp32_weights_under_autocast_take_the_bf16_kernels(family, monkeypatch):
     share_prefixes(shared)
     dtypes, choose_kernel = set(), attention.choose_kernel
 
-    def noted(device, dtype, softcap):
+    def noted(device, dtype, softcap, **dims):
         dtypes.add(dtype)
-        return choose_kernel(device, dtype, softcap)
+        return choose_kernel(device, dtype, softcap, **dims)
 
     monkeypatch.setattr(attention, "choose_kernel", noted)
     with torch.no_grad():

@@ -199,7 +199,7 @@ def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[s
     for key in given:
         if key not in known:
             raise ValueError(keys.unknown_key(key, known))
-    as_here = keys.AS_HERE | {"eval_sequence_len": given.get("sequence_len", 512)}
+    as_here = keys.as_here(given)
     refused = [
         f"  {key}: {keys.REFUSED[key]}"
         for key, value in given.items()

@@ -236,11 +236,11 @@ def train_and_held_out(
         raise ValueError("`curriculum_sampling` keeps the order of one file, but `datasets` are mixed; give one entry.")
     if not is_mixture(entries, test_entries=test_entries):
         if share:
-            return hold_out(loaded[0], share, seed, shuffle=not ordered)
+            return hold_out(loaded[0], share, seed, shuffle=not ordered, own_rows="test_datasets")
         return loaded[0], tests[0] if tests else None
     parts = _parts(entries, loaded)
     if share:
-        return mixed_and_held_out(parts, seed=seed, test_size=share)
+        return mixed_and_held_out(parts, seed=seed, test_size=share, own_rows="test_datasets")
     return mixed(parts, seed=seed), mixed(_parts(test_entries, tests, weigh=False), seed=seed) if tests else None
 
 

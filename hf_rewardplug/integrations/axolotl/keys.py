@@ -6,7 +6,8 @@ Every key of axolotl 0.19's schema is here (`tests/with_axolotl/test_schema.py` 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 SAME = frozenset(
     """
@@ -124,10 +125,9 @@ FSDP_OF_AXOLOTL = ("cpu_offload_pin_memory", "mixed_precision_policy")
 
 OF_FSDP_1 = frozenset("forward_prefetch backward_prefetch use_orig_params sync_module_states limit_all_gathers".split())
 
-AS_HERE = dict.fromkeys(
-    "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size".split(), 1
+_ONE_OF_EACH = (
+    "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size".split()
 )
-"""values by which a key that cannot be had asks for nothing"""
 
 SPECIAL = frozenset(
     """
@@ -254,6 +254,15 @@ REFUSED_OF_DATA = {
     }.items()
     for key in keys.split()
 }
+
+
+def as_here(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by which a key that cannot be had asks for nothing.
+
+    >>> as_here({"sequence_len": 1024})["eval_sequence_len"], as_here({})["tensor_parallel_size"]
+    (1024, 1)
+    """
+    return dict.fromkeys(_ONE_OF_EACH, 1) | {"eval_sequence_len": given.get("sequence_len", 512)}
 
 
 def known() -> set[str]:
