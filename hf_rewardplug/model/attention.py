@@ -71,9 +71,14 @@ def why_not(model: nn.Module) -> str | None:
     if getattr(config, "attention_dropout", 0.0):
         return f"attention_dropout={config.attention_dropout} draws another mask a sequence"
     asked = config._attn_implementation
-    if asked not in {"sdpa" if base._supports_sdpa else "eager", *_PLAIN_CALLS.values()}:
+    if asked not in {default_attention(base), *_PLAIN_CALLS.values()}:
         return f"attn_implementation='{asked}' was asked for"
     return None
+
+
+def default_attention(model: nn.Module) -> str:
+    """What transformers takes where no attention is asked for: "sdpa", for a few families "eager"."""
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def tree_arguments(config, prefix_tree: dict, position_ids: torch.Tensor) -> dict:

@@ -228,9 +228,10 @@ def test_what_changes_nothing_is_told_key_by_key():
 
 
 def test_attention_is_taken_where_prefixes_are_not_shared():
-    settings = translate({**ORM, "prefix_sharing": False, "attn_implementation": "sdpa", "bf16": False})
-    assert settings.config["model_init_kwargs"] == {"dtype": "float32", "attn_implementation": "sdpa"}
-    assert settings.ignored == {}
+    for padded in ({"prefix_sharing": False}, {"torch_compile": True}):
+        settings = translate({**ORM, **padded, "attn_implementation": "sdpa", "bf16": False})
+        assert settings.config["model_init_kwargs"] == {"dtype": "float32", "attn_implementation": "sdpa"}
+        assert settings.ignored == {}
 
 
 def test_heads_of_this_package_s_own_options():

@@ -56,6 +56,7 @@ def test_heads_by_their_options():
         ("orm", {"prefix_sharing": "maybe"}, "`prefix_sharing` is 'maybe'; expected true or false"),
         ("orm", {"merge_lora": True}, "leaves the reward head out"),
         ("orm", {"streaming": True}, "`streaming`: no streams of axolotl's are read"),
+        ("orm", {"context_parallel_size": 2}, "`context_parallel_size`: sequences are not cut over devices here"),
         ("prm", {"activation_offloading": True}, "`activation_offloading`: activations are recomputed here"),
         ("orm", {"attributes": ["a", "b"], "num_labels": 3}, "`num_labels: 3`; `attributes` has 2"),
     ],

@@ -22,6 +22,7 @@ from hf_rewardplug.demo import demo_rows, save_demo_model
 from hf_rewardplug.integrations.axolotl.config import translate
 from hf_rewardplug.integrations.axolotl.plugin import RewardPlugPlugin
 from hf_rewardplug.integrations.axolotl.training import make_trainer, read_yaml
+from hf_rewardplug.model import attention
 
 PLUGIN = "hf_rewardplug.integrations.axolotl.RewardPlugPlugin"
 GUIDE = {
@@ -213,6 +214,22 @@ def test_the_trainer_is_this_package_s_and_pads_nothing(kind, config):
     assert batch["input_ids"].shape[0] == 1  # one packed row
     trainer.create_optimizer_and_scheduler(10)
     assert type(trainer.lr_scheduler).__name__ == "LambdaLR" and trainer.args.cosine_min_lr_ratio == 0.1
+
+
+@pytest.mark.parametrize("named", [{"eager_attention": True}, {"attn_implementation": "eager"}])
+@pytest.mark.parametrize("head", [{}, {"good_token": "1", "bad_token": "0", "model_type": None, "num_labels": None}])
+def test_an_attention_that_the_config_names_keeps_no_trees_off(named, head, config, caplog):
+    trainer = build(config("prm", **named, **head))
+    assert trainer.data_collator.prefix_sharing and trainer.model.config._attn_implementation == "prefix_tree"
+    manager().plugins.clear()
+    padded = build(config("prm", prefix_sharing=False, **named, **head))
+    assert not padded.data_collator.prefix_sharing and padded.model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_takes_no_trees_keeps_the_attention_that_the_config_names(config, monkeypatch):
+    monkeypatch.setattr(attention, "FAMILIES", set())
+    trainer = build(config("prm", attn_implementation="eager"))
+    assert not trainer.data_collator.prefix_sharing and trainer.model.config._attn_implementation == "eager"
 
 
 def test_a_checkpoint_resumes(config, tmp_path):

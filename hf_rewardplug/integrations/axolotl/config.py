@@ -247,11 +247,11 @@ def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: boo
     if given.get("use_kernels"):
         model_init["use_kernels"] = True
     told, attention = {}, read.attention(given)
-    if attention is not None and own.get("prefix_sharing") is False:
+    if attention is not None and read.pads(given):
         model_init["attn_implementation"] = attention
     elif attention is not None:
         key = next(key for key in ("attn_implementation", *keys.ATTENTION) if given.get(key))
-        told = {key: "prefix trees have an attention of their own (`prefix_sharing: false` takes it)"}
+        told = {key: keys.ATTENTION_OF_TREES}
     return told, model_init, numbers | ({"num_labels": labels} if kind == "prm" else {})
 
 

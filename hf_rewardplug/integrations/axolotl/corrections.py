@@ -18,9 +18,10 @@ _FUSED_LORA = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embe
 _DROPPED = tuple(
     """
     streaming dataset_shard_num dataset_shard_idx dataset_exact_deduplication eval_sequence_len layer_offloading
+    context_parallel_size sequence_parallel_degree
     """.split()
 )
-"""keys of its own that axolotl 0.19 does not bring to a plugin's data or trainer"""
+"""keys of its own that axolotl 0.19 does not bring to a plugin's data or trainer, or that cut packed trees"""
 
 _CALLED = {"orm": "outcome", "prm": "process"}
 

@@ -68,6 +68,8 @@ ATTENTION = {
 }
 """flags -> `attn_implementation`"""
 
+ATTENTION_OF_TREES = "prefix trees have an attention of their own (`prefix_sharing: false` takes it)"
+
 ENVIRONMENT = {
     "wandb_project": "WANDB_PROJECT",
     "wandb_entity": "WANDB_ENTITY",

@@ -208,6 +208,11 @@ def liger(given: Given) -> dict[str, Any]:
     return {"use_liger_kernel": True, "liger_kernel_config": parts} if any(parts.values()) else {}
 
 
+def pads(given: Given) -> bool:
+    """Whether batches are padded, with the attention that a key names; prefix trees have one of their own."""
+    return given.get("prefix_sharing") is False or given.get("torch_compile") is True
+
+
 def attention(given: Given) -> str | None:
     """`attn_implementation`, if a key names one."""
     flags = [name for flag, name in keys.ATTENTION.items() if given.get(flag)]

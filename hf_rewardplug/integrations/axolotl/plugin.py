@@ -16,12 +16,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from transformers.utils import CONFIG_NAME as CONFIG
 
+from ...model.attention import default_attention, why_not
 from ...model.head import HEAD_NAME
 from ...train.checkpoints import PREFIX_CHECKPOINT_DIR, whole_checkpoint
+from . import keys
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
 from .data import DataEntry, format_options, is_saved, of_split, train_and_held_out
-from .options import overlong
+from .options import overlong, pads
 
 LOG = get_logger(__name__)
 
@@ -117,6 +119,18 @@ class RewardPlugPlugin(BasePlugin):
         if is_deepspeed_zero3_enabled():
             raise ValueError("axolotl trains no reward model under ZeRO-3. Take ZeRO-2, or `rewardplug train`.")
         set_seed(_seed(cfg))
+
+    def post_model_build(self, cfg, model) -> None:
+        """axolotl's examples name an attention, with which a model takes no prefix trees. One that takes none anyway
+        keeps it. The key itself stays: axolotl goes by it in the dtypes of norms and embeddings."""
+        if self.kind is None or not cfg.attn_implementation or pads(cfg):
+            return
+        named = model.config._attn_implementation
+        model.set_attn_implementation(default_attention(model))
+        if not cfg.good_token and why_not(model):
+            model.set_attn_implementation(named)
+        else:
+            LOG.warning("not taken  attn_implementation: %s", keys.ATTENTION_OF_TREES)
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
