@@ -150,7 +150,6 @@ def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -
             "zero1-prm-lora",
             "zero2-orm-full",
             "zero3-prm-lora",
-            "zero3_offload-prm-full",
         },
         ("ddp", *ZERO),
         CLASSES,

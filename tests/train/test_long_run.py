@@ -12,7 +12,8 @@ SCRIPT = Path(__file__).with_name("long_run.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["orm", pytest.param("prm", marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", ["orm", "prm"])
 def test_memory_is_flat(kind, assets, tmp_path):
     command = [sys.executable, str(SCRIPT), kind, str(assets / "stories260K"), str(tmp_path / "out.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
