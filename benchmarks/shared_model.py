@@ -46,9 +46,7 @@ class Subject:
         self.ours = trainer_of(kind, batch_size=len(rows), **arguments)
         assert self.ours.data_collator.prefix_sharing and len(self.ours.train_dataset) == len(rows)
         self.head, self.tree_attention = model.score, model.config._attn_implementation
-        config = model.config
-        softcap = getattr(config, "attn_logit_softcapping", None)
-        wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        softcap, wide = getattr(model.config, "attn_logit_softcapping", None), model.model.layers[0].self_attn.head_dim
         kernel = kernels.choose_kernel(DEVICE, DTYPE, softcap, query_dim=wide, value_dim=wide)
         named = kernel in (kernels.varlen_attention, kernels.flex_attention)
         self.kernel = kernel.__name__ if named else "SpanAttention"

@@ -218,8 +218,11 @@ def test_the_trainer_is_this_package_s_and_pads_nothing(kind, config):
 
 @pytest.mark.parametrize("named", [{"eager_attention": True}, {"attn_implementation": "eager"}])
 @pytest.mark.parametrize("head", [{}, {"good_token": "1", "bad_token": "0", "model_type": None, "num_labels": None}])
-def test_an_attention_that_the_config_names_keeps_no_trees_off(named, head, config, caplog):
+def test_an_attention_that_the_config_names_keeps_no_trees_off(named, head, config, monkeypatch):
+    told = []
+    monkeypatch.setattr("hf_rewardplug.integrations.axolotl.plugin.LOG.warning", lambda *words: told.append(words))
     trainer = build(config("prm", **named, **head))
+    assert [words[0] for words in told] == ["not taken  attn_implementation: %s"]
     assert trainer.data_collator.prefix_sharing and trainer.model.config._attn_implementation == "prefix_tree"
     manager().plugins.clear()
     padded = build(config("prm", prefix_sharing=False, **named, **head))

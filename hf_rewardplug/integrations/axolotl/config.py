@@ -199,12 +199,7 @@ def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[s
     for key in given:
         if key not in known:
             raise ValueError(keys.unknown_key(key, known))
-    as_here = keys.as_here(given)
-    refused = [
-        f"  {key}: {keys.REFUSED[key]}"
-        for key, value in given.items()
-        if key in keys.REFUSED and _is_wish(value) and value != as_here.get(key)
-    ]
+    refused = [f"  {key}: {keys.REFUSED[key]}" for key in given if key in keys.REFUSED and keys.asks(given, key)]
     if refused:
         raise ValueError("Some keys cannot be had here. Take them out:\n" + "\n".join(refused))
     ignored = {key: keys.IGNORED[key] for key, value in given.items() if key in keys.IGNORED and value is not False}
@@ -216,14 +211,6 @@ def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[s
     if kind == "prm" and given.pop("center_rewards_coefficient", None):
         ignored["center_rewards_coefficient"] = "it centres the rewards of outcome reward models"
     return ignored | read.told(given)
-
-
-def _is_wish(value: Any) -> bool:
-    """
-    >>> _is_wish({"loftq_config": None}), _is_wish([]), _is_wish("dpo")
-    (False, False, True)
-    """
-    return any(map(_is_wish, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def _model(given: dict[str, Any], kind: str, own: dict[str, Any], bf16_here: bool):

@@ -48,7 +48,7 @@ def correct(cfg: MutableMapping[str, Any], kind: str) -> list[str]:
     given = set_values(cfg, options=own)
     warnings = _check_options(given, kind, own)
     for key in (*_DROPPED, *(("activation_offloading",) if kind == "prm" else ())):
-        if given.get(key) and given[key] != keys.as_here(given).get(key):
+        if keys.asks(given, key):
             raise ValueError(f"`{key}`: {keys.REFUSED[key]}.")
     if given.get("merge_lora") and not given.get("good_token"):
         raise ValueError("`axolotl merge-lora` leaves the reward head out. In Python: hf_rewardplug.merge_adapter.")

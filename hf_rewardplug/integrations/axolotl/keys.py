@@ -258,13 +258,24 @@ REFUSED_OF_DATA = {
 }
 
 
-def as_here(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by which a key that cannot be had asks for nothing.
+def asks(given: Mapping[str, Any], key: str) -> bool:
+    """Whether a key that cannot be had asks for something: not where it is empty, or says what is done anyway.
 
-    >>> as_here({"sequence_len": 1024})["eval_sequence_len"], as_here({})["tensor_parallel_size"]
-    (1024, 1)
+    >>> asks({"streaming": False}, "streaming"), asks({}, "streaming"), asks({"rl": "dpo"}, "rl")
+    (False, False, True)
+    >>> asks({"tensor_parallel_size": 1}, "tensor_parallel_size"), asks({"eval_sequence_len": 512}, "eval_sequence_len")
+    (False, False)
     """
-    return dict.fromkeys(_ONE_OF_EACH, 1) | {"eval_sequence_len": given.get("sequence_len", 512)}
+    as_here = dict.fromkeys(_ONE_OF_EACH, 1) | {"eval_sequence_len": given.get("sequence_len", 512)}
+    return _is_wish(given.get(key)) and given[key] != as_here.get(key)
+
+
+def _is_wish(value: Any) -> bool:
+    """
+    >>> _is_wish({"loftq_config": None}), _is_wish([]), _is_wish("dpo")
+    (False, False, True)
+    """
+    return any(map(_is_wish, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def known() -> set[str]:
