@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from .kernels import choose_kernel
+from .kernels import Heads, choose_kernel
 from .layout import TreeLayout
 
 FAMILIES = {
@@ -128,9 +128,21 @@ def prefix_tree_attention(
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < prefix_tree.longest else None
-    attend = choose_kernel(query.device, query.dtype, softcap, query_dim=query.shape[-1], value_dim=value.shape[-1])
+    heads = Heads(
+        query.device,
+        query.dtype,
+        query.shape[1],
+        key.shape[1],
+        query.shape[-1],
+        value.shape[-1],
+        softcap,
+        window,
+        backward=module.training or torch.is_grad_enabled(),
+    )
+    attend = choose_kernel(heads)
+    tensors = (tensor.squeeze(0) for tensor in (query, key, value))  # `[0]` copies a whole gradient in the backward
     with torch.autocast(device, enabled=False):  # the kernels choose their own precision
-        output_HTD = attend(query[0], key[0], value[0], prefix_tree, scale, softcap, window)
+        output_HTD = attend(*tensors, prefix_tree, scale, softcap, window)
     return output_HTD.transpose(0, 1)[None].contiguous(), None
 
 

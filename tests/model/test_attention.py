@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Con
 
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
-from hf_rewardplug.model import kernels
 from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
-from hf_rewardplug.model.kernels import SpanAttention, _block_mask, flex_attention, reference_attention
+from hf_rewardplug.model.kernels import SpanAttention, flex_attention, reference_attention
+from hf_rewardplug.model.kernels.flex import _block_mask
 from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -165,22 +165,6 @@ def layout_of(sequences) -> tuple[TreeLayout, int]:
     packed = tree.pack()
     longest = max(packed.position_ids) + 1
     return TreeLayout(packed.spans, torch.tensor(packed.position_ids), longest), len(packed.input_ids)
-
-
-@pytest.mark.parametrize(
-    ("dims", "softcap", "expected"),
-    [
-        ((128, 128), None, kernels.varlen_attention),
-        ((256, 256), 30.0, flex_attention),
-        ((100, 100), None, SpanAttention.apply),
-        ((512, 512), 30.0, SpanAttention.apply),
-        ((192, 128), None, SpanAttention.apply),
-    ],
-)
-def test_heads_that_flash_attention_refuses_go_without(dims, softcap, expected, monkeypatch):
-    monkeypatch.setattr(kernels, "_varlen_is_right", lambda device: True)
-    chosen = kernels.choose_kernel(torch.device("cuda"), torch.bfloat16, softcap, query_dim=dims[0], value_dim=dims[1])
-    assert chosen == expected
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))

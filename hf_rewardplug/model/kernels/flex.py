@@ -1,0 +1,132 @@
+"""FlexAttention with the tree as its mask, compiled by Inductor: soft-capped scores (Gemma 2) and fp32 on CUDA.
+
+In: a packed row's tensors and its layout. Out: the same as every kernel's. Its eager form computes all T x T scores, so
+only the compiled one is called.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from ..layout import TreeLayout
+
+BLOCK = 128
+"""tokens of a block of the mask"""
+
+SMALL_BLOCKS = {
+    **dict.fromkeys(("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"), 32),
+    "num_stages": 1,
+    "num_warps": 4,
+}
+"""Tiles of the forward (M queries, N keys) and of the backward's two passes that fit into every card's shared memory"""
+
+
+def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap=None, window=None):
+    """The attention of a packed row in one launch."""
+    return _compiled_flex()(
+        query_HTD[None],
+        key_KTD[None],
+        value_KTD[None],
+        score_mod=None if softcap is None else _soft_cap(softcap),
+        block_mask=_block_mask(layout, window, query_HTD.device),
+        scale=scale,
+        enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
+        kernel_options=kernel_options(query_HTD.shape[-1], query_HTD.dtype, shared_memory(query_HTD.device)),
+    )[0]
+
+
+def kernel_options(dim: int, dtype: torch.dtype, memory: int) -> dict:
+    """What Inductor is asked for beyond its own choice, for heads `dim` wide on a card with `memory` bytes a block.
+
+    Inductor's tiles for wide heads are those of an A100 (166,912 bytes) or H100 (232,448). An RTX 30 or 40, L4 or A10
+    has 101,376 bytes, of which a head of Gemma 2 (256 wide) would take 152,576, and a compilation would fail. Under 128
+    queries Inductor takes its decoding kernel, which refuses grouped heads, unless it is told to stay.
+
+    >>> kernel_options(256, torch.bfloat16, 232_448)
+    {'FORCE_USE_FLEX_ATTENTION': True}
+    >>> kernel_options(256, torch.bfloat16, 101_376)["BLOCK_N"]
+    32
+    """
+    fits = memory >= 160 * 1024 or dim * dtype.itemsize <= 128
+    return {"FORCE_USE_FLEX_ATTENTION": True, **({} if fits else SMALL_BLOCKS)}
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block of threads may ask for; without a GPU no limit."""
+    if device.type != "cuda":
+        return 1 << 30
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_flex():
+    """FlexAttention, compiled for all lengths at once.
+
+    Scale and soft-cap are constants, since Inductor cannot lower a score that takes in a dynamic float. Each mask, grad
+    mode and soft-cap is a graph of its own, and so is a row of one block. Together they exceed dynamo's limit of 8,
+    beyond which FlexAttention would compute all T x T scores.
+    """
+    from torch.nn.attention import flex_attention as module
+
+    compiled = torch.compile(module.flex_attention, dynamic=True)
+    return torch._dynamo.config.patch(specialize_float=True, recompile_limit=64)(compiled)
+
+
+@functools.lru_cache(maxsize=8)
+def _soft_cap(softcap: float):
+    def score_mod(score, batch, head, query, key):
+        return softcap * torch.tanh(score / softcap)
+
+    return score_mod
+
+
+def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
+    """What `create_block_mask` makes of all T x T pairs, from the first and last tokens of each block.
+
+    With a window a block may be taken for a partial one in which nothing is visible; the mask decides there.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    index = layout.on(device)
+    if ("block_mask", window) in index:
+        return index["block_mask", window]
+    end_T, position_ids_T = index["subtree_end"], index["position_ids"]
+    before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
+
+    def visible(batch, head, query, key):
+        return (key <= query) & (query < end_T[key])
+
+    def visible_in_window(batch, head, query, key):
+        return visible(batch, head, query, key) & (position_ids_T[key] > before_T[query])
+
+    size = len(position_ids_T)
+    first_N = torch.arange(0, size, BLOCK, device=device)
+    last_N, whole_N = first_N + BLOCK - 1, first_N + BLOCK <= size
+    below_NN = first_N < first_N[:, None]
+    some_NN = below_NN & (_blocks(end_T, 0).amax(1) > first_N[:, None])
+    all_NN = below_NN & (_blocks(end_T, 0).amin(1) > last_N[:, None]) & whole_N[:, None]
+    if window is not None:
+        most, least = 1 << 62, -(1 << 62)  # exact as a double, which `F.pad` makes of them
+        some_NN &= _blocks(position_ids_T, least).amax(1) > _blocks(before_T, most).amin(1)[:, None]
+        all_NN &= _blocks(position_ids_T, most).amin(1) > _blocks(before_T, least).amax(1)[:, None]
+    some_NN = (some_NN & ~all_NN) | torch.eye(len(first_N), dtype=torch.bool, device=device)
+    index["block_mask", window] = BlockMask.from_kv_blocks(
+        *_ordered(some_NN),
+        *_ordered(all_NN),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible if window is None else visible_in_window,
+        seq_lengths=(size, size),
+    )
+    return index["block_mask", window]
+
+
+def _blocks(values_T: torch.Tensor, fill: int) -> torch.Tensor:
+    """(blocks, BLOCK), the last one filled up."""
+    return F.pad(values_T, (0, -len(values_T) % BLOCK), value=fill).unflatten(0, (-1, BLOCK))
+
+
+def _ordered(mask_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many key blocks each query block sees, and the indices of these before all others."""
+    indices_NN = mask_NN.int().argsort(dim=1, descending=True, stable=True)
+    return mask_NN.sum(1, dtype=torch.int32)[None, None], indices_NN.int()[None, None]
