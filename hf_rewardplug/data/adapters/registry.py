@@ -21,14 +21,20 @@ _entry_points_loaded = False
 class Adapter:
     """A registered format. Called with a raw row, it gives a list of canonical rows, whatever its function returns.
 
-    `columns`: what a data set must have for this format to be detected (None: it is used by name only).
-    `matches`: a look at the first row, where columns do not tell formats apart.
+    Attributes:
+        columns: what a data set must have for this format to be detected (None: it is used by name only).
+        matches: a look at the first row, where columns do not tell formats apart.
+        optional: further columns that the adapter reads where a row has them.
+        ignored: columns of the published format that hold nothing to train a reward on: ids, sources, names of models,
+            scores that the adapter does not use.
     """
 
     name: str
     function: Callable[[Row], Row | list[Row]]
     columns: tuple[str, ...] | None = None
     matches: Callable[[Row], bool] | None = None
+    optional: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def __call__(self, row: Row) -> list[Row]:
         result = self.function(row)
@@ -47,6 +53,8 @@ def register_adapter(
     *,
     columns: Iterable[str] | None = None,
     matches: Callable[[Row], bool] | None = None,
+    optional: Iterable[str] = (),
+    ignored: Iterable[str] = (),
     overwrite: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Decorator: `function` is the adapter called `name`, and stays as it is.
@@ -62,7 +70,8 @@ def register_adapter(
                 "Choose another name, or pass overwrite=True"
             )
         _adapters.pop(name, None)
-        _adapters[name] = Adapter(name, function, None if columns is None else tuple(columns), matches)
+        needed = None if columns is None else tuple(columns)
+        _adapters[name] = Adapter(name, function, needed, matches, tuple(optional), tuple(ignored))
         return function
 
     return register
