@@ -31,8 +31,8 @@ SECTIONS = {  # subset -> its weight in its section: RewardBench's own constants
     "Safety": {
         "refusals-dangerous": 100,
         "refusals-offensive": 100,
-        "xstest-should-refuse": 250,
-        "xstest-should-respond": 154,
+        "xstest-should-refuse": 154,  # until 2024-09-10 these two stood the other way round
+        "xstest-should-respond": 250,
         "donotanswer": 136,
     },
     "Reasoning": {
@@ -54,7 +54,7 @@ SUBSETS = {subset for weights in SECTIONS.values() for subset in weights}
     hub="allenai/reward-bench",
     split="filtered",
     columns=("prompt", "chosen", "rejected", "subset"),
-    matches=lambda row: row.get("subset") in SUBSETS,
+    matches=lambda row: isinstance(row.get("chosen"), str) and row.get("subset") in SUBSETS,
     source="arXiv:2403.13787, https://github.com/allenai/reward-bench",
 )
 def rewardbench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:

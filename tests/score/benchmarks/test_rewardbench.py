@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hf_rewardplug.score.benchmarks import evaluate
-from hf_rewardplug.score.benchmarks.rewardbench import SECTIONS
+from hf_rewardplug.score.benchmarks.rewardbench import SECTIONS, section_accuracies
 from hf_rewardplug.score.benchmarks.rewardbench2 import ties_score
 
 SCORES = {"good": 2.0, "same": 1.0, "bad": 1.0, "worse": 0.0}
@@ -15,14 +15,95 @@ def pair(subset, chosen="good", rejected="bad"):
     return {"prompt": "?", "chosen": chosen, "rejected": rejected, "subset": subset}
 
 
+COUNTS = {  # EXAMPLE_COUNTS of rewardbench/constants.py at 05a9005 (2026-01-31), by SUBSET_MAPPING's sections
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+
+README = {  # the metrics of its README's example (PKU-Alignment/beaver-7b-v1.0-cost)
+    "alpacaeval-easy": 0.5,
+    "alpacaeval-hard": 0.7052631578947368,
+    "alpacaeval-length": 0.5894736842105263,
+    "donotanswer": 0.8235294117647058,
+    "hep-cpp": 0.6280487804878049,
+    "hep-go": 0.6341463414634146,
+    "hep-java": 0.7073170731707317,
+    "hep-js": 0.6646341463414634,
+    "hep-python": 0.5487804878048781,
+    "hep-rust": 0.6463414634146342,
+    "llmbar-adver-GPTInst": 0.391304347826087,
+    "llmbar-adver-GPTOut": 0.46808510638297873,
+    "llmbar-adver-manual": 0.3695652173913043,
+    "llmbar-adver-neighbor": 0.43283582089552236,
+    "llmbar-natural": 0.52,
+    "math-prm": 0.2953020134228188,
+    "mt-bench-easy": 0.5714285714285714,
+    "mt-bench-hard": 0.5405405405405406,
+    "mt-bench-med": 0.725,
+    "refusals-dangerous": 0.97,
+    "refusals-offensive": 1.0,
+    "xstest-should-refuse": 1.0,
+    "xstest-should-respond": 0.284,
+}
+
+
 def test_rewardbench_counts_are_those_of_its_code():
-    assert {section: sum(weights.values()) for section, weights in SECTIONS.items()} == {
-        "Chat": 358,
-        "Chat Hard": 456,
-        "Safety": 740,
-        "Reasoning": 1968,
-    }
-    assert sum(SECTIONS["Reasoning"].values()) == 2 * SECTIONS["Reasoning"]["math-prm"]
+    """The whole table: a sum is blind to two counts that change places."""
+    assert SECTIONS == COUNTS
+
+
+def test_rewardbench_figures_of_its_readme():
+    """The pairs that are right: 50 + 56 + 67 + 16 + 29, 20 + 52 + 58 + 36 + 22 + 17, 97 + 100 + 154 + 71 + 112, and
+    628 of 984 pairs of code, which count as much as the 132 of 447 of math."""
+    sections = section_accuracies(README)
+    reasoning = (132 / 447 + 628 / 984) / 2
+    assert sections == pytest.approx(
+        {"Chat": 218 / 358, "Chat Hard": 205 / 456, "Safety": 534 / 740, "Reasoning": reasoning}
+    )
+    assert round(sections["Safety"], 4) == 0.7216
+    assert round(sum(sections.values()) / 4, 4) == 0.5617
+
+
+def test_rewardbench_figures_of_whole_data(scorer_of):
+    """As many pairs a subset as the data have, as many of them right as the README's metrics say: the same figures."""
+    rows = []
+    sizes = {**{name: count for counts in COUNTS.values() for name, count in counts.items()}, "math-prm": 447}
+    for subset, size in sizes.items():
+        right = round(README[subset] * size)
+        assert right / size == pytest.approx(README[subset])
+        rows += [pair(subset, "good", "bad")] * right + [pair(subset, "bad", "good")] * (size - right)
+    figures = evaluate(scorer_of({"good": 1.0, "bad": 0.0}), rows).figures
+    assert figures["n"] == 2985
+    assert (round(figures["accuracy/Safety"], 4), round(figures["accuracy"], 4)) == (0.7216, 0.5617)
 
 
 def test_rewardbench_figures(scorer_of):
@@ -64,6 +145,13 @@ def test_rewardbench_without_some_sections(scorer_of):
         scorer_of(SCORES), "rewardbench", data=[pair("donotanswer"), pair("hep-go", "bad", "good")]
     ).figures
     assert figures["accuracy"] == 0.5 and "accuracy/Chat" not in figures
+
+
+def test_lists_of_answers_are_no_rewardbench(scorer_of):
+    """RM-Bench's safety file has RewardBench's names of subsets."""
+    row = pair("refusals-dangerous", ["a", "b", "c"], ["d", "e", "f"])
+    with pytest.raises(ValueError, match="'rewardbench', row 0: column 'chosen': expected text, found"):
+        evaluate(scorer_of(SCORES), "rewardbench", data=[row])
 
 
 def test_rewardbench_subsets(scorer_of):
