@@ -5,8 +5,9 @@
 
 Cobbe et al. 2021 (arXiv:2110.14168) pick by an outcome reward model, Lightman et al. 2023 (arXiv:2305.20050) by a
 process reward model (the product or the minimum of its steps), Uesato et al. 2022 (arXiv:2211.14275) by votes weighted
-with its scores. prm800k/eval/eval.py of openai/prm800k draws 400 random subsets without repetition for each n; what
-that estimates is computed here, exactly but for votes over many subsets.
+with its scores. prm800k/eval/eval.py of openai/prm800k draws 400 random subsets without repetition for each n, and
+leaves out a subset's samples without an answer before it picks; what that estimates is computed here, exactly but for
+votes over many subsets.
 
     N samples of a prompt, D subsets of n of them, A different answers
 """
@@ -53,7 +54,8 @@ def best_of_n(
     """Accuracy of each way to pick one of n samples, in expectation over the subsets of n of a row's N samples.
 
     `rm@n`: the reward model's highest score (`expected_pick`, exact). Of a process reward model `rm_min@n`,
-    `rm_prod@n`, `rm_last@n` and `rm_mean@n`, by what makes one score of its steps. `pass@n`: any is right
+    `rm_prod@n`, `rm_last@n` and `rm_mean@n`, by what makes one score of its steps. Where the rows have answers, a
+    sample whose answer is None is never picked, and a subset of such samples is wrong. `pass@n`: any is right
     (`expected_pass`, exact): the ceiling. `mean`: a random pick. Where the rows have answers: `majority@n`, the most
     frequent answer, and `weighted@n` (`weighted_min@n`, ...), the one with the highest sum of scores, an outcome reward
     model's through a sigmoid, since a sum of negative rewards would vote against what is frequent (`expected_vote`:
@@ -92,7 +94,7 @@ def best_of_n(
                 "completions": one.completions,
                 "scores": of_row[first] if len(of_row) == 1 else of_row,
                 "correct": one.correct,
-                "right": expected_pick(of_row[first], one.correct, len(one.correct)),
+                "right": expected_pick(*_pickable(one, of_row[first]), len(one.correct)),
                 "figures": figures,
             }
         )
@@ -152,6 +154,17 @@ def expected_vote(
     best_D = votes_DA.max(axis=1, keepdims=True)
     winners_DA = there_DA & (votes_DA >= best_D - 1e-12 * np.abs(best_D))
     return float((winners_DA @ right_A / np.maximum(winners_DA.sum(axis=1), 1)).mean())
+
+
+def _pickable(one: Samples, scores: list[float]) -> tuple[list[float], list[bool]]:
+    """Scores and correctness with the samples that gave no answer below all others, and wrong where nothing is left.
+
+    >>> _pickable(Samples("p", ["a", "b"], [False, True], [None, "7"]), [0.9, 0.5])
+    ([-inf, 0.5], [False, True])
+    """
+    answered = [True] * len(scores) if one.answers is None else [answer is not None for answer in one.answers]
+    scores = [score if there else -math.inf for score, there in zip(scores, answered, strict=True)]
+    return scores, [right and there for right, there in zip(one.correct, answered, strict=True)]
 
 
 @lru_cache(maxsize=256)
@@ -242,8 +255,9 @@ def _row_figures(
     for name, values in scores.items():
         values = np.asarray(values)
         weights[name.replace("rm", "weighted", 1)] = np.exp(-np.logaddexp(0, -values)) if sigmoid else values
+    pickable = {name: _pickable(one, values) for name, values in scores.items()}
     for size in sizes:
-        figures |= {f"{name}@{size}": expected_pick(values, one.correct, size) for name, values in scores.items()}
+        figures |= {f"{name}@{size}": expected_pick(*samples, size) for name, samples in pickable.items()}
         figures[f"pass@{size}"] = expected_pass(one.correct, size)
         for name, votes in weights.items() if one.answers is not None else ():
             figures[f"{name}@{size}"] = expected_vote(one.answers, one.correct, votes, size, draws=draws, seed=seed)

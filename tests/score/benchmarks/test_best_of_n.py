@@ -119,6 +119,59 @@ def test_samples_without_an_answer_have_no_vote():
     assert expected_vote([None], [True], [1.0], 1, draws=9, seed=0) == 0.0
 
 
+def official_pick(scores, correct, answers, size):
+    """All subsets of `size`, as prm800k's estimator takes each of its random ones: samples without an answer are left
+    out, then the highest score is taken (the first of equal ones, in a random order); nothing left is wrong."""
+    picks = []
+    for chosen in subsets(len(scores), size):
+        left = [index for index in chosen if answers[index] is not None]
+        best = max((scores[index] for index in left), default=None)
+        picks.append(fmean(correct[index] for index in left if scores[index] == best) if left else 0.0)
+    return fmean(picks)
+
+
+@pytest.mark.parametrize(
+    ("scores", "answers", "correct", "expected"),
+    [
+        ([0.9, 0.5], [None, "7"], [False, True], {"rm@1": 0.5, "rm@2": 1.0}),  # one of the two, then "7"
+        ([0.9, 0.5], [None, None], [False, False], {"rm@1": 0.0, "rm@2": 0.0}),
+        ([0.9, 0.5], [None, "7"], [True, False], {"rm@1": 0.0, "rm@2": 0.0}),  # no answer is no right answer
+        ([0.5, 0.5], [None, "7"], [False, True], {"rm@1": 0.5, "rm@2": 1.0}),  # a tie with it is none
+        ([0.9, 0.7, 0.5], [None, "7", "8"], [False, False, True], {"rm@1": 1 / 3, "rm@2": 1 / 3, "rm@3": 0.0}),
+    ],
+)
+def test_samples_without_an_answer_are_never_picked(scores, answers, correct, expected):
+    row = {"prompt": "p", "completions": [f"a {score}" for score in scores], "correct": correct, "answers": answers}
+    result = best_of_n(Orm(), [row])
+    assert {name: result.figures[name] for name in expected} == pytest.approx(expected)
+    assert result.items[0]["right"] == expected[f"rm@{len(scores)}"]
+    assert result.items[0]["scores"] == scores
+    steps = best_of_n(Prm(lambda prompt, steps: [float(steps[0].split()[-1])]), [row]).figures
+    for curve in ("rm_min", "rm_prod", "rm_last", "rm_mean"):
+        assert {f"rm@{size}": steps[f"{curve}@{size}"] for size in (1, 2)} == pytest.approx(
+            {name: expected[name] for name in ("rm@1", "rm@2")}
+        )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_picks_are_those_of_the_official_estimator(seed):
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(3):
+        answers = [draw.choice(["7", "8", None, None]) for _ in range(6)]
+        scores = [draw.choice([0.1, 0.2, draw.random()]) for _ in answers]
+        correct = [answer == "7" for answer in answers]
+        completions = [f"a {score}" for score in scores]
+        rows.append({"prompt": "p", "completions": completions, "correct": correct, "answers": answers})
+    figures = best_of_n(Orm(), rows).figures
+    for size in (1, 2, 4, 6):
+        truth = [
+            official_pick([float(one.split()[-1]) for one in row["completions"]], row["correct"], row["answers"], size)
+            for row in rows
+        ]
+        assert figures[f"rm@{size}"] == pytest.approx(fmean(truth))
+
+
 # ---- whole runs, by hand ---------------------------------------------------------------------------------------------
 
 ROWS = [
