@@ -126,8 +126,12 @@ def checked_completion(row: Row) -> Row:
     return {"prompt": type(checked["completion"])(), **checked, **weight, **template_arguments(row)}
 
 
-def checked_steps(row: Row, column: str = "completions") -> Row:
-    """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled)."""
+def checked_steps(row: Row, column: str = "completions", *, empty_steps: bool = False) -> Row:
+    """A step row that can be encoded, or a `RowError`. Labels: bool, 0/1, a float in [0, 1], or -100 (unlabelled).
+
+    Args:
+        empty_steps: True where rows are rated and not learned from: a step without text is then its separator alone.
+    """
     prompt = text_or_messages(row, "prompt", may_be_empty=True)
     if row.get("completions") == []:
         raise EmptyRow("there are no steps", column=column)
@@ -137,7 +141,7 @@ def checked_steps(row: Row, column: str = "completions") -> Row:
     for index, step in enumerate(steps):
         if not isinstance(step, str):
             raise RowError(f"step {index} is {step!r}; expected text", column=column)
-        if not step.strip():
+        if not step.strip() and not empty_steps:
             raise EmptyRow("a step is empty", column=column)
         _encodable(step, column)
     label_column = "labels" if column == "completions" else column

@@ -86,13 +86,14 @@ class Solutions:
 
     @staticmethod
     def row(prompt: Any, steps: Any, more: dict[str, Any] | None = None) -> dict[str, Any]:
-        """
-        >>> Solutions.row("2+2?", ["4"])
-        {'prompt': '2+2?', 'completions': ['4']}
+        """A step without text is rated at its separator, as the benchmarks' own code does.
+
+        >>> Solutions.row("2+2?", ["4", ""])
+        {'prompt': '2+2?', 'completions': ['4', '']}
         """
         labels = [1] * len(steps) if isinstance(steps, list) else [1]
         row = {**(more or {}), "prompt": "" if prompt is None else prompt, "completions": steps, "labels": labels}
-        return {key: value for key, value in checked_steps(row).items() if key != "labels"}
+        return {key: value for key, value in checked_steps(row, empty_steps=True).items() if key != "labels"}
 
 
 def nested_rows(
