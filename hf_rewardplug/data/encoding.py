@@ -63,12 +63,15 @@ class Encoder(TokenSource):
         step_token: a single token of the vocabulary to stand for the separator instead.
         max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
         vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
+        pad_token_id: the id that transformers' pooling skips; a completion that ends in it is a `RowError`. None: any
+            token may end one.
     """
 
     max_length: int | None = None
     overlong: str = "drop"
     max_completion_length: int | None = None
     vocab_size: int | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self):
         if self.overlong not in OVERLONG:
@@ -86,12 +89,11 @@ class Encoder(TokenSource):
             RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
             DropRow: the row is too long, or both sequences are the same.
         """
-        return self._pair([check_ids(self._ids(row, key), key, self.vocab_size) for key in ("chosen", "rejected")], row)
+        return self._pair([self.completion(row, key) for key in ("chosen", "rejected")], row)
 
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
-        ids = [given_ids(row, key, self.vocab_size) for key in ("chosen_ids", "rejected_ids")]
-        return self._pair(ids, _beside(row))
+        return self._pair([self._given_ids(row, key) for key in ("chosen_ids", "rejected_ids")], _beside(row))
 
     def ranked(self, row: Row) -> Row:
         """A ranked row -> `completion_ids` (K lists, each scored at its last token), `scores` (K), its `weight` if any.
@@ -100,8 +102,8 @@ class Encoder(TokenSource):
             RowError, DropRow: as `pair`; identical are all completions.
         """
         rest = {key: value for key, value in row.items() if key != "completions"}
-        ids = [self._ids({**rest, "completion": one}, "completion") for one in row["completions"]]
-        return self._ranked([check_ids(one, "completions", self.vocab_size) for one in ids], row)
+        ids = [self.completion({**rest, "completions": one}, "completions") for one in row["completions"]]
+        return self._ranked(ids, row)
 
     def tokenized_ranked(self, row: Row) -> Row:
         """`ranked` for a row that holds `completion_ids` and `scores` already."""
@@ -111,7 +113,7 @@ class Encoder(TokenSource):
         scores = given_scores(row, len(ids))
         if len({*scores}) < 2:
             raise DropRow("all scores are the same")
-        ids = [given_ids({"completion_ids": one}, "completion_ids", self.vocab_size) for one in ids]
+        ids = [self._given_ids({"completion_ids": one}, "completion_ids") for one in ids]
         return self._ranked(ids, {**_beside(row), "scores": scores})
 
     def scored(self, row: Row) -> Row:
@@ -120,7 +122,7 @@ class Encoder(TokenSource):
         Raises:
             RowError, DropRow: as `pair`.
         """
-        input_ids = check_ids(self._ids(row, "completion"), "completion", self.vocab_size)
+        input_ids = self.completion(row)
         shared = common_prefix_length(self._alone(row), input_ids) if self._excess([input_ids]) > 0 else 0
         (input_ids,), cut = self._fitted([input_ids], shared)
         return {"input_ids": input_ids, "scores": row["scores"], "cut": cut, "cut_labels": 0, **_given(row, "weight")}
@@ -130,12 +132,28 @@ class Encoder(TokenSource):
         scores = given_scores(row, count, unrated=True)
         if all(map(math.isnan, scores)):
             raise DropRow("no attribute is rated")
-        encoded = {"input_ids": given_ids(row, "input_ids", self.vocab_size), "scores": scores}
+        encoded = {"input_ids": self._given_ids(row, "input_ids"), "scores": scores}
         return {**encoded, "cut": 0, "cut_labels": 0, **_given(_beside(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
-        """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut."""
-        return self._ids(row, key)
+        """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut.
+
+        Raises:
+            RowError: the template refuses the messages, or an id is outside the vocabulary, or a pad token at the end.
+        """
+        return self._ended(check_ids(self._ids(row, key), key, self.vocab_size), key)
+
+    def _given_ids(self, row: Row, column: str) -> list[int]:
+        return self._ended(given_ids(row, column, self.vocab_size), column)
+
+    def _ended(self, ids: list[int], column: str) -> list[int]:
+        if ids[-1] == self.pad_token_id:
+            raise RowError(
+                f"ends in the pad token '{self.tokenizer.convert_ids_to_tokens(ids[-1])}', which plain transformers "
+                "skips: it would score another token than is trained. Set another `pad_token`",
+                column=column,
+            )
+        return ids
 
     def _pair(self, ids: list[list[int]], row: Row) -> Row:
         ids, cut = self._fitted(ids)

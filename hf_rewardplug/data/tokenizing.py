@@ -4,7 +4,7 @@ In: a canonical row (`canonical.py`). Out: ids of a prompt with a completion, of
 separator. The policies are those that `encoding.py` draws.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,15 @@ def fold_system_turn(messages: list[dict]) -> list[dict]:
     return [{"role": "user", "content": system}, *rest]
 
 
+def template_kwargs(of_run: dict[str, Any], of_row: dict[str, Any]) -> dict[str, Any]:
+    """A run's arguments of the chat template with a row's own before them, but for None, which Arrow fills in.
+
+    >>> template_kwargs({"enable_thinking": False, "mood": "calm"}, {"enable_thinking": True, "mood": None})
+    {'enable_thinking': True, 'mood': 'calm'}
+    """
+    return {**of_run, **{key: value for key, value in of_row.items() if value is not None or key not in of_run}}
+
+
 def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
     """Token ids of each step with its separator behind it, each step tokenized by itself."""
     return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
@@ -38,11 +47,13 @@ class TokenSource:
         tokenizer: a `PreTrainedTokenizerBase`.
         step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
         step_token: a single token of the vocabulary to stand for the separator instead.
+        chat_template_kwargs: arguments of the chat template; a row's own go before them.
     """
 
     tokenizer: Any
     step_separator: str = "\n"
     step_token: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def separator_ids(self) -> list[int]:
@@ -97,7 +108,8 @@ class TokenSource:
             )
         if messages[0]["role"] == "system" and self._folds_system:
             messages = fold_system_turn(messages)
-        kwargs |= {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+        own = row.get("chat_template_kwargs", {})
+        kwargs |= {"tools": row.get("tools"), **template_kwargs(self.chat_template_kwargs, own)}
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **kwargs)["input_ids"]
         except Exception as error:

@@ -4,6 +4,7 @@ In: a name or a model, a tokenizer, a `PeftConfig`. Out: the same things, ready 
 pad token that is never the end of a sequence, a head that LoRA trains and saves.
 """
 
+import contextlib
 import copy
 import logging
 import os
@@ -80,18 +81,44 @@ def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerB
     return rows if tokenizer.pad_token_id is None else max(rows, tokenizer.pad_token_id + 1)
 
 
-def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str:
+_USER, _ASSISTANT = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+_CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+_CONVERSATIONS = (
+    [_USER],
+    [_USER, _ASSISTANT],
+    [_USER, _ASSISTANT, _USER, _ASSISTANT],
+    [{"role": "system", "content": "Be brief."}, _USER, _ASSISTANT],
+    [_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]}],
+    [_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "content": "4"}],
+)
+"""one of each way in which a conversation may end"""
+
+
+def conversation_ends(tokenizer: PreTrainedTokenizerBase, **chat_template_kwargs: Any) -> set[str]:
+    """The last tokens of conversations that the chat template renders; empty without a template."""
+    ends: set[str] = set()
+    for messages in _CONVERSATIONS if tokenizer.chat_template else ():
+        with contextlib.suppress(Exception):  # a template raises whatever its author chose: it knows no tools, say
+            rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **chat_template_kwargs)
+            ends |= {*tokenizer.convert_ids_to_tokens(rendered["input_ids"][-1:])}
+    return ends
+
+
+def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int, **chat_template_kwargs: Any) -> str:
     """The token to pad with: never the end of a sequence, and an id that the model has already wherever one is free.
 
-    transformers pools the rightmost token that is not the pad id, so with pad == eos the EOS is skipped and another
-    token is scored (transformers#35352, trl#2758). In order: the tokenizer's own, a reserved token, unk, a new token on
-    an embedding row that no token uses yet, a new token (`set_pad_token` then adds a row).
+    transformers pools the rightmost token that is not the pad id. Where the pad token is the EOS, or the token with
+    which the chat template ends a conversation, that token is skipped and another one is scored (transformers#35352,
+    trl#2758). In order: the tokenizer's own, a reserved token, unk, a new token on an embedding row that no token uses
+    yet, a new token (`set_pad_token` then adds a row).
 
     Args:
         vocab_size: rows of the model's embedding; vocabularies are often padded beyond the tokenizer's length.
+        chat_template_kwargs: arguments of the chat template, which may change how a conversation ends.
     """
-    taken = {tokenizer.eos_token, tokenizer.bos_token, None}
-    if tokenizer.pad_token not in {tokenizer.eos_token, None}:
+    ends = {tokenizer.eos_token, None, *conversation_ends(tokenizer, **chat_template_kwargs)}
+    taken = {*ends, tokenizer.bos_token}
+    if tokenizer.pad_token not in ends:
         return tokenizer.pad_token
     vocabulary = {token: index for token, index in tokenizer.get_vocab().items() if index < vocab_size}
     named = [token for token in vocabulary if _PAD_MARKER.fullmatch(token)]

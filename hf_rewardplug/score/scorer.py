@@ -30,7 +30,6 @@ from ..data.batching import packed_batches, padded_batches
 from ..data.canonical import UNLABELLED, RowError, template_arguments
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, check_whole
-from ..data.token_checks import check_ids
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.head import behind_virtual_tokens, step_probabilities
@@ -262,7 +261,7 @@ class RewardScorer:
             if self.kind == "prm":
                 encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
             else:
-                ids = check_ids(self.encoder.completion(row), "completion", self.encoder.vocab_size)
+                ids = self.encoder.completion(row)
                 encoded = {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
             if self._positions and len(encoded["input_ids"]) > self._positions:
                 raise RowError(

@@ -5,7 +5,9 @@ report each (`preparation_reports`), data loaders, the tokenizer with its pad to
 """
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 from torch.utils.data import DataLoader
@@ -206,12 +208,21 @@ class DataTrainer:
             if args.chat_template_path is not None:
                 raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
             set_chat_template(tokenizer, args.chat_template)
+        if args.chat_template_path is not None and os.path.isfile(args.chat_template_path):
+            tokenizer.chat_template = Path(args.chat_template_path).read_text(encoding="utf-8")
         pad_token = getattr(args, "pad_token", None)
-        if pad_token is None:
-            set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows))
-        elif pad_token in tokenizer.get_vocab():  # TRL names it where it is not
+        if pad_token in tokenizer.get_vocab():  # TRL names it where it is not
             tokenizer.pad_token = pad_token
+        if pad_token is None or pad_token in tokenizer.get_vocab():
+            DataTrainer._choose_pad_token(tokenizer, args, rows)
         return tokenizer
+
+    @staticmethod
+    def _choose_pad_token(tokenizer: PreTrainedTokenizerBase, args: DataOptions, rows: int) -> None:
+        """Another pad token where `pad_token` ends sequences, which plain transformers would then score elsewhere."""
+        set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows))
+        if getattr(args, "pad_token", None) is not None:
+            args.pad_token = tokenizer.pad_token  # TRL sets it again
 
 
 def hub_arguments(args) -> dict:

@@ -1,0 +1,122 @@
+r"""The date in a chat template: templates that call `strftime_now` write today's date into every prompt.
+
+In: a tokenizer whose template does so, and a date. Out: the same template with that date in it for good, so that the
+same messages have the same tokens on any day, here, in plain transformers and on a server, which all read the template
+that is saved with the model.
+
+    {{ 'Today: ' + strftime_now('%d %b %Y') }}        Today: 30 Nov 2026, tomorrow: Today: 01 Dec 2026
+    with `freeze_date(tokenizer, date(2026, 11, 30))` Today: 30 Nov 2026, on any day
+
+transformers gives templates a function `strftime_now`. The frozen template defines a macro of that name in front, and
+Jinja prefers the template's own. Whether a template writes the date is found by rendering it under two dates.
+"""
+
+import contextlib
+import copy
+import re
+from collections.abc import Iterator
+from datetime import date, datetime
+from string import ascii_letters
+from typing import Any
+
+_DIRECTIVES = re.compile(r"%-?[a-zA-Z]")
+_MARK = "strftime_now"
+_FROZEN = re.compile(r"\{#- hf_rewardplug: the date is (\d{4}-\d{2}-\d{2}) -#\}")
+_TWO_DATES = (datetime(2001, 2, 3, 4, 5, 6), datetime(2024, 11, 28, 19, 47, 38))
+"""in no directive of `strftime` alike"""
+
+_USER, _ASSISTANT = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer", "description": "A number."}}},
+    },
+}
+_CONVERSATIONS = (
+    ([_USER, _ASSISTANT], {}),
+    ([_USER], {"add_generation_prompt": True}),
+    ([{"role": "system", "content": "Be brief."}, _USER, _ASSISTANT], {}),
+    ([_USER, _ASSISTANT], {"tools": [_TOOL]}),
+    ([{"role": "system", "content": "Be brief."}, _USER, _ASSISTANT], {"tools": [_TOOL]}),
+)
+"""conversations and arguments under which templates may write the date"""
+
+
+def writes_date(tokenizer: Any, **chat_template_kwargs: Any) -> bool:
+    """Whether the chat template writes the date of the day into some conversation.
+
+    >>> class Tokenizer:
+    ...     chat_template = "Today: {{ strftime_now('%d %b %Y') }}"
+    ...     def apply_chat_template(self, messages, chat_template, **options):
+    ...         from jinja2 import Template
+    ...         return Template(chat_template).render(messages=messages)
+    >>> tokenizer = Tokenizer()
+    >>> writes_date(tokenizer)
+    True
+    >>> freeze_date(tokenizer, date(2026, 11, 30))
+    >>> writes_date(tokenizer), frozen_date(tokenizer)
+    (False, '2026-11-30')
+    """
+    for template in _templates(tokenizer):
+        if _MARK not in template:
+            continue
+        first, second = (_prefix(moment, template) + template for moment in _TWO_DATES)
+        for messages, options in _CONVERSATIONS:
+            arguments = {"tokenize": False, **options, **chat_template_kwargs}
+            with contextlib.suppress(Exception):  # a template raises whatever its author chose: it takes no tools, say
+                rendered = (
+                    tokenizer.apply_chat_template(messages, chat_template=source, **arguments)
+                    for source in (first, second)
+                )
+                if len({*rendered}) == 2:
+                    return True
+    return False
+
+
+def freeze_date(tokenizer: Any, day: date) -> None:
+    """Write `day` into the tokenizer's chat template, in place of the day on which it is rendered."""
+
+    def frozen(template: str) -> str:
+        note = f"{{#- hf_rewardplug: the date is {day.isoformat()} -#}}"
+        return note + _prefix(datetime(day.year, day.month, day.day), template) + template
+
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = {name: frozen(of_name) for name, of_name in template.items()}
+    else:
+        tokenizer.chat_template = frozen(template)
+
+
+def frozen_date(tokenizer: Any) -> str | None:
+    """The date in a template that `freeze_date` wrote, as 2026-11-30; None in any other."""
+    return next((found[1] for template in _templates(tokenizer) if (found := _FROZEN.match(template))), None)
+
+
+def with_date(tokenizer: Any, day: date) -> Any:
+    """The tokenizer, or a copy with `day` in its chat template where the template writes the date."""
+    tokenizer = copy.copy(tokenizer)
+    freeze_date(tokenizer, day)
+    return tokenizer
+
+
+def _templates(tokenizer: Any) -> Iterator[str]:
+    """A tokenizer has a template, none, or several by name."""
+    template = getattr(tokenizer, "chat_template", None)
+    yield from template.values() if isinstance(template, dict) else [template] * bool(template)
+
+
+def _prefix(moment: datetime, template: str) -> str:
+    """A macro `strftime_now` that gives `moment`; the new line behind it is Jinja's to drop (`trim_blocks`)."""
+    directives = {*_DIRECTIVES.findall(template)} or {f"%{letter}" for letter in ascii_letters}
+    values = {directive: moment.strftime(directive) for directive in sorted(directives)}
+    replaced = "".join(f" | replace('{name}', '{value}')" for name, value in values.items() if value != name)
+    body = "{{ format" + replaced + " }}"
+    if "%%" in template:  # which is a percent sign
+        body = (
+            "{%- for part in format.split('%%') -%}{{ '' if loop.first else '%' }}{{ part"
+            + replaced
+            + " }}{%- endfor -%}"
+        )
+    return "{%- macro strftime_now(format) -%}" + body + "{%- endmacro %}\n"
