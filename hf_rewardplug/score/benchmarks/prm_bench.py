@@ -30,7 +30,7 @@ CATEGORIES = {
 ALL_RIGHT = "multi_solutions"
 """the class whose solutions are right: its PRMScore is F1 alone, since it has no wrong steps"""
 
-_NUMBER = re.compile(r"^(step\s*)?\d+\.\s+", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:step\s*)?\d+\.\s*", re.IGNORECASE)
 
 
 class Spoilt(NamedTuple):
@@ -63,11 +63,13 @@ def prm_bench(
     `n`: rows; `n_steps`; `n_repeated`: rows left out since one of their class and `idx` came before, as in PRMBench's
     code; `n_beyond`: error steps behind a solution's end, which mean nothing, there as here.
 
+    A step without text is rated as any other (three of its 6,216 rows have such steps, and numbers alone are more).
     An F1 without a hit is 0; PRMBench's code gives -1 for some of these, which lowers such a class's PRMScore to 0.
 
     Args:
         threshold: a step is right where its probability is above it.
-        strip_numbers: take "3. " and "Step 3. " from the beginning of the steps, as PRMBench does for most models.
+        strip_numbers: take "3. " and "Step 3. " from the beginning of the steps, as PRMBench does for most models (and,
+            as there, the "3." of a step that begins with 3.5).
         chat: the question is a user's turn, so that the model's template applies; False: plain text.
     """
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
@@ -137,17 +139,28 @@ def prm_figures(rated: list[dict]) -> dict[str, float]:
 
 def _spoilt(row: Row, strip_numbers: bool) -> Spoilt:
     steps, kind = items(row, "modified_process"), text(row, "classification")
-    if not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        raise RowError(f"expected a list of steps with text, found {shown(steps)}", "modified_process")
+    if not steps or not all(isinstance(step, str) for step in steps):
+        raise RowError(f"expected a list of steps, found {shown(steps)}", "modified_process")
     wrong = field(row, "error_steps")
     if wrong is None and kind == ALL_RIGHT:
         wrong = []
     if not isinstance(wrong, list) or not all(type(step) is int and step >= 1 for step in wrong):
         raise RowError(f"expected the wrong steps' numbers, from 1, found {shown(wrong)}", "error_steps")
     if strip_numbers:
-        steps = [_NUMBER.sub("", step.strip(), count=1) for step in steps]
+        steps = [_without_number(step) for step in steps]
     within = {step - 1 for step in wrong if step <= len(steps)}
     return Spoilt(text(row, "modified_question"), steps, within, len({*wrong}) - len(within), kind, row.get("idx"))
+
+
+def _without_number(step: str) -> str:
+    """A step without white space around it and its number, as PRMBench's `remove_step_prefix` leaves it.
+
+    >>> _without_number(" Step 3. So 4."), _without_number("3.5 is more."), _without_number("6.")
+    ('So 4.', '5 is more.', '')
+    """
+    step = step.strip()
+    found = _NUMBER.match(step)
+    return step[found.end() :] if found else step
 
 
 def _first_of_each(solutions: Iterable[tuple[int, Spoilt]]) -> dict[int, Spoilt]:

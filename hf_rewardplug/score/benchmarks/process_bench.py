@@ -3,7 +3,8 @@
     rows {problem, steps, label} or {prompt, completions, labels}  ->  `scorer.score_steps`, one call
     probabilities, a threshold  ->  the first step below it, or -1  ->  accuracies and F1, by subset and their mean
 
-Zheng et al. 2024 (arXiv:2412.06559), section 4.1, and code/run_eval_prm_trl.py of QwenLM/ProcessBench.
+Zheng et al. 2024 (arXiv:2412.06559), section 4.1, and QwenLM/ProcessBench: the figures of code/run_eval.py, the rating of
+steps as code/run_eval_prm_trl.py of its pull request 12 has it.
 """
 
 import re
@@ -55,7 +56,8 @@ def process_bench(
     `accuracy_wrong`, `accuracy_right`, `f1`: by subset (`f1/math`), and the mean over the subsets, as in the paper's
     table (so `f1` is the mean of the F1s, not the F1 of the means). Where both accuracies are 0, F1 is 0. A subset is
     the column `subset` or `split`, or the beginning of a ProcessBench id ("math-17"). `n`, `n_wrong`: rows.
-    The threshold 0.5 is ProcessBench's argmax of two labels, except that exactly 0.5 is right here and wrong there.
+    The threshold 0.5 is ProcessBench's argmax of two labels, except that exactly 0.5 is right here and wrong there. A
+    step without text is rated as any other.
 
     Args:
         threshold: a step is wrong where its probability (that it is right) is below it; or "tune".
@@ -203,7 +205,7 @@ def _read(rows: list[Row]) -> list[Solution]:
 
 def _solution(row: Row) -> Solution:
     """One row; `steps_after_first_error`, which nobody labelled, is what the model reads behind the labelled steps."""
-    checked = checked_steps(processbench(row) if "problem" in row else stepwise_supervised(row))
+    checked = checked_steps(processbench(row) if "problem" in row else stepwise_supervised(row), empty_steps=True)
     first_error = _first_wrong(checked["labels"])
     if row.get("first_error") is not None and integer(row, "first_error") != first_error:
         raise RowError(f"is {row['first_error']}, but the labels' first wrong step is {first_error}", "first_error")

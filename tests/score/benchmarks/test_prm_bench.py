@@ -3,7 +3,10 @@
 import random
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
+from hf_rewardplug import RewardScorer
 from hf_rewardplug.score.benchmarks import evaluate
 from hf_rewardplug.score.benchmarks.prm_bench import CATEGORIES, f1, prm_bench, step_scores
 from hf_rewardplug.score.benchmarks.registry import Rows
@@ -124,12 +127,77 @@ def test_numbers_of_steps_are_stripped_or_kept():
     rows = [{**row("circular", [1], 0.1), "modified_process": ["Step 1. a .1", "2. b .9", "3.5 is c .9", "4.  .9"]}]
     scorer = Fake()
     prm_bench(scorer, rows)
-    assert scorer.steps == [["a .1", "b .9", "3.5 is c .9", ".9"]]
+    assert scorer.steps == [["a .1", "b .9", "5 is c .9", ".9"]]  # PRMBench's code takes the "3." of 3.5 too
     prm_bench(scorer, rows, strip_numbers=False)
     assert scorer.steps == [rows[0]["modified_process"]]
     assert scorer.prompts == ["q"]
     prm_bench(scorer, rows, chat=True)
     assert scorer.prompts == [[{"role": "user", "content": "q"}]]
+
+
+def official_counts(labels, error_steps):
+    """The four counts as PRMBench's evaluation makes them, over the labels of all steps, those without text too."""
+    wrong = [number - 1 for number in error_steps]
+    cells = [(index not in wrong, bool(label)) for index, label in enumerate(labels)]
+    return {"TP": cells.count((True, True)), "FN": cells.count((True, False)), "FP": cells.count((False, True))} | {
+        "TN": cells.count((False, False))
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "error_steps"),
+    [
+        (["a .9", "", "b .1", "", "", "c .1"], [3, 4]),  # an empty step that is named wrong, too
+        (["", "a .9"], [1]),
+        (["a .9", "2."], [2]),  # nothing behind the number
+        (["a .9", " \n", "\t"], [1]),
+        (["", ""], []),
+    ],
+)
+def test_steps_without_text_are_rated(steps, error_steps):
+    """Empty steps get 0.3 from this model: found wrong."""
+    scorer = Fake()
+    scorer.score_steps = lambda prompts, all_steps: [
+        [float(step.split()[-1]) if step.strip() else 0.3 for step in of] for of in all_steps
+    ]
+    rows = [
+        {"modified_question": "q", "modified_process": steps, "error_steps": error_steps, "classification": "circular"}
+    ]
+    for strip_numbers in (True, False) if "2." not in steps else (True,):
+        result = prm_bench(scorer, rows, strip_numbers=strip_numbers)
+        counts = official_counts(result.items[0]["found"], error_steps)
+        assert result.figures["n_steps"] == len(steps) == sum(counts.values())
+        right, wrong = counts["TP"] + counts["FN"], counts["TN"] + counts["FP"]
+        precision = counts["TP"] / max(counts["TP"] + counts["FP"], 1)
+        recall = counts["TP"] / max(right, 1)
+        f1_right = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        assert result.figures["f1"] == pytest.approx(f1_right)
+        assert result.figures["accuracy"] == (counts["TP"] + counts["TN"]) / (right + wrong)
+
+
+@pytest.mark.parametrize("kind", ["separator", "one token"])
+def test_a_step_without_text_is_rated_at_its_separator(assets, kind):
+    """A whole model against plain transformers: the separator's tokens twice behind one another, read at both ends."""
+    tokenizer = AutoTokenizer.from_pretrained(assets / "stories260K")
+    config = AutoConfig.from_pretrained(assets / "stories260K", num_labels=2)
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_config(config, dtype=torch.float32).eval()
+    separator = "\n\n" if kind == "separator" else "\n"
+    scorer = RewardScorer(model, tokenizer, step_separator=separator)
+    steps = ["One day", "", "she ran", "", ""]
+    rows = [
+        {"modified_question": "A girl.", "modified_process": steps, "error_steps": [2], "classification": "circular"}
+    ]
+    (item,) = prm_bench(scorer, rows).items
+    ids, ends = [tokenizer.bos_token_id, *tokenizer("A girl.", add_special_tokens=False)["input_ids"]], []
+    for step in steps:
+        ids += tokenizer(step, add_special_tokens=False)["input_ids"] if step else []
+        ids += tokenizer.encode(separator, add_special_tokens=False)
+        ends.append(len(ids) - 1)
+    with torch.no_grad():
+        plain = model(input_ids=torch.tensor([ids])).logits[0, ends].softmax(-1)[:, 1]
+    assert item["scores"] == pytest.approx(plain.tolist(), abs=1e-5)
+    assert item["completions"] == steps and item["labels"] == [True, False, True, True, True]
 
 
 def test_repeated_rows_count_once_and_the_first_of_them():
@@ -163,8 +231,11 @@ def test_missing_error_steps_of_right_solutions():
         (row("circular", ["1"], 0.9), "'error_steps': expected the wrong steps' numbers"),
         (row("circular", [True], 0.9), "'error_steps': expected the wrong steps' numbers"),
         (row(None, [1], 0.9), "'classification': expected text, found None"),
-        (row("circular", [1]), r"'modified_process': expected a list of steps with text, found \[\]"),
-        ({**row("circular", [1]), "modified_process": ["a", " "]}, "'modified_process': expected a list of steps with"),
+        (row("circular", [1]), r"'modified_process': expected a list of steps, found \[\]"),
+        (
+            {**row("circular", [1]), "modified_process": ["a", None]},
+            "'modified_process': expected a list of steps",
+        ),
         ({**row("circular", [1], 0.9), "modified_question": 3}, "'modified_question': expected text, found 3"),
         ({"modified_question": "q"}, r"columns \['modified_process', 'error_steps', 'classification'\] are missing"),
     ],

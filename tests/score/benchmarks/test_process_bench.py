@@ -77,6 +77,26 @@ def test_figures_by_subset_and_their_mean():
     assert scorer.calls == 1
 
 
+@pytest.mark.parametrize("label", [-1, 0, 1, 2])
+@pytest.mark.parametrize("columns", ["process_bench", "stepwise"])
+def test_steps_without_text_are_rated(label, columns):
+    """An empty step is found wrong by this model, so that it is the first wrong one."""
+    steps = ["a .9", "", "b .9"]
+    rows = [{"problem": "p", "steps": steps, "label": label}, row(0, 0.1), row(-1, 0.9)]
+    if columns == "stepwise":
+        rows = [
+            {
+                "prompt": "p",
+                "completions": one["steps"],
+                "labels": [one["label"] != index for index, _ in enumerate(one["steps"])],
+            }
+            for one in rows
+        ]
+    scorer = Fake(lambda prompt, step: float(step.split()[-1]) if step.strip() else 0.3)
+    item = process_bench(scorer, rows).items[0]
+    assert (item["completions"], item["prediction"], item["right"]) == (steps, 1, label == 1)
+
+
 def test_another_threshold():
     figures = process_bench(Fake(), ROWS[:5], threshold=0.25).figures
     # predictions 1, 1, -1, -1, -1
@@ -211,7 +231,7 @@ STEPWISE = {"prompt": "p", "completions": ["a .9", "b .1"], "labels": [1, 0]}
     [
         (row(3, 0.1), "row 7: column 'label': the first wrong step is 3, outside the 1 steps"),
         ({**row(0, 0.1), "steps": "a"}, "row 7: column 'steps': expected a list, found 'a'"),
-        ({**row(0, 0.1), "steps": ["a", " "]}, "row 7: column 'completions': a step is empty"),
+        ({**row(0, 0.1), "steps": ["a", None]}, "row 7: column 'completions': step 1 is None; expected text"),
         ({"problem": "p", "steps": ["a"]}, r"row 7: columns \['label'\] are missing; found"),
     ],
 )
