@@ -13,7 +13,7 @@ with `prefix_sharing=True` a batch is one packed prefix tree (`prefix_tree.py`),
 every path of a tree of steps, stands there whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,7 +22,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .canonical import EXAMPLE_ID, SUBSET, UNLABELLED
-from .prefix_tree import PrefixTree, tokens_of_paths
+from .prefix_tree import PrefixTree, Span, tokens_of_paths
+from .spans import Spans
 
 Piece = tuple[list[int], int]
 """tokens, and the index of the piece of the same row that they follow (-1: none)"""
@@ -68,7 +69,7 @@ def _packed(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
         "input_ids": torch.tensor([packed.input_ids + [pad_token_id] * padding]),
         "position_ids": torch.tensor([[*packed.position_ids, *range(padding)]]),
         "prefix_tree": {
-            "spans": spans,
+            "spans": Spans(spans),
             "longest": max(max(packed.position_ids) + 1, padding),
             "num_tokens": sum(tokens_of_paths(list(map(len, tokens)), parents) for tokens, parents in columns),
             "num_unique_tokens": tree.size,
@@ -94,7 +95,7 @@ class _TreeCollator:
     pad_token_id: int
     pad_to_multiple_of: int | None = None
     prefix_sharing: bool = False
-    tree_index: Callable[[list, int], dict] | None = None
+    tree_index: Callable[[Iterable[Span], int], dict] | None = None
 
     def lay_out(self, rows: Sequence[list[Piece]]) -> tuple[dict[str, Any], Ends]:
         if not self.prefix_sharing:

@@ -7,6 +7,8 @@
 In: spans and position ids from the collator. Out: the same tree as each kernel wants it.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 Span = tuple[int, int, int, int]
@@ -18,13 +20,13 @@ class TreeLayout:
     No dataclass: FSDP builds those anew for each layer, and what is cached here would be lost.
 
     Args:
-        spans: see above.
+        spans: see above; whatever can be iterated over again and again.
         position_ids_T: positions in the sequences, which sliding windows count.
         longest: tokens of the longest sequence; a window that wide changes nothing.
         index: `tree_index` of the spans, where the collator made it.
     """
 
-    def __init__(self, spans: list[Span], position_ids_T: torch.Tensor, longest: int, index: dict | None = None):
+    def __init__(self, spans: Iterable[Span], position_ids_T: torch.Tensor, longest: int, index: dict | None = None):
         self.spans, self.position_ids_T, self.longest, self.index = spans, position_ids_T, longest, index
         self.cache: dict = {}
 
@@ -50,11 +52,12 @@ class TreeLayout:
         return mask_TT
 
 
-def tree_index(spans: list[Span], length: int) -> dict[str, torch.Tensor | int]:
+def tree_index(spans: Iterable[Span], length: int) -> dict[str, torch.Tensor | int | None]:
     """The tree as the CUDA kernels want it; the trainers have it made in the data loader's workers.
 
     Returns:
-        key_index, cu_seq_q, cu_seq_k, max_q, max_k: for each branch its queries, and its ancestors' keys, then its own
+        key_index, cu_seq_q, cu_seq_k, max_q, max_k: for each branch its queries, and its ancestors' keys, then its own;
+            `key_index` is None where no branch has ancestors, since all keys then stand in order
         subtree_end: (T,), index behind the last token that sees each token: q sees k where k <= q < subtree_end[k]
 
     >>> index = tree_index([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)], 6)
@@ -75,7 +78,7 @@ def tree_index(spans: list[Span], length: int) -> dict[str, torch.Tensor | int]:
     for _, stop, k0, k1 in full_spans(spans):
         end_T[k0:k1].clamp_(min=stop)
     return {
-        "key_index": torch.cat(keys),
+        "key_index": None if counts == lengths else torch.cat(keys),
         "cu_seq_q": torch.tensor([0, *lengths]).cumsum(0).int(),
         "cu_seq_k": torch.tensor([0, *counts]).cumsum(0).int(),
         "max_q": max(lengths),

@@ -140,7 +140,7 @@ def test_the_padding_of_a_packed_row_is_a_span_of_its_own(multiple, padding, spa
     batch, bare = (pack(PreferenceCollator, PAIRS, pad_to_multiple_of=number) for number in (multiple, None))
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 6, 7, 5] + [0] * padding]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 1, 0, 1, 0, *range(padding)]]
-    assert sorted(batch["prefix_tree"]["spans"]) == sorted(bare["prefix_tree"]["spans"] + span)
+    assert sorted(batch["prefix_tree"]["spans"]) == sorted([*bare["prefix_tree"]["spans"], *span])
     assert batch["score_positions"].tolist() == [2, 6, 3, 5]
     figures = {key: batch["prefix_tree"][key] for key in ("longest", "num_tokens", "num_unique_tokens")}
     assert figures == {"longest": longest, "num_tokens": 8, "num_unique_tokens": 7}

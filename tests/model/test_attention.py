@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from families import CONFIGS, HEADS, SIZES, build
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
@@ -187,6 +187,8 @@ def test_spans_are_the_definition_on_any_trie(sequences):
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
+@example([[0, 1], [1], [2, 2, 2]])  # nothing is shared
+@example([[0, 1, 2], [0, 1, 1], [2]])
 @settings(max_examples=100, deadline=None)
 def test_the_mask_and_the_gathered_keys_are_the_paths(sequences):
     """Each token's keys, by the mask, by the spans and by the gathered index of the CUDA path: its own prefix."""
@@ -197,6 +199,10 @@ def test_the_mask_and_the_gathered_keys_are_the_paths(sequences):
     mask_TT = layout.mask_TT(None)
     names = ("key_index", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
     key_index, cu_q, cu_k, max_q, max_k = (layout.on(torch.device("cpu"))[name] for name in names)
+    forks = len(packed.spans) > len(cu_q) - 1
+    assert (key_index is None) == (not forks), "the keys of a forest without forks are the tokens in their order"
+    if key_index is None:
+        key_index = torch.arange(len(packed.input_ids))
     for sequence, of_sequence in zip(sequences, places, strict=True):
         path = [tree.position(place) for place in of_sequence]
         assert [packed.input_ids[index] for index in path] == sequence

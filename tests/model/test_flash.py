@@ -5,6 +5,7 @@ sums of the gradients. `test_gpu.py` tests the operators themselves.
 """
 
 import inspect
+import itertools
 import random
 
 import pytest
@@ -119,6 +120,21 @@ def test_no_gathered_key_is_saved(slow_flash):
     assert {shape[0] for shape in saved if len(shape) == 3} == {size}
 
 
+def test_rows_that_share_nothing_are_not_gathered(slow_flash, monkeypatch):
+    """Packing without sharing, and batches whose prompts all differ: the keys stand in order already."""
+    layout, size = layout_of([[1, 2, 3, 4], [2, 5], [3] * 9])
+    assert layout.on(torch.device("cpu"))["key_index"] is None
+    monkeypatch.setattr(torch.Tensor, "index_select", None)
+    monkeypatch.setattr(torch.Tensor, "index_add_", None)
+    inputs = random_inputs(size, 4, 2)
+    for window in (None, 3):
+        output, gradients = with_gradients(flash_attention, inputs, layout, 0.3, None, window)
+        expected, expected_gradients = with_gradients(reference_attention, inputs, layout, 0.3, None, window)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+        for gradient, truth in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-12)
+
+
 def test_gradients_of_a_key_that_many_branches_see_are_summed_in_fp32(slow_flash):
     """bf16 has 8 bits: a sum of equal numbers stops to grow at 256 times one of them."""
     layout, size = layout_of([[1] * 4 + [2 + n] for n in range(1000)])
@@ -143,9 +159,9 @@ def test_the_operators_take_these_arguments():
 
 def test_shapes_and_dtypes_on_meta_tensors():
     """aten's own shape functions take what is handed over."""
-    layout, size = layout_of([[1, 2, 3, 4], [1, 2, 5], [6]])
-    layout.position_ids_T = layout.position_ids_T.to("meta")
-    for window in (None, 3):
+    trees = [layout_of([[1, 2, 3, 4], [1, 2, 5], [6]]), layout_of([[1, 2, 3, 4], [5, 6]])]  # the second has no fork
+    for (layout, size), window in itertools.product(trees, (None, 3)):
+        layout.position_ids_T = layout.position_ids_T.to("meta")
         tensors = [torch.empty(size, n, 64, device="meta", dtype=torch.bfloat16).transpose(0, 1) for n in (8, 2, 2)]
         inputs = [tensor.requires_grad_() for tensor in tensors]
         output = flash_attention(*inputs, layout, 0.3, None, window)

@@ -28,6 +28,8 @@ def flash_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, so
 class FlashAttention(torch.autograd.Function):
     """(T, heads, D) in and out; `key_index` (G,) holds for each branch its ancestors' keys, then its own.
 
+    Where `key_index` is None no branch has ancestors, and the keys are taken as they stand.
+
     The gathered keys and values are not saved. Each prefix stands in them once a branch, so that on 8 trees of 30 steps
     they would take 55 GiB in Llama-3.1-8B; gathering them again in the backward takes 4 GiB. The gradients of one key,
     of which there are as many as branches see it, are summed in fp32: a bf16 sum is 2 % off at 256 branches.
@@ -37,8 +39,8 @@ class FlashAttention(torch.autograd.Function):
     def forward(ctx, query_THD, key_TKD, value_TKD, key_index, cu_seq_q, cu_seq_k, max_q, max_k, scale, left):
         output_THD, lse, rng_state, unused, _ = torch.ops.aten._flash_attention_forward(
             query_THD,
-            key_TKD.index_select(0, key_index),
-            value_TKD.index_select(0, key_index),
+            _gathered(key_TKD, key_index),
+            _gathered(value_TKD, key_index),
             cu_seq_q,
             cu_seq_k,
             max_q,
@@ -62,8 +64,8 @@ class FlashAttention(torch.autograd.Function):
         grad_query_THD, *grads_GKD = torch.ops.aten._flash_attention_backward(
             grad_THD.contiguous(),
             query_THD,
-            key_TKD.index_select(0, key_index),
-            value_TKD.index_select(0, key_index),
+            _gathered(key_TKD, key_index),
+            _gathered(value_TKD, key_index),
             output_THD,
             lse,
             *lengths,
@@ -81,7 +83,13 @@ class FlashAttention(torch.autograd.Function):
         return grad_query_THD, *grads_TKD, *[None] * 7
 
 
-def _summed(grad_GKD: torch.Tensor, key_index: torch.Tensor, like_TKD: torch.Tensor) -> torch.Tensor:
+def _gathered(tensor_TKD: torch.Tensor, key_index: torch.Tensor | None) -> torch.Tensor:
+    return tensor_TKD if key_index is None else tensor_TKD.index_select(0, key_index)
+
+
+def _summed(grad_GKD: torch.Tensor, key_index: torch.Tensor | None, like_TKD: torch.Tensor) -> torch.Tensor:
     """The gathered keys' gradients, added up a key in fp32."""
+    if key_index is None:
+        return grad_GKD
     sums_TKD = torch.zeros(like_TKD.shape, dtype=torch.float32, device=like_TKD.device)
     return sums_TKD.index_add_(0, key_index, grad_GKD.float()).to(like_TKD.dtype)
