@@ -3,8 +3,8 @@
     rows {problem, steps, label} or {prompt, completions, labels}  ->  `scorer.score_steps`, one call
     probabilities, a threshold  ->  the first step below it, or -1  ->  accuracies and F1, by subset and their mean
 
-Zheng et al. 2024 (arXiv:2412.06559), section 4.1, and QwenLM/ProcessBench: the figures of code/run_eval.py, the rating of
-steps as code/run_eval_prm_trl.py of its pull request 12 has it.
+Zheng et al. 2024 (arXiv:2412.06559), section 4.1, and QwenLM/ProcessBench: the figures of code/run_eval.py, the rating
+of steps as code/run_eval_prm_trl.py of its pull request 12 has it.
 """
 
 import re
