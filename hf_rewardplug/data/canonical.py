@@ -8,8 +8,9 @@
     step_tree    prompt, nodes [{text, label, parent}]
 
 Text or messages, optional `tools` and `chat_template_kwargs`. In: rows in this dialect, which is TRL's. Out: the same
-rows, validated (`expansion.py` makes of them what a loss trains on). Everything wrong with a row is a `RowError` that
-names the column; the caller adds the row number. Pure Python: no torch, no transformers.
+rows, validated (`expansion.py` makes of them what a loss trains on), without what Arrow filled into their messages
+(`messages.py`). Everything wrong with a row is a `RowError` that names the column; the caller adds the row number. Pure
+Python: no torch, no transformers.
 """
 
 import json
@@ -17,6 +18,8 @@ import math
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
+
+from .messages import cleaned_message, without_none
 
 Row = dict[str, Any]
 
@@ -66,7 +69,7 @@ def hash63(text: str) -> int:
 
 
 def checked_pair(row: Row) -> Row:
-    """A preference row that can be encoded, or a `RowError`; None-valued keys (Arrow's) are gone from its messages."""
+    """A preference row that can be encoded, or a `RowError`."""
     checked = {key: text_or_messages(row, key) for key in ("chosen", "rejected")}
     prompt = row.get("prompt")
     if prompt is not None and prompt != []:
@@ -179,7 +182,7 @@ def finite(value: Any, column: str) -> float:
 
 
 def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
-    """`row[column]` as text, or as messages without None-valued keys."""
+    """`row[column]` as text, or as messages without what Arrow filled in."""
     value = row.get(column)
     if isinstance(value, str):
         if not value and not may_be_empty:
@@ -193,11 +196,11 @@ def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> st
 def _message(message: Any, index: int, column: str) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RowError(f"message {index} is {_shown(message)}; expected {{'role': ..., 'content': ...}}", column=column)
-    message = {key: value for key, value in message.items() if value is not None}
+    message = cleaned_message(message)
     if "content" not in message and "tool_calls" not in message:
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
     if isinstance(message.get("content"), list):
-        message["content"] = _joined(message["content"], index, column)
+        message["content"] = _joined(message, index, column)
     if not isinstance(message.get("content", ""), str):
         raise RowError(f"message {index} has content {_shown(message['content'])}; expected text", column=column)
     for value in message.values():
@@ -206,8 +209,16 @@ def _message(message: Any, index: int, column: str) -> dict:
     return message
 
 
-def _joined(parts: list, index: int, column: str) -> str:
+def _joined(message: dict, index: int, column: str) -> str:
     """Text parts as one text: a template that knows no parts would write the Python list itself into the prompt."""
+    parts = message["content"]
+    kinds = [part["type"] for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)]
+    if other := [kind for kind in kinds if kind != "text"]:
+        raise RowError(
+            f"message {index} ({message['role']}) holds '{other[0]}', but models are trained and asked on text alone. "
+            "Leave such rows out",
+            column=column,
+        )
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     if not parts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
         raise RowError(f"message {index} has content {_shown(parts)}; expected text, or text parts only", column=column)
@@ -226,19 +237,25 @@ def _encodable(text: str, column: str) -> str:
 def template_arguments(row: Row) -> Row:
     """`tools` (a list, or JSON as TRL takes it) and `chat_template_kwargs`, where the row has them."""
     arguments = {}
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise RowError(f"is not JSON: {error}", column="tools") from None
-    if tools:
+    if tools := _tools(row.get("tools")):
         arguments["tools"] = tools
     if kwargs := row.get("chat_template_kwargs"):
         if not isinstance(kwargs, dict):
             raise RowError(f"expected a dict, found {_shown(kwargs)}", column="chat_template_kwargs")
-        arguments["chat_template_kwargs"] = kwargs
+        if kwargs := without_none(kwargs):
+            arguments["chat_template_kwargs"] = kwargs
     return arguments
+
+
+def _tools(tools: Any) -> list | None:
+    """Tools as a list; None-valued keys go where they may be Arrow's, and stay in JSON text."""
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) and tools else without_none(tools)
+        if tools and not isinstance(tools, list):
+            raise RowError(f"expected a list of tools, or JSON of one; found {_shown(tools)}", column="tools")
+        return [json.loads(tool) if isinstance(tool, str) else tool for tool in tools or []]
+    except json.JSONDecodeError as error:
+        raise RowError(f"is not JSON: {error}", column="tools") from None
 
 
 def _shown(value: Any) -> str:

@@ -5,10 +5,11 @@ separator. The policies are those that `encoding.py` draws.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from .canonical import Row, RowError
+from .messages import with_arguments_as_text
 
 
 def fold_system_turn(messages: list[dict]) -> list[dict]:
@@ -111,10 +112,19 @@ class TokenSource:
         own = row.get("chat_template_kwargs", {})
         kwargs |= {"tools": row.get("tools"), **template_kwargs(self.chat_template_kwargs, own)}
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **kwargs)["input_ids"]
+            return self._rendered_ids(messages, kwargs)
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
+
+    def _rendered_ids(self, messages: list[dict], kwargs: dict[str, Any]) -> list[int]:
+        render = partial(self.tokenizer.apply_chat_template, tokenize=True, return_dict=True, **kwargs)
+        try:
+            return render(messages)["input_ids"]
+        except Exception:  # some templates join a call's arguments to text, and fail where these are a dict
+            if (as_text := with_arguments_as_text(messages)) == messages:
+                raise
+            return render(as_text)["input_ids"]
 
     def _alone(self, row: Row) -> list[int]:
         """Ids of the prompt, which those of prompt and completion begin with but for what merges at the boundary."""

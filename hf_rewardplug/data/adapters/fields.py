@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from ..canonical import RowError
+from ..messages import cleaned_message
 
 Row = dict[str, Any]
 
@@ -61,7 +62,7 @@ def dicts(row: Row, column: str, inside: str | None = None) -> list[dict]:
 
 
 def messages(row: Row, column: str) -> list[dict]:
-    """A conversation, without the None that Arrow puts where another message has a key.
+    """A conversation, without the None that Arrow puts where another message has a key, and its calls as dicts.
 
     >>> messages({"prompt": [{"role": "user", "content": "Hi", "name": None}]}, "prompt")
     [{'role': 'user', 'content': 'Hi'}]
@@ -73,7 +74,7 @@ def messages(row: Row, column: str) -> list[dict]:
     for index, message in enumerate(conversation):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise RowError(f"message {index} is {shown(message)}; expected {{'role': ..., 'content': ...}}", column)
-        cleaned.append({key: value for key, value in message.items() if value is not None})
+        cleaned.append(cleaned_message(message))
     return cleaned
 
 
