@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from .recorded import columns_read
+
 Row = dict[str, Any]
 
 ENTRY_POINT_GROUP = "hf_rewardplug.adapters"
+
+TRL_COLUMNS = (("prompt", "chosen", "rejected"), ("prompt", "completions", "labels"), ("prompt", "completion", "label"))
+"""TRL's own formats: no further column makes another format of a row that has these"""
 
 _adapters: dict[str, "Adapter"] = {}  # in the order of registration: detection prefers the last
 _entry_points_loaded = False
@@ -24,7 +29,8 @@ class Adapter:
     Attributes:
         columns: what a data set must have for this format to be detected (None: it is used by name only).
         matches: a look at the first row, where columns do not tell formats apart.
-        optional: further columns that the adapter reads where a row has them.
+        optional: further columns that the adapter reads where a row has them; None where it does not say, and is seen
+            by letting it read.
         ignored: columns of the published format that hold nothing to train a reward on: ids, sources, names of models,
             scores that the adapter does not use.
     """
@@ -33,7 +39,7 @@ class Adapter:
     function: Callable[[Row], Row | list[Row]]
     columns: tuple[str, ...] | None = None
     matches: Callable[[Row], bool] | None = None
-    optional: tuple[str, ...] = ()
+    optional: tuple[str, ...] | None = None
     ignored: tuple[str, ...] = ()
 
     def __call__(self, row: Row) -> list[Row]:
@@ -47,17 +53,26 @@ class Adapter:
     def has_columns(self, columns: Iterable[str]) -> bool:
         return self.columns is not None and set(self.columns) <= set(columns)
 
+    def reads(self, row: Row) -> set[str]:
+        """The columns of `row` that the adapter reads, by its own word or by what it asks `row` for."""
+        declared = {*(self.columns or ()), *(self.optional or ())} & row.keys()
+        return declared if self.optional is not None else declared | columns_read(self.function, row)
+
 
 def register_adapter(
     name: str,
     *,
     columns: Iterable[str] | None = None,
     matches: Callable[[Row], bool] | None = None,
-    optional: Iterable[str] = (),
+    optional: Iterable[str] | None = None,
     ignored: Iterable[str] = (),
     overwrite: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Decorator: `function` is the adapter called `name`, and stays as it is.
+
+    Args:
+        columns, matches, optional, ignored: as `Adapter` has them. A column with a part of the prompt in it that the
+            adapter neither reads nor has in `ignored` stops the run.
 
     A function defined again (a notebook cell that runs twice) replaces itself; another function needs `overwrite`.
     """
@@ -71,7 +86,8 @@ def register_adapter(
             )
         _adapters.pop(name, None)
         needed = None if columns is None else tuple(columns)
-        _adapters[name] = Adapter(name, function, needed, matches, tuple(optional), tuple(ignored))
+        more = None if optional is None else tuple(optional)
+        _adapters[name] = Adapter(name, function, needed, matches, more, tuple(ignored))
         return function
 
     return register
@@ -93,7 +109,8 @@ def get_adapter(name: str) -> Adapter:
 
 
 def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
-    """The most specific format that fits: most columns, then one that looked at the row, then the last registered.
+    """The format that reads most of what the row holds; of several the most specific: it needs most columns, then it
+    looked at the row, then it was registered last. A row in one of TRL's own formats is read as such.
 
     >>> detect_adapter(["prompt", "chosen", "rejected"], {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}).name
     'preference'
@@ -104,13 +121,17 @@ def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
     _load_entry_points()
     columns = list(columns)
     fitting = [
-        (len(adapter.columns), adapter.matches is not None, order, adapter)
+        (len(reads), len(adapter.columns), adapter.matches is not None, order, adapter, reads)
         for order, adapter in enumerate(_adapters.values())
         if adapter.has_columns(columns) and (adapter.matches is None or adapter.matches(first_row))
+        for reads in [adapter.reads(first_row)]
     ]
     if not fitting:
         raise ValueError(_nothing_fits(columns))
-    return max(fitting, key=lambda candidate: candidate[:3])[3]
+    for own in TRL_COLUMNS:
+        if all(first_row.get(column) not in (None, "", []) for column in own):
+            fitting = [candidate for candidate in fitting if candidate[5].issuperset(own)] or fitting
+    return max(fitting, key=lambda candidate: candidate[:4])[4]
 
 
 def adapter_names() -> list[str]:
