@@ -19,6 +19,7 @@ from transformers.utils import ADAPTER_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_INDEX_
 from ..model.head import trained_head_state
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import check_saved_head, why_not_readable
+from .rendering import check_date
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class CheckpointTrainer:
             self.model.__dict__.pop("_is_accelerate_prepared", None)
         if resume_from_checkpoint:
             folder, record = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
+            check_date(folder, self.processing_class)
             self._tokens.restore(record, here=self.args.process_index == 0)
             resume_from_checkpoint = str(folder)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)

@@ -22,6 +22,9 @@ class DataOptions:
             {"input": "question"}.
         chat_template (`str`, *optional*): "gemma", "chatml" or "llama3", set on the tokenizer. For a base model that
             carries no template.
+        chat_template_kwargs (`dict`, *optional*): arguments of the chat template for every conversation, such as
+            {"enable_thinking": False}; a row's own column of that name goes before them. Saved with the model, whose
+            scorer renders with them.
         overlong (`str`): what becomes of rows over `max_length`: "drop", "truncate" or "error". The first two are
             counted and reported.
         prefix_sharing (`bool`): compute what sequences of a batch have in common once, and pad nothing. Same losses and
@@ -46,6 +49,10 @@ class DataOptions:
     chat_template: str | None = field(
         default=None,
         metadata={"help": "Chat template by name, for a tokenizer without one: gemma, chatml or llama3."},
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Arguments of the chat template, e.g. '{\"enable_thinking\": false}'; a row's own win."},
     )
     overlong: str = field(
         default="drop",
@@ -101,7 +108,7 @@ class RewardConfig(DataOptions, trl.RewardConfig):
     prompt instead.
     """
 
-    _VALID_DICT_FIELDS = [*trl.RewardConfig._VALID_DICT_FIELDS, "column_mapping"]
+    _VALID_DICT_FIELDS = [*trl.RewardConfig._VALID_DICT_FIELDS, "column_mapping", "chat_template_kwargs"]
 
     loss_type: str = field(
         default="bradley_terry",
@@ -151,7 +158,10 @@ class PRMConfig(DataOptions, _BaseConfig):
     Long rows are cut (`overlong="truncate"`) as TRL 1.13 cut them, but between steps.
     """
 
-    _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "column_mapping", "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [
+        *_BaseConfig._VALID_DICT_FIELDS,
+        *("column_mapping", "chat_template_kwargs", "model_init_kwargs"),
+    ]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate for AdamW."})
     max_length: int | None = field(

@@ -7,6 +7,7 @@ report each (`preparation_reports`), data loaders, the tokenizer with its pad to
 import logging
 import os
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -19,11 +20,14 @@ from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.pipeline import RowPipeline, choose_adapter
 from ..data.prepare import PreparationReport, prepare_dataset
+from ..data.row_forms import ROW_LOOK, TEXT, Counting, RowLooks, WithLook
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
 from .callbacks import PlanEpoch
 from .config import DataOptions
+from .dataset_checks import check_kind, check_prepared, one_shard
 from .objectives import Objective
+from .rendering import description, freeze_run_date, tell_looks
 
 logger = logging.getLogger(__name__)
 
@@ -53,37 +57,83 @@ class DataTrainer:
         tokenized = set(self.objective.tokenized_columns) <= names
         columns, mapping = dict(self.objective.columns), dict(args.column_mapping or {})
         if tokenized and EXAMPLE_ID in names:
-            _check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
+            check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
             return dataset.with_format(None)
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
         if dataset_name == "train" and args.group_by_prefix:
             columns[PROMPT_KEY] = datasets.Value("int64")
-        encoder = replace(self.encoder(processing_class, args), vocab_size=self.vocab_size)
+        told = None if tokenized else self._set_up_template(processing_class, args)
+        sizes = {"vocab_size": self.vocab_size, "pad_token_id": processing_class.pad_token_id}
+        encoder = replace(self.encoder(processing_class, args), **sizes)
         try:
             adapter = None if tokenized else choose_adapter(first, args.adapter, mapping)
         except ValueError as error:
             raise ValueError(f"{dataset_name} data set: {error}") from error
+        encode = self.objective.encode(encoder, tokenized=tokenized, name=dataset_name)
+        looks = self._row_looks.setdefault(dataset_name, RowLooks())
+        if isinstance(dataset, datasets.IterableDataset):
+            encode = encode if tokenized else Counting(encode, looks)
+        elif not tokenized:
+            encode, columns[ROW_LOOK] = WithLook(encode, encoder.chat_template_kwargs), datasets.Value("string")
         pipeline = RowPipeline(
             name=dataset_name,
             columns=datasets.Features(columns),
-            encode=self.objective.encode(encoder, tokenized=tokenized, name=dataset_name),
+            encode=encode,
             expand=self.objective.expand,
             adapter=adapter,
             column_mapping=mapping,
             subset=subset,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
-            dataset = _one_shard(dataset)
+            dataset = one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
             dataset, report = prepare_dataset(
                 dataset, pipeline, keep_columns=self.objective.keep_columns, num_proc=args.dataset_num_proc
             )
         reports[dataset_name] = report
-        if report and args.process_index == 0:
-            logger.warning("%s", report)
+        if ROW_LOOK in (dataset.column_names or ()):
+            looks.read(dataset[ROW_LOOK][:])
+            dataset = dataset.remove_columns(ROW_LOOK)
+        if args.process_index == 0:
+            if report:
+                logger.warning("%s", report)
+            if told and looks.rows != TEXT:
+                logger.warning("%s", told)
+            tell_looks(dataset_name, self._row_looks)
         return dataset
+
+    @cached_property
+    def _row_looks(self) -> dict[str, RowLooks]:
+        """What the rows of each data set looked like."""
+        return {}
+
+    @staticmethod
+    def _set_up_template(tokenizer: PreTrainedTokenizerBase, args: DataOptions) -> str | None:
+        """The date of the run in a template that writes one; and, where TRL has cloned the template of another
+        tokenizer, a pad token that ends no conversation of it.
+
+        Returns:
+            What to tell of the date, or None.
+        """
+        if args.chat_template_path is not None and not os.path.isfile(args.chat_template_path):
+            DataTrainer._choose_pad_token(tokenizer, args, len(tokenizer))
+        return freeze_run_date(tokenizer, args)
+
+    def remember_rows(self) -> None:
+        """What the rows looked like into the saved config: of a stream, as far as it has been read."""
+        if (saved := getattr(self.model.config, "rewardplug", None)) is not None:
+            saved.update(self.row_description())
+
+    def row_description(self) -> dict:
+        """What a checkpoint says of the rows that were trained on."""
+        return description(self._row_looks.get("train", RowLooks()), self.processing_class, self.args)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """transformers', with what is known of the rows by now."""
+        self.remember_rows()
+        super().save_model(output_dir, _internal_call)
 
     def _set_signature_columns_if_needed(self):
         """transformers reads them off the model's forward."""
@@ -92,6 +142,7 @@ class DataTrainer:
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
+        self.remember_rows()  # for a callback that scores
         return super().evaluate(self._prepared(eval_dataset), ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
@@ -220,7 +271,7 @@ class DataTrainer:
     @staticmethod
     def _choose_pad_token(tokenizer: PreTrainedTokenizerBase, args: DataOptions, rows: int) -> None:
         """Another pad token where `pad_token` ends sequences, which plain transformers would then score elsewhere."""
-        set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows))
+        set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows, **(args.chat_template_kwargs or {})))
         if getattr(args, "pad_token", None) is not None:
             args.pad_token = tokenizer.pad_token  # TRL sets it again
 
@@ -229,34 +280,3 @@ def hub_arguments(args) -> dict:
     """What the config of the model's name is loaded with."""
     given = args.model_init_kwargs or {}
     return {"trust_remote_code": args.trust_remote_code, **{key: given[key] for key in HUB if key in given}}
-
-
-def check_kind(dataset, name: str) -> None:
-    """A `TypeError` with what to do, unless it is a `Dataset` or an `IterableDataset`."""
-    if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
-        return
-    remedy = "`Dataset.from_list(rows)` makes one"
-    if isinstance(dataset, dict):
-        remedy = f"Give one of its splits, {sorted(dataset)}"
-    raise TypeError(
-        f"The {name} data set must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`. {remedy}."
-    )
-
-
-def _check_prepared(names: set[str], columns: dict, what: str, loss_type: str) -> None:
-    """A data set that was prepared for one loss may lack what another needs, or have what it cannot read."""
-    missing, beyond = {"tie", "steps_labelled"} & {*columns} - names, {"node_lengths"} & names - {*columns}
-    if missing or beyond:
-        raise ValueError(
-            f"{what}: it was prepared for another loss than loss_type='{loss_type}' (the columns "
-            f"{', '.join(sorted(missing | beyond))}). Give the raw rows."
-        )
-
-
-def _one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """A stream that accelerate deals out row by row: shards of uneven length leave ranks waiting for each other."""
-    return datasets.IterableDataset.from_generator(_rows_of, gen_kwargs={"stream": stream}, features=stream.features)
-
-
-def _rows_of(stream: datasets.IterableDataset):
-    yield from stream

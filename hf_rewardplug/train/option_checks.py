@@ -14,6 +14,7 @@ PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
 LIST_LOSSES = ("plackett_luce", "all_pairs")
 SCORE_LOSSES = ("mse", "huber", "bce")
 REWARD_LOSSES = (*PAIR_LOSSES, *LIST_LOSSES, *SCORE_LOSSES)
+_NO_ARGUMENTS = {"conversation", "messages", "tokenize", "return_dict", "add_generation_prompt", "tools"}
 STEP_LOSSES = ("cross_entropy", "pqm", "min_form")
 
 
@@ -29,6 +30,9 @@ def check_choices(config) -> None:
         _expect(config, name, str | None, "text or None")
     _expect(config, "step_separator", str, "text")
     _expect(config, "model_init_kwargs", dict | None, "a dict (or JSON of one) or None")
+    _expect(config, "chat_template_kwargs", dict | None, "a dict (or JSON of one) or None")
+    if ours := sorted({*(config.chat_template_kwargs or {})} & _NO_ARGUMENTS):
+        raise ValueError(f"chat_template_kwargs has {', '.join(ours)}, which the encoder sets. Leave it out.")
     template = config.chat_template_path
     if template is not None and str(template).endswith((".jinja", ".j2")) and not os.path.isfile(template):
         raise ValueError(

@@ -131,6 +131,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self._set_up_scores()
+        self.remember_rows()
         self.model.add_model_tags(self._tag_names)
 
     # ---- set-up --------------------------------------------------------------------------------------------------
@@ -176,6 +177,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             overlong=args.overlong,
             step_separator=args.step_separator,
             step_token=args.step_token,
+            chat_template_kwargs=args.chat_template_kwargs or {},
             max_completion_length=args.max_completion_length,
         )
         _ = encoder.separator_ids  # a `step_token` that cannot be used is no row's fault

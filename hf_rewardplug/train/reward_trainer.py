@@ -30,7 +30,8 @@ from ..model.weights import loading_arguments, naming_mismatches
 from .attributes import attribute_model, one_label
 from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
-from .data_trainer import check_kind, hub_arguments
+from .data_trainer import hub_arguments
+from .dataset_checks import check_kind
 from .objectives import PairObjective, reward_objective
 
 
@@ -112,6 +113,8 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             )
         self._check_collator(data_collator)
         set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
+        if data_collator is None:
+            self.data_collator.pad_token_id = processing_class.pad_token_id  # TRL may have cloned another template
         install_reward_head(self.model)
         for key, value in trained_head_state(self.model).items():
             value.copy_(head.get(key, value))  # TRL's QLoRA cast has rounded it to bf16
@@ -119,7 +122,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         self._set_up_scores()
         self._rewards_at, self._rewards = -1, {}  # step, and mean and std of each data set evaluated at it
         attributes = {} if args.attributes is None else {"attribute_weights": self.objective.attribute_sum}
-        describe_checkpoint(self.model, kind="orm", score_position="last_token", **attributes)
+        describe_checkpoint(self.model, kind="orm", score_position="last_token", **attributes, **self.row_description())
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The column names of TRL before 1.0 are read too."""
@@ -149,7 +152,12 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
     @staticmethod
     def encoder(tokenizer, args: RewardConfig) -> Encoder:
         """The encoder of training, evaluation and scoring."""
-        return Encoder(tokenizer=tokenizer, max_length=args.max_length, overlong=args.overlong)
+        return Encoder(
+            tokenizer=tokenizer,
+            max_length=args.max_length,
+            overlong=args.overlong,
+            chat_template_kwargs=args.chat_template_kwargs or {},
+        )
 
     def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """The rewards' spread beside their mean: the loss is blind to a constant, so both may drift."""

@@ -1,0 +1,111 @@
+"""How the rows of a data set looked when they were encoded: text or turns, and with which arguments of the template.
+
+In: canonical rows on their way through the encoder. Out: what a checkpoint remembers of them, so that its scorer
+renders prompts and completions as training did.
+
+    {"prompt": "2+2?", "chosen": "4", ...}                                text     prompt, completion, EOS
+    {"prompt": [{"role": "user", ...}], "chosen": [{"role": ...}], ...}   turns    what the chat template renders
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+from .canonical import Row
+from .tokenizing import template_kwargs
+
+TEXT, TURNS = "text", "turns"
+FORMS = (TEXT, TURNS)
+
+ROW_LOOK = "rewardplug_look"
+"""column of encoded rows with how each looked; it goes when it is counted"""
+
+
+def form_of(row: Row) -> str:
+    """Whether a canonical row is text or turns; of steps, which are always text, whether their prompt is.
+
+    >>> form_of({"prompt": "2+2?", "chosen": "4", "rejected": "5"})
+    'text'
+    >>> form_of({"prompt": [{"role": "user", "content": "2+2?"}], "completions": ["4"], "labels": [1]})
+    'turns'
+    """
+    if any(name in row for name in ("labels", "outcome", "nodes")):
+        answer = row.get("prompt")
+    elif "completions" in row:
+        answer = next(iter(row["completions"]), "")
+    else:
+        answer = row["chosen"] if "chosen" in row else row.get("completion")
+    return TURNS if isinstance(answer, list) else TEXT
+
+
+@dataclass(frozen=True)
+class WithLook:
+    """`encode` with the column `ROW_LOOK` beside: the row's form, and the arguments of the template it was given."""
+
+    encode: Callable[[Row], Row]
+    chat_template_kwargs: dict[str, Any]
+
+    def __call__(self, row: Row) -> Row:
+        form = form_of(row)
+        arguments = template_kwargs(self.chat_template_kwargs, row.get("chat_template_kwargs") or {})
+        look = [form, arguments if form == TURNS else {}]
+        return {**self.encode(row), ROW_LOOK: json.dumps(look, sort_keys=True, default=str)}
+
+
+@dataclass(frozen=True)
+class Counting:
+    """`encode` that counts the forms of a stream's rows while it is read."""
+
+    encode: Callable[[Row], Row]
+    looks: "RowLooks"
+
+    def __call__(self, row: Row) -> Row:
+        encoded = self.encode(row)
+        self.looks.add(form_of(row))
+        return encoded
+
+
+class RowLooks:
+    """What the encoded rows of a data set looked like, as far as they were read.
+
+    The counts lie in memory that the data loader's workers share, since they are the ones that read a stream.
+
+    >>> looks = RowLooks()
+    >>> looks.read(['["turns", {"mood": "calm"}]', '["turns", {"mood": "calm"}]'])
+    >>> looks.rows, looks.chat_template_kwargs
+    ('turns', {'mood': 'calm'})
+    >>> looks.add("text")
+    >>> looks.rows, looks.count("turns")
+    ('both', 2)
+    """
+
+    def __init__(self) -> None:
+        self._counts = RawArray("q", len(FORMS))
+        self.chat_template_kwargs: dict[str, Any] | None = None
+        """what all conversations were rendered with; None where they differ, or nobody knows"""
+
+    def __deepcopy__(self, memo: dict) -> "RowLooks":
+        return self  # a copied stream counts where its original does
+
+    def add(self, form: str, count: int = 1) -> None:
+        self._counts[FORMS.index(form)] += count
+
+    def read(self, column: Iterable[str]) -> None:
+        """Count the values of a column `ROW_LOOK`."""
+        looks = Counter(column)
+        for look, count in looks.items():
+            self.add(json.loads(look)[0], count)
+        arguments = [json.loads(look)[1] for look in looks if json.loads(look)[0] == TURNS]
+        self.chat_template_kwargs = arguments[0] if len(arguments) == 1 else None
+
+    def count(self, form: str) -> int:
+        return self._counts[FORMS.index(form)]
+
+    @property
+    def rows(self) -> str | None:
+        """ "text", "turns" or "both"; None where no row has been read."""
+        seen = [form for form in FORMS if self.count(form)]
+        return "both" if len(seen) == 2 else next(iter(seen), None)
