@@ -76,8 +76,10 @@ def prepare(
     rows = _sample(_load(benchmark, data, split), max_rows)
     if not rows:
         raise ValueError(f"the data {data!r:.80} have no rows. Give some.")
+    if isinstance(data, str | Path) and Path(data).is_file():
+        rows.files = [Path(data).name.partition(".")[0]] * len(rows)
     if column_mapping:
-        rows = Rows([rename_columns(row, column_mapping) for row in rows], rows.numbers)
+        rows = Rows([rename_columns(row, column_mapping) for row in rows], rows.numbers, files=rows.files)
     return benchmark or detect_benchmark(list(rows[0]), rows[0]), rows
 
 

@@ -12,7 +12,7 @@ from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import RowError
 from hf_rewardplug.data.expansion import to_pairs
 
-from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
+from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, subset_name, text_of
 from .registry import Result, Row, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
@@ -42,7 +42,8 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
 
     Args:
         adapter: the format's name; None: found from the columns of the first row.
-        subset: column that tells subsets apart; None: `subset` or `source`, where there is one.
+        subset: column that tells subsets apart (the names of a list are joined); None: `subset` or `source`, where
+            there is one.
     """
     first = rows[0] if rows else {}
     found = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
@@ -51,8 +52,8 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
         raise ValueError(f"benchmark 'preference': there is no column {subset!r} for subset; found {sorted(first)}.")
 
     def read(row: Row) -> list[Group]:
-        value = None if column is None else row.get(column)
-        groups = [_group(canonical, None if value is None else str(value)) for canonical in found(row)]
+        name = None if column is None else subset_name(row.get(column))
+        groups = [_group(canonical, name) for canonical in found(row)]
         return [group for group in groups if group[2]]
 
     read_groups = read_rows("preference", rows, read, columns=found.columns or ())

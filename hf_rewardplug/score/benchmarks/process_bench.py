@@ -18,6 +18,7 @@ from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervis
 from hf_rewardplug.data.adapters.turns import user
 from hf_rewardplug.data.canonical import UNLABELLED, RowError, checked_steps, prompt_key
 
+from .examples import subset_name
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"
@@ -226,8 +227,8 @@ def _first_wrong(labels: list[float]) -> int:
 
 def _subset(row: Row) -> str:
     for column in ("subset", "split"):
-        if row.get(column) is not None:
-            return str(row[column])
+        if (name := subset_name(row.get(column))) is not None:
+            return name
     named = _ID.fullmatch(str(row.get("id")))
     return named[1] if named else ""
 

@@ -47,6 +47,7 @@ class Benchmark:
         columns: what its rows must have, and what it is detected from.
         matches: a look at the first row, where columns do not tell benchmarks apart.
         detected: False where it is used by name only.
+        by_row: True where its columns tell it only together with `matches`, so that columns without a row do not.
         source: paper and code.
     """
 
@@ -60,13 +61,12 @@ class Benchmark:
     config: str | None = None
     matches: Callable[[Row], bool] | None = None
     detected: bool = True
+    by_row: bool = False
 
     def fits(self, columns: Iterable[str], first_row: Row | None) -> bool:
-        return (
-            self.detected
-            and set(self.columns) <= set(columns)
-            and (first_row is None or self.matches is None or self.matches(first_row))
-        )
+        if not self.detected or not set(self.columns) <= set(columns):
+            return False
+        return not self.by_row if first_row is None else self.matches is None or self.matches(first_row)
 
 
 def register_benchmark(
@@ -80,11 +80,13 @@ def register_benchmark(
     config: str | None = None,
     matches: Callable[[Row], bool] | None = None,
     detected: bool = True,
+    by_row: bool = False,
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Decorator: `function(scorer, rows, **options) -> Result` is the benchmark called `name`, and stays as it is."""
     if kind not in ("orm", "prm"):
         raise ValueError(f"benchmark '{name}' has kind {kind!r}. Expected 'orm' or 'prm'.")
-    rest = {"columns": tuple(columns), "source": source, "config": config, "matches": matches, "detected": detected}
+    rest = {"columns": tuple(columns), "source": source, "config": config, "matches": matches}
+    rest |= {"detected": detected, "by_row": by_row}
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
         BENCHMARKS.pop(name, None)
@@ -136,13 +138,19 @@ def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Be
 class Rows(list):
     """Raw rows, and the number that each has in its data: `max_rows` leaves some out.
 
+    `files`: the name of each row's file without folder and suffix, where the rows are from files: some benchmarks'
+    own files tell a part of the benchmark by their name alone.
+
     >>> Rows(["a", "c"], numbers=[0, 2]).numbers
     [0, 2]
     """
 
-    def __init__(self, rows: Iterable[Row], numbers: Iterable[int] | None = None):
+    def __init__(
+        self, rows: Iterable[Row], numbers: Iterable[int] | None = None, *, files: Iterable[str] | None = None
+    ):
         super().__init__(rows)
         self.numbers = list(range(len(self)) if numbers is None else numbers)
+        self.files = [""] * len(self) if files is None else list(files)
 
 
 def read_rows(

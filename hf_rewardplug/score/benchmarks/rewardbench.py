@@ -6,10 +6,10 @@ rewardbench/constants.py (sections, counts) and calculate_scores_per_section in 
 
 from typing import Any
 
-from hf_rewardplug.data.adapters.fields import text
+from hf_rewardplug.data.adapters.fields import field, text
 from hf_rewardplug.data.canonical import RowError
 
-from .examples import as_chat, mean_by, pair_item, scored
+from .examples import as_chat, mean_by, pair_item, scored, subset_name
 from .registry import Result, Row, read_rows, register_benchmark
 
 SECTIONS = {  # subset -> its weight in its section: RewardBench's own constants (EXAMPLE_COUNTS)
@@ -54,7 +54,7 @@ SUBSETS = {subset for weights in SECTIONS.values() for subset in weights}
     hub="allenai/reward-bench",
     split="filtered",
     columns=("prompt", "chosen", "rejected", "subset"),
-    matches=lambda row: isinstance(row.get("chosen"), str) and row.get("subset") in SUBSETS,
+    matches=lambda row: isinstance(row.get("chosen"), str) and subset_name(row.get("subset")) in SUBSETS,
     source="arXiv:2403.13787, https://github.com/allenai/reward-bench",
 )
 def rewardbench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
@@ -69,7 +69,7 @@ def rewardbench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
     """
 
     def read(row: Row) -> tuple:
-        subset = text(row, "subset")
+        subset = subset_name(field(row, "subset"))
         if subset not in SUBSETS:
             raise RowError(f"{subset!r} is none of RewardBench's: {', '.join(sorted(SUBSETS))}", "subset")
         return *as_chat(text(row, "prompt"), [text(row, "chosen"), text(row, "rejected")], chat=chat), subset

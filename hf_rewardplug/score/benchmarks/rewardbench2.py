@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import integer, text
+from hf_rewardplug.data.adapters.fields import field, integer, text
 from hf_rewardplug.data.adapters.fields import items as list_of
 from hf_rewardplug.data.canonical import RowError
 
-from .examples import Completion, Prompt, as_chat, mean_by, scored
+from .examples import Completion, Prompt, as_chat, mean_by, scored, subset_name
 from .registry import Result, Row, read_rows, register_benchmark
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,9 @@ def _gap(scores: list[float], correct: int) -> float:
 
 
 def _read(row: Row, chat: bool) -> _Example:
-    subset, chosen, rejected = text(row, "subset"), list_of(row, "chosen"), list_of(row, "rejected")
+    subset, chosen, rejected = subset_name(field(row, "subset")), list_of(row, "chosen"), list_of(row, "rejected")
+    if subset is None:
+        raise RowError("names no subset", "subset")
     for column, answers in (("chosen", chosen), ("rejected", rejected)):
         if not answers or not all(isinstance(answer, str) for answer in answers):
             raise RowError("expected a list of texts that is not empty", column)

@@ -42,6 +42,8 @@ def test_detection_looks_at_the_row():
     assert detect_benchmark(list(row), row).name == "rewardbench"  # RM-Bench's answers are lists of three
     row["subset"] = "poems"
     assert detect_benchmark(list(row), row).name == "preference"
+    row["subset"] = ["hep-go", "poems"]
+    assert detect_benchmark(list(row), row).name == "preference"
     row = {"prompt": "p", "answers": [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": 2.0}]}
     assert detect_benchmark(list(row), row).name == "preference"  # by the adapter `nectar`
 

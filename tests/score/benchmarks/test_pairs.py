@@ -72,6 +72,20 @@ def test_a_ranked_list_scores_each_completion_once(scorer_of):
     assert result.figures == {"accuracy": 2 / 3, "ties": 0.0, "margin": (-1 + 1 + 2) / 3, "n": 3, "left out": 1}
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(["math", "algebra"], "math, algebra"), (["math"], "math"), ([], None), (["math", None], "math"), (7, "7")],
+)
+@pytest.mark.parametrize("column", ["subset", "source", "topic"])
+def test_the_names_of_a_list_are_one_subset(scorer_of, column, value, name):
+    rows = [{"prompt": "p", "chosen": "longer", "rejected": "short", column: value}]
+    options = {"subset": "topic"} if column == "topic" else {}
+    result = evaluate(scorer_of(lambda _, completion: len(completion)), rows, **options)
+    assert result.name == "preference" and result.items[0]["subset"] == name
+    subsets = {figure for figure in result.figures if figure.startswith("n/")} - {"n/chosen longer"}
+    assert subsets == ({f"n/{name}"} if name else set())
+
+
 def test_a_subset_column_of_another_name(scorer_of):
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "topic": topic} for topic in ("x", None)]
     scorer = scorer_of({"a": 1, "b": 0})

@@ -154,6 +154,11 @@ def test_lists_of_answers_are_no_rewardbench(scorer_of):
         evaluate(scorer_of(SCORES), "rewardbench", data=[row])
 
 
+def test_a_list_of_one_subset_is_that_subset(scorer_of):
+    result = evaluate(scorer_of(SCORES), [pair(["hep-go"])])
+    assert (result.name, result.figures["accuracy/hep-go"]) == ("rewardbench", 1.0)
+
+
 def test_rewardbench_subsets(scorer_of):
     with pytest.raises(
         ValueError, match="'rewardbench', row 1: column 'subset': 'poems' is none of RewardBench's: alp"

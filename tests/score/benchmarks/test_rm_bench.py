@@ -1,8 +1,10 @@
 """RM-Bench: the 3x3 matrix, its triangles and the means over domains by hand."""
 
+import json
+
 import pytest
 
-from hf_rewardplug.score.benchmarks import evaluate
+from hf_rewardplug.score.benchmarks import detect_benchmark, evaluate
 
 
 def styles(domain, chosen, rejected):
@@ -78,3 +80,70 @@ def test_rm_bench_figures(literal):
 def test_rm_bench_rows(literal, row, message):
     with pytest.raises(ValueError, match=f"benchmark 'rm_bench', row 1: {message}"):
         evaluate(literal, "rm_bench", data=[styles("chat", [1, 2, 3], [1, 2, 3]), row])
+
+
+# ---- the files of one domain -----------------------------------------------------------------------------------------
+
+FILES = {  # columns beside prompt, chosen and rejected, as THU-KEG/RM-Bench's data folder has them (math: id at least)
+    "chat_filtered": {"id": 8, "subset": "alpacaeval", "error_key": "shoes", "error": "No shoes."},
+    "code_filtered": {"id": 8, "subset": "bigcode/humanevalpack", "language": "cpp", "task_id": "CPP/8"},
+    "math_filtered": {"id": 0},
+    "safety-refuse_filtered": {"id": 2952, "subset": "refusals-dangerous"},
+    "safety-response_filtered": {"id": 3155, "subset": "xstest-should-respond"},
+}
+
+
+def without_domain(file, chosen=(1, 2, 3), rejected=(0, 1, 3)):
+    row = {**FILES[file], **styles("", chosen, rejected), "id": FILES[file]["id"]}
+    return {key: value for key, value in row.items() if key != "domain"}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_of_one_domain_is_told_by_its_name(literal, tmp_path, file, named):
+    path = tmp_path / f"{file}.json"
+    path.write_text(json.dumps([without_domain(file), without_domain(file, [9, 9, 9], [0, 0, 0])]))
+    result = evaluate(literal, "rm_bench", data=path) if named else evaluate(literal, path)
+    domain = file.split("_")[0].split("-")[0]
+    assert result.name == "rm_bench"
+    assert result.figures[f"accuracy/{domain}"] == result.figures["accuracy"] == pytest.approx((5 / 9 + 1) / 2)
+    assert {name for name in result.figures if name.startswith("n")} == {"n", f"n/{domain}"}
+    assert [item["subset"] for item in result.items] == [domain] * 2
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("option", ["chat", "math", "code", "safety", "safety-refuse"])
+def test_an_option_tells_the_domain_of_rows_without_one(literal, file, option):
+    figures = evaluate(literal, [without_domain(file)], domain=option).figures
+    assert figures[f"accuracy/{option.split('-')[0]}"] == figures["accuracy"] == pytest.approx(5 / 9)
+
+
+def test_the_domain_of_a_row_stands(literal, tmp_path):
+    path = tmp_path / "chat_filtered.json"
+    path.write_text(json.dumps([styles("math", [9, 9, 9], [0, 0, 0]), without_domain("chat_filtered")]))
+    figures = evaluate(literal, path).figures
+    assert (figures["n/math"], figures["n/chat"], figures["accuracy/math"]) == (1, 1, 1.0)
+
+
+def test_rows_whose_domain_nobody_tells(literal, tmp_path):
+    with pytest.raises(
+        ValueError, match="'rm_bench', row 0: column 'domain': is missing, and no file's name tells it. "
+    ):
+        evaluate(literal, [without_domain("safety-refuse_filtered")])
+    path = tmp_path / "total_dataset.json"
+    path.write_text(json.dumps([without_domain("chat_filtered")]))
+    with pytest.raises(ValueError, match=r"Give domain='chat' or another one"):
+        evaluate(literal, path)
+    with pytest.raises(ValueError, match="domain='poems' is none of RM-Bench's: chat, math, code, safety"):
+        evaluate(literal, [without_domain("chat_filtered")], domain="poems")
+
+
+def test_what_is_no_rm_bench():
+    messages = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    for chosen in (messages, "abc", ["a", "b"], [1, 2, 3], None):
+        row = {"prompt": "p", "chosen": chosen, "rejected": chosen}
+        assert not detect_benchmark(["prompt", "chosen", "rejected"], {**row, "chosen": "a", "rejected": "b"}).by_row
+        try:
+            assert not detect_benchmark(list(row), row).name.startswith("rm_bench")
+        except ValueError as error:
+            assert "no benchmark fits" in str(error)
