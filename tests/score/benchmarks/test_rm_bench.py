@@ -126,9 +126,7 @@ def test_the_domain_of_a_row_stands(literal, tmp_path):
 
 
 def test_rows_whose_domain_nobody_tells(literal, tmp_path):
-    with pytest.raises(
-        ValueError, match="'rm_bench', row 0: column 'domain': is missing, and no file's name tells it. "
-    ):
+    with pytest.raises(ValueError, match="'rm_bench', row 0: column 'domain': is missing, and no file's name tells it"):
         evaluate(literal, [without_domain("safety-refuse_filtered")])
     path = tmp_path / "total_dataset.json"
     path.write_text(json.dumps([without_domain("chat_filtered")]))
