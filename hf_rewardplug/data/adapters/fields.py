@@ -12,6 +12,9 @@ from ..messages import cleaned_message
 
 Row = dict[str, Any]
 
+TEMPLATE_ARGUMENTS = ("tools", "chat_template_kwargs")
+"""columns that a chat template takes beside the messages"""
+
 
 def field(row: Row, column: str, inside: str | None = None) -> Any:
     """The value, whatever it is.
@@ -80,7 +83,33 @@ def messages(row: Row, column: str) -> list[dict]:
 
 def template_arguments(row: Row) -> Row:
     """What a chat template takes beside the messages, where the row has it."""
-    return {key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key) is not None}
+    return {key: row[key] for key in TEMPLATE_ARGUMENTS if row.get(key) is not None}
+
+
+def with_system_turn(row: Row, prompt: Any) -> Any:
+    """The prompt in messages with the row's `system` as its first turn, where the row has one.
+
+    >>> with_system_turn({"system": "Be brief."}, [{"role": "user", "content": "2+2?"}])
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': '2+2?'}]
+    >>> with_system_turn({"system": None}, "2+2?")
+    '2+2?'
+    """
+    system = row.get("system")
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return prompt
+    expect(system, str, "text", "system")
+    if not isinstance(prompt, list):
+        raise RowError(
+            "the prompt is text, which has no system turn. Put it into the text, give messages, or leave it out with "
+            "ignore_columns=['system']",
+            "system",
+        )
+    opening = prompt[0] if prompt and isinstance(prompt[0], dict) else {}
+    if opening.get("role") not in ("system", "developer"):
+        return [{"role": "system", "content": system}, *prompt]
+    if opening.get("content") == system:
+        return prompt
+    raise RowError(f"differs from the conversation's own system turn, {shown(opening.get('content'))}", "system")
 
 
 def expect(value: Any, kind: Any, words: str, column: str) -> Any:

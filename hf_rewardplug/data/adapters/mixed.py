@@ -10,7 +10,7 @@ from .fields import Row, shown, text
 from .registry import register_adapter
 
 
-@register_adapter("mixed", columns=("canonical", "subset"))
+@register_adapter("mixed", columns=("canonical", "subset"), optional=("source_row",))
 def mixed(row: Row) -> list[Row]:
     """Rows of data sets of different formats in one column; no row where the part's adapter gave none (a tie).
 

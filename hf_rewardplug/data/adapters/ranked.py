@@ -6,14 +6,28 @@ business.
 """
 
 from ..canonical import RowError
-from .fields import Row, dicts, field, items, messages, number, shown, template_arguments, text
+from .fields import (
+    TEMPLATE_ARGUMENTS,
+    Row,
+    dicts,
+    field,
+    items,
+    messages,
+    number,
+    shown,
+    template_arguments,
+    text,
+    with_system_turn,
+)
 from .registry import register_adapter
 from .turns import assistant, helpsteer2_turns, hh_turns, user
 
 ULTRAFEEDBACK_SCORES = ("fine-grained_score", "overall_score", "score")
 
 
-@register_adapter("ranked", columns=("prompt", "completions", "scores"))
+@register_adapter(
+    "ranked", columns=("prompt", "completions", "scores"), optional=("system", "weight", *TEMPLATE_ARGUMENTS)
+)
 def ranked(row: Row) -> Row:
     """This package's own ranked rows, as they are; answers as text to a prompt in messages are assistant turns.
 
@@ -21,7 +35,7 @@ def ranked(row: Row) -> Row:
     {'prompt': '2+2?', 'completions': ['4', '5'], 'scores': [1.0, 0.0]}
     """
     weight = {"weight": row["weight"]} if "weight" in row else {}
-    prompt, completions = field(row, "prompt"), items(row, "completions")
+    prompt, completions = with_system_turn(row, field(row, "prompt")), items(row, "completions")
     if isinstance(prompt, list):
         completions = [[assistant(answer)] if isinstance(answer, str) else answer for answer in completions]
     scores = items(row, "scores")
@@ -32,7 +46,13 @@ def _has_responses(row: Row) -> bool:
     return _dicts_with(row.get("completions"), "response")
 
 
-@register_adapter("ultrafeedback", columns=("instruction", "completions"), matches=_has_responses)
+@register_adapter(
+    "ultrafeedback",
+    columns=("instruction", "completions"),
+    matches=_has_responses,
+    optional=(),
+    ignored=("source", "models", "correct_answers", "incorrect_answers"),
+)
 def ultrafeedback(row: Row) -> Row | list[Row]:
     """UltraFeedback (openbmb): four models' answers with GPT-4's ratings. A prompt without answers gives no row.
 
@@ -65,7 +85,12 @@ def ultrafeedback(row: Row) -> Row | list[Row]:
     }
 
 
-@register_adapter("finegrained_rlhf", columns=("prompt", "completions", "preference_pairs", "preference"))
+@register_adapter(
+    "finegrained_rlhf",
+    columns=("prompt", "completions", "preference_pairs", "preference"),
+    optional=(),
+    ignored=tuple(f"feedback_on_prediction_{number}" for number in (1, 2, 3, 4)),
+)
 def finegrained_rlhf(row: Row) -> list[Row]:
     """FineGrainedRLHF: people's votes over pairs of completions; one preference row a pair, with `tie` for a tie.
 
@@ -97,7 +122,13 @@ def finegrained_rlhf(row: Row) -> list[Row]:
     return rows
 
 
-@register_adapter("helpsteer2", columns=("prompt", "response_1", "response_2", "preference_strength"))
+@register_adapter(
+    "helpsteer2",
+    columns=("prompt", "response_1", "response_2", "preference_strength"),
+    optional=(),
+    ignored=("split", "preference_statement", "preference_elaboration", "three_most_similar_preferences")
+    + ("all_preferences_unprocessed",),
+)
 def helpsteer2(row: Row) -> list[Row]:
     r"""HelpSteer2-Preference (nvidia): strength below 0 means response_1 is better, above 0 response_2; 0 is a tie.
 
@@ -113,7 +144,12 @@ def helpsteer2(row: Row) -> list[Row]:
     return _by_strength(prompt, text(row, "response_1"), text(row, "response_2"), number(row, "preference_strength"))
 
 
-@register_adapter("helpsteer3", columns=("context", "response1", "response2", "overall_preference"))
+@register_adapter(
+    "helpsteer3",
+    columns=("context", "response1", "response2", "overall_preference"),
+    optional=(),
+    ignored=("domain", "language", "individual_preference"),
+)
 def helpsteer3(row: Row) -> list[Row]:
     """HelpSteer3 (nvidia), preference part: as `helpsteer2`, with the prompt as messages.
 
@@ -125,7 +161,13 @@ def helpsteer3(row: Row) -> list[Row]:
     return _by_strength(prompt, text(row, "response1"), text(row, "response2"), number(row, "overall_preference"))
 
 
-@register_adapter("nectar", columns=("prompt", "answers"), matches=lambda row: _dicts_with(row.get("answers"), "rank"))
+@register_adapter(
+    "nectar",
+    columns=("prompt", "answers"),
+    matches=lambda row: _dicts_with(row.get("answers"), "rank"),
+    optional=(),
+    ignored=("turns", "num_responses", "source", "good_natured"),
+)
 def nectar(row: Row) -> Row:
     r"""Nectar (berkeley-nest): seven answers ranked by GPT-4, 1 the best; the score is minus the rank.
 

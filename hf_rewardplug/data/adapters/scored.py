@@ -4,14 +4,16 @@ In: a prompt, an answer and its score, its outcome or its ratings by attribute. 
 {prompt, completion, attributes}.
 """
 
-from .fields import Row, field, messages, number, template_arguments, text
+from .fields import TEMPLATE_ARGUMENTS, Row, field, messages, number, template_arguments, text, with_system_turn
 from .registry import register_adapter
 from .turns import assistant, helpsteer2_turns, user
 
 HELPSTEER_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
+_OPTIONAL = ("system", "weight", *TEMPLATE_ARGUMENTS)
 
-@register_adapter("scored", columns=("prompt", "completion", "score"))
+
+@register_adapter("scored", columns=("prompt", "completion", "score"), optional=_OPTIONAL)
 def scored(row: Row) -> Row:
     """This package's own scored rows, as they are; an answer as text to a prompt in messages is an assistant turn.
 
@@ -21,7 +23,7 @@ def scored(row: Row) -> Row:
     return {**_answered(row), "score": field(row, "score"), **_beside(row)}
 
 
-@register_adapter("scored.attributes", columns=("prompt", "completion", "attributes"))
+@register_adapter("scored.attributes", columns=("prompt", "completion", "attributes"), optional=_OPTIONAL)
 def scored_attributes(row: Row) -> Row:
     """The same with a score an attribute, None where it is not rated.
 
@@ -31,7 +33,7 @@ def scored_attributes(row: Row) -> Row:
     return {**_answered(row), "attributes": field(row, "attributes"), **_beside(row)}
 
 
-@register_adapter("unpaired_preference", columns=("prompt", "completion", "label"))
+@register_adapter("unpaired_preference", columns=("prompt", "completion", "label"), optional=_OPTIONAL)
 def unpaired_preference(row: Row) -> Row:
     """TRL's unpaired preferences (as for KTO): the label, good or bad, is the score 1 or 0.
 
@@ -46,7 +48,7 @@ def unpaired_preference(row: Row) -> Row:
     }
 
 
-@register_adapter("helpsteer", columns=("prompt", "response", *HELPSTEER_ATTRIBUTES))
+@register_adapter("helpsteer", columns=("prompt", "response", *HELPSTEER_ATTRIBUTES), optional=(), ignored=("split",))
 def helpsteer(row: Row) -> Row:
     """HelpSteer and HelpSteer2 (nvidia): five attributes, each rated from 0 to 4. Prompts as in `helpsteer2`.
 
@@ -69,7 +71,7 @@ def _answered(row: Row) -> Row:
     elif isinstance(completion, list):
         completion = messages(row, "completion")
         prompt = [user(prompt)] if isinstance(prompt, str) and prompt else prompt
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": with_system_turn(row, prompt), "completion": completion}
 
 
 def _beside(row: Row) -> Row:

@@ -66,7 +66,18 @@ def split_at_common_prefix(chosen: list[Message], rejected: list[Message]) -> di
     >>> split_at_common_prefix([b], [c]) == {"chosen": [b], "rejected": [c]}
     True
     """
-    longest = min(len(chosen), len(rejected)) - 1
-    shared = next((index for index in range(longest) if chosen[index] != rejected[index]), longest)
-    prompt = {"prompt": chosen[:shared]} if shared else {}
-    return {**prompt, "chosen": chosen[shared:], "rejected": rejected[shared:]}
+    prompt, (chosen, rejected) = shared_and_own([chosen, rejected])
+    return {**({"prompt": prompt} if prompt else {}), "chosen": chosen, "rejected": rejected}
+
+
+def shared_and_own(conversations: list[list[Message]]) -> tuple[list[Message], list[list[Message]]]:
+    """What whole conversations begin with together, and what each of them has behind it: one message at least.
+
+    >>> a, b, c = user("a"), assistant("b"), assistant("c")
+    >>> shared_and_own([[a, b], [a, c], [a, c, a]]) == ([a], [[b], [c], [c, a]])
+    True
+    """
+    first, longest = conversations[0], min(map(len, conversations)) - 1
+    alike = (all(one[index] == first[index] for one in conversations) for index in range(longest))
+    shared = next((index for index, same in enumerate(alike) if not same), longest)
+    return first[:shared], [one[shared:] for one in conversations]
