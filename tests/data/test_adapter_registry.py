@@ -72,14 +72,12 @@ def test_nothing_fits():
     assert message.startswith("no known format fits the columns ['question', 'label']")
     assert "\n  preference: chosen, rejected\n" in message
     assert "\n  prm800k: question, label (the columns fit, the first row does not)\n" in message
-    assert "By name only: bradley_terry.llama3.icr, skywork\n" in message
+    assert "By name only: bradley_terry.llama3.icr, pku_saferlhf.safer, skywork\n" in message
     assert "column_mapping" in message
 
 
 def test_an_unknown_name_is_answered_by_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"unknown adapter 'HH-RLHF'\. Known, the nearest first: hh_rlhf, bradley_terry"
-    ):
+    with pytest.raises(ValueError, match=r"unknown adapter 'HH-RLHF'\. Known, the nearest first: hh_rlhf, alpaca"):
         get_adapter("HH-RLHF")
     assert adapter_names() == sorted(adapter_names())
 

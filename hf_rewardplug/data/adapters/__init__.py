@@ -6,10 +6,19 @@ and how they are checked stands in `hf_rewardplug.data.canonical`. Pure Python: 
     registry.py     names -> adapters, detection from columns, column_mapping, entry points
     fields.py       a raw row's fields, or an error that names the column
     turns.py        text with turn marks -> messages; what two conversations share
+    prompts.py      a prompt in several columns, ShareGPT's turns -> messages
+
     preference.py   chosen and rejected: TRL, Skywork, HH-RLHF, axolotl's Bradley-Terry types
+    pairs.py        the same under other names: Orca, OASST, UltraInteract, Step-DPO, Vezora, ms-swift
+    llamafactory.py Alpaca and ShareGPT, as pairs and for KTO
+    distilabel.py   rated generations and the pairs made of them, Argilla's Orca pairs
+    votes.py        two answers and a word: arena, MT-Bench, JudgeBench, Preference-Collection
+    comparisons.py  two answers and an index or scores: PKU-SafeRLHF, SHP, WebGPT, summaries, OffsetBias
     ranked.py       several answers rated: UltraFeedback, Nectar, FineGrainedRLHF, HelpSteer2/3
     scored.py       one answer rated: TRL's unpaired preferences, HelpSteer's attributes
     stepwise.py     rated steps: TRL, Math-Shepherd, PRM800K, ProcessBench, Qwen2.5-Math-PRM
+    step_conversations.py   steps turn by turn or at marks: RLHFlow, GenPRM, OpenRLHF
+    step_sets.py    steps in layouts of their own: OpenR, MATH-APS, VersaPRM, BIG-Bench-Mistake
     mixed.py        canonical rows of several data sets, as `hf_rewardplug.data.mixing` writes them
 
 Write your own, then pass its name or let it be detected:
@@ -23,7 +32,20 @@ Write your own, then pass its name or let it be detected:
 A package offers its adapters through the entry point group `hf_rewardplug.adapters`.
 """
 
-from . import mixed, preference, ranked, scored, stepwise  # noqa: F401  importing them registers them
+from . import (  # noqa: F401  importing them registers them
+    comparisons,
+    distilabel,
+    llamafactory,
+    mixed,
+    pairs,
+    preference,
+    ranked,
+    scored,
+    step_conversations,
+    step_sets,
+    stepwise,
+    votes,
+)
 from .registry import (
     ENTRY_POINT_GROUP,
     Adapter,

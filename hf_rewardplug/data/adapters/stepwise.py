@@ -19,7 +19,7 @@ QWEN_STEP_TOKEN = "<extra_0>"
 # report (Lightman et al. 2023, arXiv:2305.20050); an alternative that nobody rated is unlabelled.
 PRM800K_LABELS = {-1: 0, 0: 1, 1: 1, None: UNLABELLED}
 
-_FIRST_STEP = re.compile(r"step 1:", re.IGNORECASE)
+FIRST_STEP = re.compile(r"step 1:", re.IGNORECASE)
 _LATER_STEP = re.compile(r"\s*step (?!1:)\d+:", re.IGNORECASE)
 
 
@@ -83,14 +83,23 @@ def math_shepherd(row: Row) -> Row:
     {'prompt': 'What is 2+2-1?', 'completions': ['Step 1: 2+2=4', 'Step 2: 4-1=2'], 'labels': [True, False]}
     """
     segments, labels = _rated_segments(text(row, "input"), text(row, "label"))
+    return split_at_first_step(segments, labels, column="input")
+
+
+def split_at_first_step(segments: list[str], labels: list[Any], *, column: str) -> Row:
+    """n + 1 texts divided by step marks and n labels -> a stepwise row; the question is cut off as in `math_shepherd`.
+
+    >>> split_at_first_step(["What is 2+2-1? Step 1: 2+2=4 ", " Step 2: 4-1=2"], [True], column="input")
+    {'prompt': 'What is 2+2-1?', 'completions': ['Step 1: 2+2=4', 'Step 2: 4-1=2'], 'labels': [True, -100]}
+    """
     index, start = _first_step(segments)
     steps, labels = [segments[index][start:], *segments[index + 1 :]], labels[index:]
     if not steps[-1].strip():
         steps.pop()
     else:
-        labels.append(UNLABELLED)
+        labels = [*labels, UNLABELLED]
     if not steps:
-        raise RowError(f"no step before a mark {MATH_SHEPHERD_MARK!r}", "input")
+        raise RowError("no step before a mark", column)
     question = "".join(segments[:index]) + segments[index][:start]
     return {"prompt": question.strip(), "completions": [step.strip() for step in steps], "labels": labels}
 
@@ -99,7 +108,16 @@ def _has_steps(row: Row) -> bool:
     return isinstance(row.get("label"), dict) and "steps" in row["label"]
 
 
-@register_adapter("prm800k", columns=("question", "label"), matches=_has_steps)
+@register_adapter(
+    "prm800k",
+    columns=("question", "label"),
+    matches=_has_steps,
+    optional=(),
+    ignored=(
+        *("labeler", "timestamp", "generation", "is_quality_control_question", "is_initial_screening_question"),
+        "split",
+    ),
+)
 def prm800k(row: Row, *, labels: Mapping[int | None, Any] = PRM800K_LABELS) -> Row | list[Row]:
     """PRM800K (OpenAI), raw: every step with all its rated alternatives -> one tree; every rating counts once.
 
@@ -112,6 +130,12 @@ def prm800k(row: Row, *, labels: Mapping[int | None, Any] = PRM800K_LABELS) -> R
     rated: an unlabelled node). Where neither exists the solution ends: the data's last step looks so when the labeller
     found an error, gave up or was done. Ratings behind such an end could hang nowhere: an error. A row without any
     completion gives no row.
+
+    Both phases look so: in phase 1 most steps have alternatives, and a labeller may have written one; in phase 2
+    labelling ends at the first error, and `question` also has the pre-generated solution, which the steps repeat. The
+    questions for quality control and for screening, which every labeller rated, are rows like others, and so are those
+    with the `finish_reason` `bad_problem` or `give_up`: their ratings stand. Select rows before, if you want others.
+    Columns: openai/prm800k, README.md.
 
     `labels` maps ratings to labels. For another mapping, register your own:
     `register_adapter("prm800k.strict")(functools.partial(prm800k, labels={-1: 0, 0: 0, 1: 1, None: -100}))`
@@ -217,7 +241,7 @@ def _first_step(segments: list[str]) -> tuple[int, int]:
     for index, segment in enumerate(segments):
         if index and _LATER_STEP.match(segment):
             break
-        if found := list(_FIRST_STEP.finditer(segment)):
+        if found := list(FIRST_STEP.finditer(segment)):
             return index, found[-1].start()  # the last one: a question may quote "Step 1:" itself
     question, mark, step = segments[0].partition("?")
     if step.strip() and "?" not in step:
@@ -241,6 +265,7 @@ def _tree(steps: list[dict], labels: Mapping[int | None, Any]) -> list[Row]:
                 raise RowError(f"step {number} chose {chosen!r} of {len(alternatives)} completions", "label.steps")
             parent = first + int(chosen)
         elif human:
+            human = {"text": human, "rating": None} if isinstance(human, str) else human
             nodes.append(_node(human, parent, labels))
             parent = len(nodes) - 1
         else:

@@ -1,0 +1,168 @@
+r"""LLaMA-Factory's formats for preferences: Alpaca columns and ShareGPT conversations, as pairs or for KTO.
+
+In: `instruction`, `input`, `history` or `conversations`, with two answers or with one and its `kto_tag`. Out:
+preference or scored rows in messages.
+"""
+
+from typing import Any
+
+from ..canonical import RowError
+from .distilabel import judged
+from .fields import Row, items, shown, template_arguments, text
+from .prompts import (
+    PAIR_EXTRAS,
+    TEMPLATE_COLUMNS,
+    answered_pair,
+    asked,
+    optional_text,
+    pair_extras,
+    sharegpt_turn,
+    sharegpt_turns,
+)
+from .registry import register_adapter
+from .turns import Message, assistant, user
+
+
+def _is_text(*columns: str):
+    return lambda row: all(isinstance(row.get(column), str) for column in columns)
+
+
+@register_adapter(
+    "alpaca",
+    columns=("instruction", "chosen", "rejected"),
+    matches=_is_text("instruction", "chosen", "rejected"),
+    optional=("input", "history", "system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+)
+def alpaca(row: Row) -> Row:
+    r"""Alpaca's columns with `chosen` and `rejected`. Gives turns.
+
+    The question is `instruction` and, where it holds text, `input` on a line of its own. `history` holds the turns
+    before as pairs of question and answer, `system` the system turn.
+    Columns: LLaMA-Factory, data/README.md and src/llamafactory/data/converter.py.
+
+    >>> row = alpaca({"instruction": "Translate.", "input": "Guten Tag", "chosen": "Good day", "rejected": "Bye",
+    ...               "system": "Be brief.", "history": [["Hi", "Hello"]]})
+    >>> [turn["content"] for turn in row["prompt"]]
+    ['Be brief.', 'Hi', 'Hello', 'Translate.\nGuten Tag']
+    >>> row["chosen"]
+    [{'role': 'assistant', 'content': 'Good day'}]
+    """
+    pair = answered_pair(_alpaca_prompt(row), text(row, "chosen"), text(row, "rejected"))
+    return {**pair, **pair_extras(row), **_tools(row)}
+
+
+@register_adapter(
+    "alpaca.kto",
+    columns=("instruction", "output", "kto_tag"),
+    optional=("input", "history", "system", *TEMPLATE_COLUMNS),
+)
+def alpaca_kto(row: Row) -> Row:
+    """Alpaca's columns with one `output` and its `kto_tag`, good or bad: a score, 1 or 0. Gives turns.
+
+    Columns: LLaMA-Factory, as in `alpaca`; `kto_tag` in its section on KTO.
+
+    >>> row = alpaca_kto({"instruction": "2+2?", "input": "", "output": "4", "kto_tag": True})
+    >>> row["prompt"], row["completion"], row["score"]
+    ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '4'}], 1.0)
+    """
+    completion = [assistant(text(row, "output"))]
+    return {"prompt": _alpaca_prompt(row), "completion": completion, "score": judged(row, "kto_tag"), **_tools(row)}
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and ("value" in value or "content" in value)
+
+
+@register_adapter(
+    "sharegpt",
+    columns=("conversations", "chosen", "rejected"),
+    matches=lambda row: _is_message(row.get("chosen")) and _is_message(row.get("rejected")),
+    optional=("system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+)
+def sharegpt(row: Row) -> Row:
+    """ShareGPT's `conversations`, with `chosen` and `rejected` as one message each. Gives turns.
+
+    A system turn in the conversation comes before the column `system`.
+    Columns: LLaMA-Factory, data/README.md and src/llamafactory/data/converter.py.
+
+    >>> row = sharegpt({"conversations": [{"from": "human", "value": "2+2?"}],
+    ...                 "chosen": {"from": "gpt", "value": "4"}, "rejected": {"from": "gpt", "value": "5"}})
+    >>> row["prompt"], row["chosen"]
+    ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '4'}])
+    """
+    answers = {column: [sharegpt_turn(row.get(column), column)] for column in ("chosen", "rejected")}
+    return {
+        "prompt": _with_system(row, sharegpt_turns(row, "conversations")),
+        **answers,
+        **pair_extras(row),
+        **_tools(row),
+    }
+
+
+def _is_conversation(column: str, label: str):
+    def matches(row: Row) -> bool:
+        turns = row.get(column)
+        return (
+            isinstance(row.get(label), bool)
+            and isinstance(turns, list)
+            and all(isinstance(turn, dict) for turn in turns)
+        )
+
+    return matches
+
+
+@register_adapter(
+    "kto.completion",
+    columns=("completion", "label"),
+    matches=_is_conversation("completion", "label"),
+    optional=("system", *TEMPLATE_COLUMNS),
+)
+@register_adapter(
+    "kto.messages",
+    columns=("messages", "label"),
+    matches=_is_conversation("messages", "label"),
+    optional=("system", *TEMPLATE_COLUMNS),
+)
+@register_adapter("sharegpt.kto", columns=("conversations", "kto_tag"), optional=("system", *TEMPLATE_COLUMNS))
+def conversation_kto(row: Row) -> Row:
+    """A conversation whose last turn was judged, good or bad: a score, 1 or 0. Gives turns.
+
+    The conversation is `conversations` with `kto_tag`, or `messages` with `label` (kto_en_demo), or `completion` with
+    `label` and no prompt (argilla/kto-mix-15k).
+    Columns: LLaMA-Factory, data/README.md and data/dataset_info.json.
+
+    >>> row = conversation_kto({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "5"}],
+    ...                         "kto_tag": False})
+    >>> row["prompt"], row["completion"], row["score"]
+    ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '5'}], 0.0)
+    """
+    column = next(name for name in ("conversations", "messages", "completion") if name in row)
+    *prompt, last = sharegpt_turns(row, column)
+    if last["role"] != "assistant" or not prompt:
+        raise RowError(f"expected a prompt and an assistant turn at the end, found {shown(row[column])}", column)
+    label = "kto_tag" if "kto_tag" in row else "label"
+    return {"prompt": _with_system(row, prompt), "completion": [last], "score": judged(row, label), **_tools(row)}
+
+
+def _alpaca_prompt(row: Row) -> list[Message]:
+    question = "\n".join(part for part in (text(row, "instruction"), optional_text(row, "input")) if part)
+    if not question:
+        raise RowError("is empty, and so is 'input'", "instruction")
+    history: list[Message] = []
+    for turn in items(row, "history") if row.get("history") is not None else []:
+        if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
+            raise RowError(f"expected pairs of question and answer, found {shown(turn)}", "history")
+        history += [user(turn[0]), assistant(turn[1])]
+    return asked(question, system=optional_text(row, "system"), history=history)
+
+
+def _with_system(row: Row, turns: list[Message]) -> list[Message]:
+    system = optional_text(row, "system")
+    if not system or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _tools(row: Row) -> Row:
+    """LLaMA-Factory writes "" where a row has no tools."""
+    return {name: value for name, value in template_arguments(row).items() if value}
