@@ -6,6 +6,7 @@ import importlib
 import math
 
 import pytest
+from datasets import Dataset
 from public_rows import ORCA_ARGILLA, PAIR_FORMATS, A, B, Q
 from public_step_rows import STEP_FORMATS, turns
 from public_vote_rows import ARENA, ARENA_55K, MT_BENCH, PKU, VOTE_FORMATS
@@ -30,6 +31,13 @@ def test_a_published_row_gives_these_rows_and_stays_as_it_was(name, raw, canonic
     before = copy.deepcopy(raw)
     assert get_adapter(name)(raw) == canonical
     assert raw == before
+
+
+@pytest.mark.parametrize(("name", "raw", "canonical"), CASES)
+def test_a_row_that_went_through_arrow_gives_the_same(name, raw, canonical):
+    row = Dataset.from_list([raw])[0]
+    assert get_adapter(name)(row) == canonical
+    assert detect_adapter(list(row), row).name == BY_NAME_ONLY.get(name, name)
 
 
 @pytest.mark.parametrize(("name", "raw"), [case[:2] for case in OLDER_FORMATS + NEW_FORMATS])
