@@ -52,9 +52,35 @@ class LabelTokenHead(nn.Linear):
         device = hidden_BLD.device
         hidden_SD = hidden_BLD.flatten(0, -2)[self.score_positions.to(device)]
         self.label_tokens = self.label_tokens.to(device)  # copied once, or each batch would wait for it
+        weight_2D = F.embedding(self.label_tokens, self.weight, sparse=_adds_rows(self.weight))
         with torch.autocast(device.type, enabled=False):
             bias_2 = None if self.bias is None else self.bias[self.label_tokens].float()
-            return F.linear(hidden_SD.float(), self.weight[self.label_tokens].float(), bias_2)
+            return F.linear(hidden_SD.float(), weight_2D.float(), bias_2)
+
+
+def add_rows_alone(weight: nn.Parameter) -> None:
+    """Let the label tokens' two rows be added to the gradient of a (V, D) weight, instead of a gradient as large as it.
+
+    The rows then come as a sparse gradient. torch adds it to a gradient that is there already in place: to that of the
+    embedding which shares the weight, or to the last micro-batch's. An optimizer wants a dense gradient, so the first
+    one of a weight that nothing shares becomes dense here, before DDP and DeepSpeed look at it.
+
+    A weight that ZeRO-3 has partitioned is left as it is. FSDP computes with other tensors than this one, for which
+    nothing changes either.
+    """
+    if not _adds_rows(weight) and not hasattr(weight, "ds_id"):
+        weight.register_post_accumulate_grad_hook(_make_gradient_dense)
+
+
+def _make_gradient_dense(weight: torch.Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
+
+
+def _adds_rows(weight: torch.Tensor) -> bool:
+    """Whether `add_rows_alone` was called for this very tensor: a copy of it has no hook."""
+    hooks = None if torch.compiler.is_compiling() else weight._post_accumulate_grad_hooks
+    return bool(hooks) and _make_gradient_dense in hooks.values()
 
 
 def label_token_ids(tokenizer: PreTrainedTokenizerBase, good_token: str, bad_token: str) -> tuple[int, int]:
@@ -105,6 +131,8 @@ def install_label_tokens(model: nn.Module, label_tokens: Sequence[int]) -> None:
         module.label_tokens = torch.tensor(label_tokens)
         if type(module) is nn.Linear:  # FSDP has a class of its own for what it shards
             module.__class__ = LabelTokenHead
+        if module.weight.requires_grad:
+            add_rows_alone(module.weight)
         if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
             module._old_forward = types.MethodType(LabelTokenHead.forward, module)
     base.label_tokens = tuple(label_tokens)

@@ -96,6 +96,51 @@ def test_nothing_else_of_the_vocabulary_is_computed():
     assert model.lm_head.weight.grad.abs().sum(1).nonzero().flatten().tolist() == BAD_GOOD
 
 
+def large_tensors_made(loss: torch.Tensor, shape: torch.Size) -> int:
+    """How often the backward fills a tensor as large as the weight with zeros, or adds two into a new one.
+
+    The profiler sees it; under a dispatch mode torch would add nothing in place.
+    """
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        loss.backward()
+    events = [event for event in profiler.events() if [*shape] in event.input_shapes]
+    filled = sum(event.name == "aten::zero_" for event in events)
+    return filled + sum(event.name == "aten::add" and event.cpu_parent.name != "aten::add_" for event in events)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gradient_of_two_rows_makes_no_other_of_the_whole_vocabulary(tied, dtype):
+    """An embedding makes a large gradient in each backward, and takes the rows in where it shares the weight.
+
+    Any other LM head makes a large gradient in the first micro-batch, which the optimizer needs. Later ones add rows.
+    """
+    plain, model = (build("qwen2", tie_word_embeddings=tied, dtype=dtype) for _ in range(2))
+    padded, _ = batches("prm", random_rows("prm"))
+    install_label_tokens(model, BAD_GOOD)
+    weight = model.lm_head.weight
+    for expected in (1, 1) if tied else (2, 1):
+        of_whole_vocabulary(plain, padded).float().square().sum().backward()
+        assert large_tensors_made(scored(model, padded).square().sum(), weight.shape) == expected
+        assert weight.grad.layout is torch.strided and weight.grad.dtype == weight.dtype
+    for (name, a), b in zip(plain.named_parameters(), model.parameters(), strict=True):
+        tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+        assert (a.grad.float() - b.grad.float()).norm() <= tolerance * a.grad.float().norm() + 1e-7, name
+    torch.optim.AdamW(model.parameters()).step()
+
+
+def test_a_copied_or_pickled_weight_has_a_dense_gradient(tmp_path):
+    model, (padded, _) = build("qwen2", tie_word_embeddings=False), batches("prm", random_rows("prm"))
+    install_label_tokens(model, BAD_GOOD)
+    torch.save(model.lm_head.weight, tmp_path / "weight.pt")
+    twin = copy.deepcopy(model)
+    model.lm_head.weight = torch.load(tmp_path / "weight.pt", weights_only=True)
+    for other in (twin, model):
+        scored(other, padded).sum().backward()
+        assert other.lm_head.weight.grad.layout is torch.strided
+        assert other.lm_head.weight.grad.abs().sum(1).nonzero().flatten().tolist() == BAD_GOOD
+
+
 def test_fp32_in_a_bf16_body_and_under_autocast():
     model, (padded, _) = build("llama", lambda model: model.bfloat16()), batches("prm", random_rows("prm"))
     install_label_tokens(model, BAD_GOOD)

@@ -1,7 +1,7 @@
 """A whole training step as on a GPU, without a card.
 
-Fake tensors have shapes and dtypes but no numbers, and the kernel is CUDA's. Whatever would read a number off the device
-stops a fake tensor, and every operation is seen.
+Fake tensors have shapes and dtypes but no numbers, and the kernel is CUDA's. Whatever would read a number off the
+device stops a fake tensor, and every operation is seen.
 
 TRL's default is tested: fp32 weights, bf16 autocast, gradient checkpointing. (Fake CUDA tensors need a CUDA build of
 torch, which `make test-cuda` has; here they are fake CPU tensors under the CPU's autocast.)
