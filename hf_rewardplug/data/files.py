@@ -1,7 +1,7 @@
 """Local data files and hub data sets to rows, and rows to train and held-out ones.
 
-In: a name (hub id, a json, jsonl or parquet file, or a folder of one kind of them). Out: a `Dataset`, or a `ValueError`
-that names the file and the line.
+In: a name (hub id, a file of `formats`, or a folder of one kind of them). Out: a `Dataset` or a stream, or a
+`ValueError` that names the file and the line.
 """
 
 import json
@@ -10,10 +10,11 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+from .formats import FILE_FORMATS, BrokenFile, file_format
+from .local import stream_of, table_of
+from .origin import remember_files
+
 _PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
 
 
@@ -24,14 +25,18 @@ def load_split(
     config: str | None = None,
     data_files: str | list | dict | None = None,
     streaming: bool = False,
+    numbered: bool = False,
 ):
-    """One split of a hub data set; or a json, jsonl or parquet file, or a folder of one kind of them.
+    """One split of a hub data set; or a json, jsonl, csv, parquet or arrow file, gzipped or not; or a folder of one
+    kind of them, one that `save_to_disk` wrote too.
 
     Args:
         split: as `datasets.load_dataset` takes it. Local files have one split whatever its name, and parts of it:
             "train[:100]".
         config, data_files: `name` and `data_files` of `datasets.load_dataset`; of a local folder, `data_files` are the
             files to read.
+        numbered: a stream of local files gets the columns `FILE_ROW` and `FILE_NAME`, which the trainers name rows by.
+            (A `Dataset`'s rows are told by `origin.py`.)
 
     Raises:
         ValueError: `name` is nowhere, a file or folder of another kind, or a file that cannot be read (with the line).
@@ -42,26 +47,39 @@ def load_split(
             return datasets.load_dataset(name, config, data_files=data_files, split=split, streaming=streaming)
         except OSError as error:
             raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
-    files = _local_files(path, data_files)
-    formats = {FILE_FORMATS.get(file.suffix) for file in files}
+    if data_files is None and is_saved(path):
+        saved = of_saved(path, split)
+        return saved.to_iterable_dataset() if streaming else saved
+    files = local_files(path, data_files)
+    if streaming:
+        return stream_of(name, files, split, numbered)
+    _, bracket, slice_ = split.partition("[")
+    dataset = table_of(name, files, f"train{bracket}{slice_}")
+    remember_files(dataset, files)
+    return dataset
+
+
+def local_files(path: str | Path, data_files: str | list | dict | None = None) -> list[Path]:
+    """A file, or the files of a folder in the order of their names, all of one format.
+
+    Raises:
+        ValueError: there is none, or they are of several formats or of none.
+    """
+    path = Path(path)
+    files = _named_files(path, data_files)
+    formats = {file_format(file) if file.is_file() else None for file in files}
     if len(formats) != 1 or None in formats:
         found = ", ".join(file.name for file in files[:8]) or "nothing"
-        raise ValueError(f"'{name}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind.")
-    try:
-        names = [str(file) for file in files]
-        _, bracket, slice_ = split.partition("[")
-        split = f"train{bracket}{slice_}"
-        dataset = datasets.load_dataset(formats.pop(), data_files=names, split=split, streaming=streaming)
-        next(iter(dataset), None)  # a stream's first fault
-        for file in () if streaming else files:  # pyarrow takes any bytes for text, and fails where a row is read
-            if file.suffix != ".parquet":
-                _check_utf8(file)
-        return dataset
-    except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
-        raise ValueError(_fault(files) or f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"'{path}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind, gzipped (.gz) or not."
+        )
+    for file in files:
+        if not file.stat().st_size:
+            raise BrokenFile(file, "is empty. Fill it or take it away.")
+    return files
 
 
-def _local_files(path: Path, data_files: str | list | dict | None) -> list[Path]:
+def _named_files(path: Path, data_files: str | list | dict | None) -> list[Path]:
     if data_files is None:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         return [file for file in files if not file.name.startswith(".")]
@@ -76,32 +94,27 @@ def _local_files(path: Path, data_files: str | list | dict | None) -> list[Path]
     return files
 
 
-def _check_utf8(file: Path) -> None:
-    with open(file, "rb") as lines:
-        for line in lines:
-            line.decode()
+def is_saved(path: str | Path) -> bool:
+    """Whether it is a folder that `save_to_disk` wrote."""
+    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _fault(files: list[Path]) -> str | None:
-    """The first file that cannot be read, with the line and what is wrong there."""
-    for file in files:
-        if not file.stat().st_size:
-            return f"'{file}' is empty. Fill it or take it away."
-        if file.suffix == ".parquet":
-            try:
-                pq.read_schema(file)
-            except pa.ArrowException as error:
-                return f"'{file}' is no whole parquet file: {error}"
-        if file.suffix == ".jsonl":
-            for number, line in enumerate(file.read_bytes().splitlines(), 1):
-                try:
-                    row = json.loads(line or "{}")
-                    why = None if isinstance(row, dict) else f"found {type(row).__name__}"
-                except ValueError as error:
-                    why = str(error)
-                if why is not None:
-                    return f"'{file}', line {number}: {why}. Expected one JSON object a line, in UTF-8."
-    return None
+def of_saved(path: str | Path, split: str) -> datasets.Dataset:
+    """The split of a folder that `save_to_disk` wrote; a single data set has one split whatever its name.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    saved = datasets.load_from_disk(str(path))
+    splits = saved if isinstance(saved, dict) else {split.partition("[")[0]: saved}
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute({one: len(splits[one]) for one in splits})
+    except ValueError as error:
+        raise ValueError(f"'{path}' has no split '{split}'; it has {', '.join(splits)}.") from error
+    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
+
+
+# ---- train and held-out rows ---------------------------------------------------------------------------------------
 
 
 def at_most(dataset, rows: int | None):

@@ -5,7 +5,7 @@ In: `Part`s, all of them `Dataset`s or all of them streams. Out: one data set of
     canonical    JSON list of the canonical rows that the part's own adapter gave for one raw row; pairs, ranked lists,
                  steps and trees have no Arrow schema in common
     subset       the part's name, by which evaluation tells its figures apart
-    source_row   number of the raw row within its part
+    source_row   number of the raw row within its part: of the part's file, where it was read from one
 
 which the adapter `mixed` reads again, so that trainers and scoring take it like any other data set. Everything drawn is
 drawn from `seed`: two processes with the same parts give the same rows in the same order.
@@ -14,41 +14,19 @@ drawn from `seed`: two processes with the same parts give the same rows in the s
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import datasets
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset, IterableDataset
 from packaging.version import Version
 
-from .adapters import Adapter, rename_columns
-from .canonical import EmptyRow, Row, RowError, hash63
+from .canonical import hash63
 from .files import at_most, check_share, held_count, split_by_prompt
-from .pipeline import choose_adapter
+from .mixture_rows import Part, canonical_rows
+
+__all__ = ["STOPPING_STRATEGIES", "Part", "canonical_rows", "equal_share", "mixed", "mixed_and_held_out"]
 
 STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 _EACH_ONCE = STOPPING_STRATEGIES[2]
-
-COLUMNS = Features(canonical=Value("string"), subset=Value("string"), source_row=Value("int64"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One data set of a mixture.
-
-    Args:
-        dataset: a `Dataset` or an `IterableDataset` of raw rows of one format.
-        subset: its name in the mixture. A `subset` column of its own is not read.
-        adapter: name of its format; found from its columns when None.
-        column_mapping: {column that the format expects: column of the data}.
-        weight: its share of the rows drawn, relative to the other parts'; for all parts or for none.
-    """
-
-    dataset: Dataset | IterableDataset
-    subset: str
-    adapter: str | None = None
-    column_mapping: dict[str, str] | None = None
-    weight: float | None = None
 
 
 def mixed(
@@ -58,6 +36,7 @@ def mixed(
     stopping_strategy: str | None = None,
     shuffle: bool = False,
     num_proc: int | None = None,
+    on_bad_row: str = "error",
 ) -> Dataset | IterableDataset:
     """One data set from `parts`.
 
@@ -74,14 +53,16 @@ def mixed(
         shuffle: shuffle each part by `seed` first, so that a part of which not all rows are drawn gives a random sample
             and not its beginning; `Dataset`s alone.
         num_proc: processes that read the rows of a `Dataset`.
+        on_bad_row: what becomes of a row that its adapter cannot read: "error", or "drop": it is handed on with what is
+            wrong with it, and the trainer with the same option leaves it out and reports it.
 
     Raises:
         ValueError: parts that do not go together (no part, weights for some, a name twice, streams and data sets), or a
-            row that its adapter cannot read (with the part, the adapter and the row number).
+            row that its adapter cannot read (with the part, the adapter and the row number); or all rows of a part.
         TypeError: a part's `dataset` is no data set.
     """
     _check(parts, stopping_strategy)
-    rows = [canonical_rows(part, num_proc=num_proc) for part in parts]
+    rows = [canonical_rows(part, num_proc=num_proc, on_bad_row=on_bad_row) for part in parts]
     if shuffle and isinstance(rows[0], Dataset):
         rows = [one.shuffle(seed=seed) for one in rows]
     return _interleaved(rows, [part.weight for part in parts], seed, stopping_strategy)
@@ -96,6 +77,7 @@ def mixed_and_held_out(
     stopping_strategy: str | None = None,
     num_proc: int | None = None,
     own_rows: str = "eval_datasets",
+    on_bad_row: str = "error",
 ) -> tuple[Dataset, Dataset] | tuple[IterableDataset, IterableDataset]:
     """`mixed`, and held-out rows of every part, each once.
 
@@ -110,7 +92,7 @@ def mixed_and_held_out(
         ValueError, TypeError: as `mixed`; and a part that cannot be split.
     """
     _check(parts, stopping_strategy)
-    rows = [canonical_rows(part, num_proc=num_proc) for part in parts]
+    rows = [canonical_rows(part, num_proc=num_proc, on_bad_row=on_bad_row) for part in parts]
     most = equal_share(max_eval_rows, len(parts))
     if isinstance(rows[0], IterableDataset):
         most = most or equal_share(1000, len(parts))
@@ -129,53 +111,6 @@ def equal_share(rows: int | None, parts: int) -> int | None:
     (333, 1, None)
     """
     return None if rows is None else max(1, rows // parts)
-
-
-def canonical_rows(part: Part, *, num_proc: int | None = None) -> Dataset | IterableDataset:
-    """A part's rows in the mixture's columns; a stream is read when the mixture is.
-
-    Raises:
-        ValueError: no rows, an unknown format, or (a stream: when it is read) a row that its adapter cannot read.
-    """
-    dataset = part.dataset.with_format(None)  # tensors are no lists
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"part '{part.subset}' has no rows.")
-    try:
-        adapter = choose_adapter(first, part.adapter, part.column_mapping)
-    except ValueError as error:
-        raise ValueError(f"part '{part.subset}': {error}") from error
-    options: dict[str, Any] = {"features": COLUMNS, "remove_columns": dataset.column_names or list(first)}
-    if isinstance(dataset, Dataset):
-        options |= {"num_proc": num_proc if num_proc and num_proc > 1 else None, "desc": f"Reading {part.subset}"}
-    write = _Writer(subset=part.subset, adapter=adapter, column_mapping=part.column_mapping)
-    return dataset.map(write, batched=True, batch_size=256, with_indices=True, **options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Writer:
-    """Raw rows -> `COLUMNS`; runs inside `datasets.map`."""
-
-    subset: str
-    adapter: Adapter
-    column_mapping: dict[str, str] | None
-
-    def __call__(self, batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
-        rows = [{key: values[place] for key, values in batch.items()} for place in range(len(numbers))]
-        return {
-            "canonical": [self._text(row, number) for row, number in zip(rows, numbers, strict=True)],
-            "subset": [self.subset] * len(numbers),
-            "source_row": numbers,
-        }
-
-    def _text(self, row: Row, number: int) -> str:
-        try:
-            return json.dumps(self.adapter(rename_columns(row, self.column_mapping)))
-        except EmptyRow as error:  # the trainer leaves it out and reports it
-            return json.dumps({"empty": str(error)})
-        except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way
-            found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"part '{self.subset}', adapter '{self.adapter.name}', row {number}: {found}.") from error
 
 
 def _check(parts: Sequence[Part], stopping_strategy: str | None) -> None:

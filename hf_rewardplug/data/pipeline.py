@@ -1,7 +1,8 @@
 """One raw row to its encoded examples: adapter, canonical form, encoder.
 
 In: a raw row and its number. Out: encoded examples with `BOOKKEEPING` columns that say why a row was left out, and what
-was cut from it. A bad row is a `ValueError` with the adapter, the row number and the column.
+was cut from it. A row that the adapter, the checks or the chat template refuses is a `RefusedRow`, which names the
+adapter, the row number and the column; or it is left out, if `on_bad_row` says so.
 """
 
 from collections import defaultdict
@@ -14,18 +15,60 @@ from datasets import Features, Value
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key
 from .encoding import DropRow
+from .formats import FILE_NAME, FILE_ROW
 
 BOOKKEEPING = {
     "row": Value("int64"),
+    "place": Value("string"),  # of a row that is left out or cut: how it is called where its number does not say it
     "dropped": Value("string"),
+    "refused": Value("bool"),  # whether `dropped` is what is wrong with the row
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
 }
 """columns that tell what became of a row, and go when it is told"""
 
+ON_BAD_ROW = ("error", "drop")
+"""what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
+
 TREE_COLUMNS = ("node_lengths", "node_parents")
 OPTIONAL = ("margin", "weight", "chosen_probability")
 """columns that all examples have, or none"""
+
+
+class RefusedRow(ValueError):
+    """A row that cannot be used.
+
+    Attributes:
+        number: its number in the data set. reason: what is wrong with it.
+
+    >>> raise RefusedRow(7, "column 'chosen': is None", where="train data set, adapter 'preference'")
+    Traceback (most recent call last):
+    hf_rewardplug.data.pipeline.RefusedRow: train data set, adapter 'preference', row 7: column 'chosen': is None.
+    """
+
+    def __init__(self, number: int, reason: str, *, where: str, row: str | None = None):
+        super().__init__(f"{where}, {row or f'row {number}'}: {reason}.")
+        self.number, self.reason, self.where, self.row = number, reason, where, row
+
+    def __reduce__(self):  # the processes of `datasets.map` send it as a pickle
+        return _refused_row, (self.number, self.reason, self.where, self.row)
+
+    def called(self, row: str) -> "RefusedRow":
+        """The same, with the row called `row` instead of its number."""
+        return RefusedRow(self.number, self.reason, where=self.where, row=row)
+
+
+def _refused_row(number: int, reason: str, where: str, row: str | None) -> RefusedRow:
+    return RefusedRow(number, reason, where=where, row=row)
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a row: the words of a `RowError`; of any other error its type too.
+
+    >>> reason_of(RowError("is None", column="chosen")), reason_of(KeyError("chosen"))
+    ("column 'chosen': is None", "KeyError: 'chosen'")
+    """
+    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +84,7 @@ class RowPipeline:
         column_mapping: {expected column: column of the data}.
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
+        on_bad_row: one of `ON_BAD_ROW`.
     """
 
     name: str
@@ -51,29 +95,44 @@ class RowPipeline:
     column_mapping: dict[str, str] | None = None
     subset: str = "subset"
     kept: tuple[str, ...] = ()
+    on_bad_row: str = "error"
 
     def keeping(self, raw_columns: list[str], wanted: bool) -> "RowPipeline":
         """The same, with the raw columns kept that do not get in the way of its own, if they are `wanted`."""
-        ours = {*self.columns, *BOOKKEEPING, EXAMPLE_ID}
+        ours = {*self.columns, *BOOKKEEPING, EXAMPLE_ID, FILE_ROW, FILE_NAME}
         return replace(self, kept=tuple(name for name in raw_columns if wanted and name not in ours))
 
     def examples(self, raw: Row, number: int) -> list[Row]:
-        """The encoded examples of raw row `number`; a row or pair that is left out gives one with `dropped` set."""
+        """The encoded examples of raw row `number`; a row or pair that is left out gives one with `dropped` set.
+
+        Raises:
+            RefusedRow: the row cannot be used, and `on_bad_row` is "error".
+        """
+        raw, number, place = numbered_row(raw, number)
         try:
-            canonical, subset = [raw], raw.get(self.subset)
-            if self.adapter is not None:
-                raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
-                canonical = [row for found in self.adapter(raw) for row in self._expanded(found)]
-            return [self._example(row, number, subset) for row in canonical] or [
-                self._left_out("the adapter gives none (a tie)", number)
-            ]
+            found = self._examples(raw, number)
         except EmptyRow as error:
-            return [self._left_out(str(error), number)]
+            found = [self._left_out(str(error), number)]
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
-            source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
-            found = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
-            part = f" (row {raw['source_row']} of '{subset}')" if "source_row" in raw else ""  # of a mixture
-            raise ValueError(f"{self.name} data set, {source}, row {number}{part}: {found}.") from error
+            if self.on_bad_row == "error":
+                source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
+                where, row = f"{self.name} data set, {source}", place
+                if place is not None and "source_row" in raw:  # of a mixture
+                    row = f"row {number} ({place})"
+                raise RefusedRow(number, reason_of(error), where=where, row=row) from error
+            found = [{**self._left_out(reason_of(error), number), "refused": True}]
+        for example in found:
+            example["place"] = place if example["dropped"] is not None or example["cut"] else None
+        return found
+
+    def _examples(self, raw: Row, number: int) -> list[Row]:
+        canonical, subset = [raw], raw.get(self.subset)
+        if self.adapter is not None:
+            raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
+            canonical = [row for found in self.adapter(raw) for row in self._expanded(found)]
+        return [self._example(row, number, subset) for row in canonical] or [
+            self._left_out("the adapter gives none (a tie)", number)
+        ]
 
     def _expanded(self, canonical: Row) -> list[Row | EmptyRow]:
         """What holds nothing to learn from is left out by itself: an adapter may give several rows."""
@@ -86,7 +145,7 @@ class RowPipeline:
         if isinstance(row, EmptyRow):
             return self._left_out(str(row), number)
         try:
-            encoded = {"row": number, "dropped": None, **self.encode(row)}
+            encoded = {"row": number, "dropped": None, "refused": False, **self.encode(row)}
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
             if SUBSET in self.columns:
@@ -97,7 +156,7 @@ class RowPipeline:
 
     def _left_out(self, reason: str, number: int) -> Row:
         empty = {key: None if isinstance(kind, Value) else [] for key, kind in self.columns.items()}
-        return {"row": number, "dropped": reason, "cut": 0, "cut_labels": 0, **empty}
+        return {"row": number, "dropped": reason, "refused": False, "cut": 0, "cut_labels": 0, **empty}
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         """`datasets.map(batched=True, with_indices=True)`'s form."""
@@ -111,6 +170,23 @@ class RowPipeline:
         return dict(output)
 
 
+def numbered_row(raw: Row, number: int) -> tuple[Row, int, str | None]:
+    """The row without the columns that number the rows of a stream, its number, and how it is called by name.
+
+    >>> numbered_row({"prompt": "2+2?", "rewardplug_row": 7, "rewardplug_file": "b.jsonl"}, 0)
+    ({'prompt': '2+2?'}, 7, 'row 7 of b.jsonl')
+    >>> numbered_row({"canonical": "[]", "subset": "sums", "source_row": 7}, 12)[1:]
+    (12, "row 7 of 'sums'")
+    """
+    if "source_row" in raw and "subset" in raw:  # of a mixture
+        return raw, number, f"row {raw['source_row']} of '{raw['subset']}'"
+    if FILE_ROW not in raw:
+        return raw, number, None
+    bare = {key: value for key, value in raw.items() if key not in (FILE_ROW, FILE_NAME)}
+    number, file = raw[FILE_ROW], raw.get(FILE_NAME)
+    return bare, number, None if file is None else f"row {number} of {file}"
+
+
 def choose_adapter(first: Row, name: str | None, column_mapping: dict | None) -> Adapter:
     """The adapter called `name`, or the one that the columns of the `first` row tell.
 
@@ -119,5 +195,6 @@ def choose_adapter(first: Row, name: str | None, column_mapping: dict | None) ->
     """
     if name is not None:
         return get_adapter(name)
+    first, _, _ = numbered_row(first, 0)
     first = rename_columns(first, column_mapping) if column_mapping else first
     return detect_adapter(list(first), first)

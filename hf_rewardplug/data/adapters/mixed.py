@@ -19,6 +19,9 @@ def mixed(row: Row) -> list[Row]:
     >>> mixed({"canonical": '{"empty": "there are no steps"}', "subset": "sums"})
     Traceback (most recent call last):
     hf_rewardplug.data.canonical.EmptyRow: there are no steps
+    >>> mixed({"canonical": '{"refused": "column \\'chosen\\': is None"}', "subset": "sums"})
+    Traceback (most recent call last):
+    hf_rewardplug.data.canonical.RowError: column 'chosen': is None
     """
     written = text(row, "canonical")
     try:
@@ -27,6 +30,8 @@ def mixed(row: Row) -> list[Row]:
         raise RowError(f"is not JSON: {error}; found {shown(written)}", "canonical") from None
     if isinstance(rows, dict) and "empty" in rows:
         raise EmptyRow(rows["empty"])
+    if isinstance(rows, dict) and "refused" in rows:
+        raise RowError(rows["refused"])
     if not isinstance(rows, list):
         raise RowError(f"expected a JSON list of canonical rows, found {shown(written)}", "canonical")
     return rows

@@ -1,0 +1,134 @@
+"""Files as pyarrow and `datasets` can read them: unpacked, and of a csv file its typed cells.
+
+In: files of one format. Out: the same rows in files without `.gz` and without csv, written once into the cache of
+`datasets` under a name that changes with the file; or a `BrokenFile`.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+import datasets
+
+from .csv_cells import CsvError, column_kinds, write_parquet
+from .names import bare_name, file_format
+
+
+class BrokenFile(ValueError):
+    """A file that cannot be read, or not on from a line; the message names both and what is wrong.
+
+    >>> raise BrokenFile("pairs.csv", "3 cells, but the header has 2", line=7)
+    Traceback (most recent call last):
+    hf_rewardplug.data.formats.unpacked.BrokenFile: 'pairs.csv', line 7: 3 cells, but the header has 2
+    """
+
+    def __init__(self, file: str | Path, why: str, line: int | None = None):
+        super().__init__(f"'{file}' {why}" if line is None else f"'{file}', line {line}: {why}")
+
+
+def table_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that `datasets` and pyarrow read in place of `paths`, which have one format.
+
+    They are unpacked, and a csv file's cells are typed: a column has one type in all files.
+
+    Raises:
+        BrokenFile: a file that cannot be unpacked or typed, or whose header is another than the first one's.
+    """
+    files = [Path(path) for path in paths]
+    if file_format(files[0]) != "csv":
+        return [plain_file(file) for file in files]
+    kinds = [_kinds(file) for file in files]
+    for file, names in zip(files, kinds, strict=True):
+        if {*names} != {*kinds[0]}:
+            raise BrokenFile(file, f"its columns are {', '.join(names)}, but '{files[0]}' has {', '.join(kinds[0])}", 1)
+    together = {name: sorted(set().union(*(one[name] for one in kinds))) for name in kinds[0]}
+    return [_typed(file, together, list(names)) for file, names in zip(files, kinds, strict=True)]
+
+
+def plain_file(path: str | Path) -> Path:
+    """`path`, or what it unpacks to."""
+    path = Path(path)
+    if path.suffix.lower() != ".gz":
+        return path
+    return _cached(path, Path(path.stem).suffix.lower() or ".json", _unpack)
+
+
+def _kinds(path: Path) -> dict[str, list[str]]:
+    """What the cells of each column of a csv file are."""
+
+    def write(path: Path, target: Path) -> None:
+        with opened(path) as file:
+            target.write_text(json.dumps({name: sorted(of) for name, of in column_kinds(file).items()}))
+
+    return json.loads(_cached(path, ".json", write, how="kinds").read_text())
+
+
+def _typed(path: Path, kinds: dict[str, list[str]], names: list[str]) -> Path:
+    def write(path: Path, target: Path) -> None:
+        with opened(path) as file:
+            write_parquet(file, target, {name: {*kinds[name]} for name in names})
+
+    return _cached(path, ".parquet", write, how=repr([kinds[name] for name in names]))
+
+
+def _cached(path: Path, suffix: str, write: Callable[[Path, Path], None], how: str = "") -> Path:
+    """What `write` makes of `path`, in the cache of `datasets`; processes that do it at the same time do no harm."""
+    state = path.stat()
+    key = blake2b(repr((str(path.resolve()), state.st_mtime_ns, state.st_size, how)).encode(), digest_size=12)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "rewardplug"
+    target = folder / f"{bare_name(path)}-{key.hexdigest()}{suffix}"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, suffix=suffix)
+        os.close(handle)
+        try:
+            write(path, Path(name))
+            os.replace(name, target)
+        except CsvError as error:
+            raise BrokenFile(path, str(error), error.line) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+    return target
+
+
+def _unpack(path: Path, target: Path) -> None:
+    with opened(path) as packed, open(target, "wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked; a `BrokenFile` where they end early or are no gzip."""
+    if path.suffix.lower() != ".gz":
+        with open(path, "rb") as file:
+            yield file
+        return
+    with gzip.open(path, "rb") as file:
+        try:
+            yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            line = _lines_whole(path)
+            why = f"is no whole gzip file: {error}" if line is None else f"no more can be unpacked: {error}"
+            raise BrokenFile(path, why, line) from error
+
+
+def _lines_whole(path: Path) -> int | None:
+    """The line of a gzipped text at which no more can be unpacked."""
+    if file_format(path) not in ("json", "csv"):
+        return None
+    line = 1
+    try:
+        with gzip.open(path, "rb") as file:
+            while piece := file.read1(1 << 16):
+                line += piece.count(b"\n")
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        pass
+    return line

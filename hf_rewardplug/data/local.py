@@ -1,0 +1,126 @@
+"""Local files of one format to a `Dataset` or to a stream of their rows.
+
+In: files of `formats`. Out: rows as `datasets` reads them, or a `ValueError` that names the file and the line.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets.packaged_modules.json.json import JsonConfig
+
+from .formats import FILE_NAME, FILE_ROW, BrokenFile, FileRow, check_rows, file_format, is_list, read_files, table_files
+
+_BUILDERS = {"json": "json", "csv": "parquet", "parquet": "parquet", "arrow": "arrow"}
+_PROBED = 1000  # rows of a file whose columns a stream has
+_BATCH = 1024
+
+
+def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
+    """`datasets`' own reader, and a look at what it is lenient with."""
+    tables, kind = table_files(files), file_format(files[0])
+    names = [str(table) for table in tables]
+    options = {"parse_agent_traces": False} if kind == "json" and hasattr(JsonConfig, "parse_agent_traces") else {}
+    try:
+        if kind == "json":
+            for file, table in zip(files, tables, strict=True):
+                if is_list(table):  # with a comma too many, say
+                    check_rows(file)
+        dataset = datasets.load_dataset(_BUILDERS[kind], data_files=names, split=split, **options)
+        if kind == "json":
+            _check_lines(files, tables, dataset)
+            if _dates(dataset.features):
+                dataset = _typed_table(files, split)
+        return dataset
+    except BrokenFile:
+        raise
+    except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
+        for file in files:
+            check_rows(file)
+        if not any(True for _ in read_files(files)):
+            raise ValueError(f"'{name}' has no rows. Give some.") from error
+        raise ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_lines(files: list[Path], tables: list[Path], dataset: datasets.Dataset) -> None:
+    """pyarrow takes any bytes for text, and two objects in one line for two rows."""
+    lines = 0
+    try:
+        for table in tables:
+            with open(table, "rb") as file:
+                for line in file:
+                    line.decode()
+                    lines += not line.isspace()
+    except UnicodeDecodeError:
+        lines = -1
+    if lines != dataset.info.splits["train"].num_examples:
+        for file in files:
+            check_rows(file)
+
+
+def _dates(feature: Any) -> bool:
+    """Whether pyarrow took text such as "2024-01-31" for dates, of which JSON has none."""
+    if isinstance(feature, datasets.Value):
+        return feature.dtype.startswith(("timestamp", "date", "time"))
+    if isinstance(feature, dict):
+        return any(map(_dates, feature.values()))
+    inner = getattr(feature, "feature", None)
+    return inner is not None and _dates(inner)
+
+
+def _typed_table(files: list[Path], split: str) -> datasets.Dataset:
+    """The rows of json files with text as text, by Python's reader, which is slower."""
+    schemas, rows = [], (row.row for _, row in read_files(files))
+    while batch := list(islice(rows, _BATCH)):
+        schemas.append(pa.Table.from_pylist(batch).schema)
+    features = datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
+    states = [(str(file.resolve()), file.stat().st_mtime_ns) for file in files]  # the cache is found by them
+    dataset = datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs={"states": states})
+    (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)})
+    return dataset.select(range(part.from_, part.to))
+
+
+def _rows_of(states: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    for _, row in read_files([file for file, _ in states]):
+        yield row.row
+
+
+# ---- streams -------------------------------------------------------------------------------------------------------
+
+
+def stream_of(name: str, files: list[Path], split: str, numbered: bool) -> datasets.IterableDataset:
+    """A stream of a shard a file, read as `rewardplug score` reads them."""
+    if "[" in split:
+        raise ValueError(f"split='{split}': a stream of '{name}' has no parts. Take max_train_rows, or do not stream.")
+    columns: dict[str, None] = {}
+    for file in files:
+        for _, row in islice(read_files([file]), _PROBED):
+            _refuse(file, row)
+            columns |= dict.fromkeys(row.row)
+    if not columns:
+        raise ValueError(f"'{name}' has no rows. Give some.")
+    names = tuple(columns)
+    several = len(files) > 1
+    kwargs = {"files": [str(file) for file in files], "columns": names, "numbered": numbered, "several": several}
+    return datasets.IterableDataset.from_generator(_stream_rows, gen_kwargs=kwargs)
+
+
+def _stream_rows(files: list[str], columns: tuple[str, ...], numbered: bool, several: bool) -> Iterator[dict[str, Any]]:
+    for file, row in read_files(files):
+        _refuse(file, row)
+        if unknown := [name for name in row.row if name not in columns]:
+            raise BrokenFile(
+                file,
+                f"has the column '{unknown[0]}' in {row.place}, which the first {_PROBED} rows lack. Put such a row "
+                "first, or do not stream.",
+            )
+        numbers = {FILE_ROW: row.number, FILE_NAME: file.name if several else None} if numbered else {}
+        yield {**{name: row.row.get(name) for name in columns}, **numbers}
+
+
+def _refuse(file: Path, row: FileRow) -> None:
+    if row.error is not None:
+        raise BrokenFile(file, f"{row.error}.", row.line)

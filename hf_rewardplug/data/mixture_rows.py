@@ -1,0 +1,124 @@
+"""The raw rows of one part of a mixture -> rows of the columns that all parts have in common.
+
+In: a `Part`. Out: a data set or stream with `COLUMNS`: each row what the part's own adapter gave for one raw row, as
+JSON: the list of its canonical rows; or {"empty": why} where it holds nothing to learn from; or, if bad rows are passed
+over, {"refused": what is wrong with it}. `adapters/mixed.py` reads them again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset, Features, IterableDataset, Value
+
+from .adapters import Adapter, rename_columns
+from .canonical import EmptyRow, Row
+from .origin import Origin
+from .pipeline import RefusedRow, choose_adapter, numbered_row, reason_of
+from .preparation_report import REMEDY
+
+_REFUSED = '{"refused": '  # how the text of a row begins that its adapter cannot read
+_PROBED = 1000  # rows of a stream among which its adapter must be able to read one
+
+COLUMNS = Features(canonical=Value("string"), subset=Value("string"), source_row=Value("int64"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One data set of a mixture.
+
+    Args:
+        dataset: a `Dataset` or an `IterableDataset` of raw rows of one format.
+        subset: its name in the mixture. A `subset` column of its own is not read.
+        adapter: name of its format; found from its columns when None.
+        column_mapping: {column that the format expects: column of the data}.
+        weight: its share of the rows drawn, relative to the other parts'; for all parts or for none.
+    """
+
+    dataset: Dataset | IterableDataset
+    subset: str
+    adapter: str | None = None
+    column_mapping: dict[str, str] | None = None
+    weight: float | None = None
+
+
+def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str = "error") -> Dataset | IterableDataset:
+    """A part's rows in the mixture's columns; a stream is read when the mixture is.
+
+    Raises:
+        ValueError: no rows, an unknown format, or (a stream: when it is read) a row that its adapter cannot read; or
+            all rows, of a stream the first ones.
+    """
+    dataset = part.dataset.with_format(None)  # tensors are no lists
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"part '{part.subset}' has no rows.")
+    try:
+        adapter = choose_adapter(first, part.adapter, part.column_mapping)
+    except ValueError as error:
+        raise ValueError(f"part '{part.subset}': {error}") from error
+    options: dict[str, Any] = {"features": COLUMNS, "remove_columns": dataset.column_names or list(first)}
+    if isinstance(dataset, Dataset):
+        options |= {"num_proc": num_proc if num_proc and num_proc > 1 else None, "desc": f"Reading {part.subset}"}
+    write = _Writer(
+        subset=part.subset,
+        adapter=adapter,
+        column_mapping=part.column_mapping,
+        on_bad_row=on_bad_row,
+        numbers=Origin.of(dataset).file_numbers if isinstance(dataset, Dataset) else None,
+    )
+    try:
+        rows = dataset.map(write, batched=True, batch_size=256, with_indices=True, **options)
+    except RefusedRow as error:
+        name = Origin.of(dataset).described(error.number) if isinstance(dataset, Dataset) else error.row
+        raise error.called(name) from (error.__cause__ or error)
+    if on_bad_row == "drop":
+        _check_readable(rows, part.subset)
+    return rows
+
+
+def _check_readable(rows: Dataset | IterableDataset, subset: str) -> None:
+    """One part of a wrong format must not hide behind the others."""
+    head = rows if isinstance(rows, Dataset) else islice(rows, _PROBED)
+    texts = head["canonical"] if isinstance(rows, Dataset) else [row["canonical"] for row in head]
+    first = None
+    for text in texts:
+        if not text.startswith(_REFUSED):
+            return
+        first = first or json.loads(text)["refused"]
+    raise ValueError(f"part '{subset}': every row was refused. The first: {first}. {REMEDY}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Raw rows -> `COLUMNS`; runs inside `datasets.map`."""
+
+    subset: str
+    adapter: Adapter
+    column_mapping: dict[str, str] | None
+    on_bad_row: str
+    numbers: Sequence[int] | None
+
+    def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        rows = [{key: values[place] for key, values in batch.items()} for place in range(len(indices))]
+        numbers = indices if self.numbers is None else [int(self.numbers[index]) for index in indices]
+        numbered = [numbered_row(row, number) for row, number in zip(rows, numbers, strict=True)]
+        texts = [self._text(row, index, place) for (row, _, place), index in zip(numbered, indices, strict=True)]
+        return {
+            "canonical": texts,
+            "subset": [self.subset] * len(indices),
+            "source_row": [number for _, number, _ in numbered],
+        }
+
+    def _text(self, row: Row, index: int, place: str | None) -> str:
+        try:
+            return json.dumps(self.adapter(rename_columns(row, self.column_mapping)))
+        except EmptyRow as error:  # the trainer leaves it out and reports it
+            return json.dumps({"empty": str(error)})
+        except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way
+            if self.on_bad_row == "drop":
+                return json.dumps({"refused": f"adapter '{self.adapter.name}': {reason_of(error)}"})
+            where = f"part '{self.subset}', adapter '{self.adapter.name}'"
+            raise RefusedRow(index, reason_of(error), where=where, row=place) from error

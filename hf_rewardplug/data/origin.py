@@ -1,0 +1,151 @@
+"""Where the rows of a data set stand in the files that they were read from.
+
+In: a `Dataset`, behind any split, shuffle, selection or filter. Out: an `Origin`, which has the number and the name of
+each row. Rows are numbered from 0, lines from 1 as in editors.
+
+    read from a file        its row                                  "row 7", in errors "row 7 (line 8 of a.jsonl)"
+    from several files      its row in all files, by their names     "row 3 of b.jsonl"
+    made in Python          its row as it is                         "row 2 (row 7 before it was selected)"
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from datasets.table import ConcatenationTable, InMemoryTable, MemoryMappedTable, Table
+
+from .formats import count_rows, line_of
+
+_FILES: dict[str, tuple[Path, ...]] = {}  # a data set's cache file -> the files that were read into it
+_SHARD = re.compile(r"-(\d{5})-of-\d{5}\.arrow$")
+
+
+def remember_files(dataset: Dataset, files: Sequence[Path]) -> None:
+    """`dataset` was read from `files`, in this order; `datasets` itself forgets it."""
+    for block in _blocks(dataset.data):
+        _FILES[block.path] = tuple(files)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where each row of a data set comes from.
+
+    Attributes:
+        numbers: of each row, the number before the data set was split, shuffled or selected; None where it was not.
+        stored: whether the data set was read from files (or from the cache of `datasets`), where that number counts.
+        files: the files, where they are known.
+    """
+
+    numbers: Sequence[int] | None = None
+    stored: bool = False
+    files: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Origin":
+        blocks = _blocks(dataset.data)
+        files = {_FILES.get(block.path, ()) for block in blocks}
+        return cls(_numbers(dataset, blocks), bool(blocks), files.pop() if len(files) == 1 else ())
+
+    @property
+    def file_numbers(self) -> Sequence[int] | None:
+        """The number of each row in the file that it was read from; None where it is the row's position."""
+        return self.numbers if self.stored else None
+
+    def number(self, position: int) -> int:
+        """The number of the row at `position`: of the file, where there is one."""
+        return position if self.file_numbers is None else int(self.file_numbers[position])
+
+    def name(self, position: int) -> str | None:
+        """What the row is called, where its number does not say it."""
+        if not self.stored:
+            before = None if self.numbers is None else int(self.numbers[position])
+            return None if before in (None, position) else f"row {position} (row {before} before it was selected)"
+        if len(self.files) < 2:
+            return None
+        file, number = self._within(self.number(position))
+        return f"row {number} of {file.name}"
+
+    def described(self, position: int) -> str:
+        """What the row is called where it is the only one: its line too, if the file has lines."""
+        name, number = self.name(position), self.number(position)
+        if not self.files:
+            return name or f"row {number}"
+        file, within = self._within(number)
+        line = _line_of(file, within)
+        return (name or f"row {number}") + (f" (line {line} of {file.name})" if line is not None else "")
+
+    def _within(self, number: int) -> tuple[Path, int]:
+        if len(self.files) == 1:
+            return self.files[0], number
+        ends = list(accumulate(_count_rows(file, file.stat().st_mtime_ns) for file in self.files))
+        place = next((place for place, end in enumerate(ends) if number < end), len(ends) - 1)
+        return self.files[place], number - (ends[place - 1] if place else 0)
+
+
+@lru_cache(maxsize=1024)
+def _count_rows(file: Path, changed: int) -> int:
+    return count_rows(file)
+
+
+def _line_of(file: Path, number: int) -> int | None:
+    try:
+        return line_of(file, number)
+    except (OSError, ValueError):  # gone or changed since it was read
+        return None
+
+
+def _numbers(dataset: Dataset, blocks: list[MemoryMappedTable]) -> np.ndarray | None:
+    """The rows' numbers in the table that `datasets` read or made; None where they are their positions.
+
+    `_indices` are the rows that `select`, `shuffle`, `filter` and `sort` leave; a slice of neighbours is cut from the
+    table itself. `datasets` tells neither of them in public.
+    """
+    starts = [_rows_before(block.path) + _sliced(block) for block in blocks]
+    rows = None
+    if not blocks and (start := _sliced_in_memory(dataset.data)):
+        rows = np.arange(start, start + len(dataset.data))
+    if len(starts) > 1 or any(starts):
+        spans = zip(starts, blocks, strict=True)
+        rows = np.concatenate([np.arange(start, start + len(block)) for start, block in spans])
+    if dataset._indices is None:
+        return rows
+    places = dataset._indices.column(0).to_numpy()
+    return places if rows is None else rows[places]
+
+
+def _blocks(table: Table) -> list[MemoryMappedTable]:
+    """The pieces of files that a data set is mapped from; none where it is in memory, or of several data sets."""
+    blocks = [parts[0] for parts in table.blocks] if isinstance(table, ConcatenationTable) else [table]
+    if not all(isinstance(block, MemoryMappedTable) for block in blocks):
+        return []
+    paths = {block.path for block in blocks}
+    if len(paths) > 1 and (len({_SHARD.sub("", path) for path in paths}) > 1 or not all(map(_SHARD.search, paths))):
+        return []
+    return blocks
+
+
+def _sliced(block: MemoryMappedTable) -> int:
+    return sum(arguments[0] for name, arguments, _ in block.replays or () if name == "slice" and arguments)
+
+
+def _sliced_in_memory(table: Table) -> int:
+    """Rows that were cut off before the first one; 0 where the table has several pieces, which do not say it."""
+    if not isinstance(table, InMemoryTable) or not table.num_columns or table.column(0).num_chunks != 1:
+        return 0
+    return table.column(0).chunk(0).offset
+
+
+@lru_cache(maxsize=1024)
+def _rows_before(path: str) -> int:
+    """Rows of the cache files before this one, where there are several."""
+    shard = _SHARD.search(path)
+    if shard is None:
+        return 0
+    whole, first = int(shard[1]), path[: shard.start(1)]
+    earlier = [f"{first}{index:05}{path[shard.end(1) :]}" for index in range(whole)]
+    return sum(len(MemoryMappedTable.from_file(name)) for name in earlier)

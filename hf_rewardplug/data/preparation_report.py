@@ -1,0 +1,109 @@
+"""What became of a data set's rows: how many gave examples, which were left out or cut, and why.
+
+In: each row's number and fate. Out: a report that prints itself, in the log, in `inspect` and in the model card.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+
+REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
+"""what to do where no row of a data set can be read"""
+
+_REASONS, _ROWS, _REFUSED = 20, 10, 50  # reasons, rows of each, and refused rows of each that are printed
+
+
+@dataclass
+class PreparationReport:
+    """What became of a data set's rows.
+
+    Attributes:
+        name: which data set ("train", "eval" or the eval set's key).
+        rows: raw rows read. examples: encoded examples kept (a ranked row gives several pairs).
+        dropped: reason -> raw row numbers, from 0. Of a data set that was read from files they are those of the file,
+            whatever split, shuffle or selection came after it (of several files: of all of them, by their names); of a
+            mixture or of rows made in Python the places in the data set.
+        refused: those reasons that are faults of the rows, which `on_bad_row="drop"` passes over.
+        cut_rows: raw row numbers. cut_tokens, cut_labels: what they lost together.
+        places: number -> what the row is called where its number does not say it: "row 3 of b.jsonl".
+        seen: of a stream, whose rows are not known beforehand: the first 1,000 rows that were left out or cut while it
+            was read in this process.
+
+    >>> print(PreparationReport("train", rows=5, examples=3, dropped={"chosen and rejected are identical": [1, 4]}))
+    train: 5 rows gave 3 examples.
+      left out, chosen and rejected are identical: 2 (rows 1, 4)
+    """
+
+    name: str
+    rows: int = 0
+    examples: int = 0
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    cut_rows: list[int] = field(default_factory=list)
+    cut_tokens: int = 0
+    cut_labels: int = 0
+    refused: list[str] = field(default_factory=list)
+    places: dict[int, str] = field(default_factory=dict)
+    seen: "PreparationReport | None" = field(default=None, compare=False)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.dropped or self.cut_rows)
+
+    def __str__(self) -> str:
+        if self.seen is not None:
+            lines = [f"{self.name}: a stream; the log has what was left out or cut in other processes."]
+            return "\n".join(lines + str(self.seen).splitlines()[1:])
+        lines = [f"{self.name}: {self.rows} rows gave {self.examples} examples."]
+        for reason, rows in list(self.dropped.items())[:_REASONS]:
+            refused = reason in self.refused
+            named = self.counted(rows, most=_REFUSED if refused else _ROWS)
+            lines.append(f"  {'refused' if refused else 'left out'}, {reason}: {named}")
+        if more := list(self.dropped.values())[_REASONS:]:
+            lines.append(f"  left out for {len(more)} more reasons: {self.counted(chain(*more))}")
+        if self.cut_rows:
+            lost = f"{self.cut_tokens} tokens" + (f" and {self.cut_labels} labelled steps" if self.cut_labels else "")
+            lines.append(f"  cut to fit, {lost} lost: {self.counted(self.cut_rows)}")
+        if 2 * len(bad := self.refused_rows()) > self.rows > 0:
+            lines.append(f"  {len(bad)} of {self.rows} rows were refused. Is it the right format?")
+        return "\n".join(lines)
+
+    def refused_rows(self) -> set[int]:
+        """The numbers of the rows with a fault."""
+        return {row for reason in self.refused for row in self.dropped[reason]}
+
+    def counted(self, rows: Iterable[int], *, most: int = _ROWS) -> str:
+        """
+        >>> PreparationReport("train", places={7: "row 3 of b.jsonl"}).counted([7, 1])
+        '2 (row 1, row 3 of b.jsonl)'
+        """
+        rows = sorted(set(rows))
+        shown, more = rows[:most], ", ..." if len(rows) > most else ""
+        if any(row in self.places for row in shown):
+            return f"{len(rows)} ({', '.join(self.places.get(row, f'row {row}') for row in shown)}{more})"
+        return f"{len(rows)} (row{'s' if len(rows) > 1 else ''} {', '.join(map(str, shown))}{more})"
+
+    def leave_out(self, row: int, reason: str, *, refused: bool = False, place: str | None = None) -> None:
+        """Count a row that gives no example."""
+        self.dropped.setdefault(reason, []).append(row)
+        if refused and reason not in self.refused:
+            self.refused.append(reason)
+        self.call(row, place)
+
+    def call(self, row: int, place: str | None) -> None:
+        if place is not None:
+            self.places[row] = place
+
+
+def check_refused(report: PreparationReport) -> None:
+    """Rows that are passed over must not hide a wrong format.
+
+    Raises:
+        ValueError: every row was refused, with what is wrong with the first one.
+    """
+    refused = report.refused_rows()
+    if refused and len(refused) == report.rows:
+        first, reason = min((report.dropped[reason][0], reason) for reason in report.refused)
+        raise ValueError(
+            f"{report.name} data set: every row was refused. The first, {report.places.get(first, f'row {first}')}: "
+            f"{reason}. {REMEDY}"
+        )
