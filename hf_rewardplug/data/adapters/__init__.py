@@ -4,6 +4,7 @@ In: a dict as `datasets` gives it. Out: preference, ranked, stepwise or step_tre
 and how they are checked stands in `hf_rewardplug.data.canonical`. Pure Python: no torch, no transformers, no datasets.
 
     registry.py     names -> adapters, detection from columns, column_mapping, entry points
+    recorded.py     which columns a function reads, where it does not say so
     fields.py       a raw row's fields, or an error that names the column
     turns.py        text with turn marks -> messages; what two conversations share
     prompts.py      a prompt in several columns, ShareGPT's turns -> messages
@@ -51,6 +52,7 @@ from .registry import (
     Adapter,
     adapter_names,
     detect_adapter,
+    fitting_adapters,
     get_adapter,
     register_adapter,
     rename_columns,
@@ -62,6 +64,7 @@ __all__ = [
     "Adapter",
     "adapter_names",
     "detect_adapter",
+    "fitting_adapters",
     "get_adapter",
     "register_adapter",
     "rename_columns",

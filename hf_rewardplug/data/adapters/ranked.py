@@ -126,8 +126,10 @@ def finegrained_rlhf(row: Row) -> list[Row]:
     "helpsteer2",
     columns=("prompt", "response_1", "response_2", "preference_strength"),
     optional=(),
-    ignored=("split", "preference_statement", "preference_elaboration", "three_most_similar_preferences")
-    + ("all_preferences_unprocessed",),
+    ignored=(
+        *("split", "preference_statement", "preference_elaboration", "three_most_similar_preferences"),
+        "all_preferences_unprocessed",
+    ),
 )
 def helpsteer2(row: Row) -> list[Row]:
     r"""HelpSteer2-Preference (nvidia): strength below 0 means response_1 is better, above 0 response_2; 0 is a tie.

@@ -110,7 +110,8 @@ def get_adapter(name: str) -> Adapter:
 
 def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
     """The format that reads most of what the row holds; of several the most specific: it needs most columns, then it
-    looked at the row, then it was registered last. A row in one of TRL's own formats is read as such.
+    looked at the row, then it was registered last. A row in one of TRL's own formats is read as such; a format that
+    cannot read the row stands behind one that can.
 
     >>> detect_adapter(["prompt", "chosen", "rejected"], {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}).name
     'preference'
@@ -118,20 +119,49 @@ def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
     >>> detect_adapter(["chosen", "rejected"], hh).name
     'hh_rlhf'
     """
-    _load_entry_points()
     columns = list(columns)
     fitting = [
         (len(reads), len(adapter.columns), adapter.matches is not None, order, adapter, reads)
-        for order, adapter in enumerate(_adapters.values())
-        if adapter.has_columns(columns) and (adapter.matches is None or adapter.matches(first_row))
+        for order, adapter in enumerate(fitting_adapters(first_row, columns))
         for reads in [adapter.reads(first_row)]
     ]
     if not fitting:
         raise ValueError(_nothing_fits(columns))
     for own in TRL_COLUMNS:
-        if all(first_row.get(column) not in (None, "", []) for column in own):
+        if _filled(first_row, own):
             fitting = [candidate for candidate in fitting if candidate[5].issuperset(own)] or fitting
+    fitting = [candidate for candidate in fitting if not _fails(candidate[4], first_row)] or fitting
     return max(fitting, key=lambda candidate: candidate[:4])[4]
+
+
+def _filled(row: Row, columns: Iterable[str]) -> bool:
+    return all(row.get(column) not in (None, "", []) for column in columns)
+
+
+def _fails(adapter: Adapter, row: Row) -> bool:
+    """Whether the adapter finds fault with a row that has something in every column it needs."""
+    if not _filled(row, adapter.columns):
+        return False
+    try:
+        adapter(dict(row))
+    except Exception:  # a third party's function can fail in any way
+        return True
+    return False
+
+
+def fitting_adapters(row: Row, columns: Iterable[str] | None = None) -> list[Adapter]:
+    """All formats that a row may be of, in the order of registration.
+
+    >>> [adapter.name for adapter in fitting_adapters({"input": "2+2?", "chosen": "4", "rejected": "5"})]
+    ['preference', 'bradley_terry.chat_template']
+    """
+    _load_entry_points()
+    columns = list(row if columns is None else columns)
+    return [
+        adapter
+        for adapter in _adapters.values()
+        if adapter.has_columns(columns) and (adapter.matches is None or adapter.matches(row))
+    ]
 
 
 def adapter_names() -> list[str]:

@@ -1,0 +1,189 @@
+"""Columns that a format does not read: no part of a prompt is left out in silence.
+
+In: an adapter and rows of a data set. Out: the columns that nobody reads, or a `ValueError` with the remedies.
+
+    column                                              becomes
+    the adapter reads it                                -
+    `ignored` of the adapter, ignore_columns            -
+    holds nothing in the rows that are looked at        watched: a later row with a part of a prompt in it is refused
+    looks like a part of a prompt, and its text is      ValueError; told by name where it is another name of what TRL's
+    not in what the adapter reads                       `prompt` holds, which is read (`input`, `question`)
+    an id, a source, a score by its name                -
+    anything else                                       told once, by name
+
+A part of a prompt is known by its value (messages, tools, images, sound), by its name (`names.py`), or, where rows have
+no prompt at all, by being text. Once a data set, not once a row: the rows of `looked_at` stand for the others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..adapters import Adapter, rename_columns
+from ..canonical import Row, RowError
+from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, kind_of_name
+from .reading import KnownTexts, value_is_known
+from .refusal import refusal
+from .values import has_content, is_id, is_media, is_messages, is_of_assistant, is_sentence, is_tools, parsed, texts_of
+
+_FIRST, _SPREAD = 16, 48  # rows that are looked at: the first ones, and so many over all
+OURS = "rewardplug_"  # columns of this package: where a row stands in its file
+_LONG_NAME = 40  # characters: a source or a category is shorter
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Columns of a data set that nobody reads.
+
+    Attributes:
+        names: those with content in the rows looked at.
+        beside_prompt: those of them that may say what is asked, but `prompt` is read.
+        watched: those without. `refuse_prompts` looks at them in every row.
+        ignored: what the user said may be ignored.
+    """
+
+    names: tuple[str, ...] = ()
+    beside_prompt: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """
+        >>> print(Unread(names=("id", "votes"), ignored=("system",)))
+        columns that are not read: id, votes; ignored as asked: system
+        """
+        parts = ["columns that are not read: " + ", ".join(self.names)] if self.names else []
+        if self.beside_prompt:
+            parts.append(f"the prompt is `prompt` alone, without {', '.join(self.beside_prompt)}")
+        parts += ["ignored as asked: " + ", ".join(self.ignored)] if self.ignored else []
+        return "; ".join(parts)
+
+
+def looked_at(rows: Iterable[Row]) -> list[Row]:
+    """Rows that stand for all: the first ones and others at even distances; of a stream the first ones.
+
+    >>> len(looked_at([{"prompt": number} for number in range(1000)])), len(looked_at(iter([{}, {}])))
+    (63, 2)
+    """
+    if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
+        found = []
+        with suppress(Exception):  # a broken row further on is told when it is read
+            found.extend(islice(rows, _FIRST))
+        return found
+    count = len(rows)
+    numbers = {*range(min(_FIRST, count)), *(number * count // _SPREAD for number in range(_SPREAD if count else 0))}
+    return [rows[number] for number in sorted(numbers)]
+
+
+def check_ignored(ignore_columns: Iterable[str] | None, columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns to ignore, each of which is there.
+
+    >>> check_ignored(["sytem"], ["system", "prompt"])
+    Traceback (most recent call last):
+    ValueError: ignore_columns names 'sytem', which is no column; found ['system', 'prompt'].
+    """
+    columns, names = list(columns), tuple(ignore_columns or ())
+    if unknown := [name for name in names if name not in columns]:
+        raise ValueError(f"ignore_columns names {unknown[0]!r}, which is no column; found {columns}.")
+    return names
+
+
+def unread_columns(
+    adapter: Adapter,
+    rows: Sequence[Row],
+    *,
+    column_mapping: Mapping[str, str] | None = None,
+    beside: Iterable[str] = (),
+    ignored: tuple[str, ...] = (),
+) -> Unread:
+    """What `adapter` leaves unread of `rows`, which stand for the data set.
+
+    Args:
+        rows: raw, without the columns to ignore.
+        beside: columns that are read by others than the adapter.
+        ignored: the columns to ignore, to be told.
+
+    Raises:
+        ValueError: columns look like parts of a prompt, and the adapter would leave them out.
+    """
+    mapping = dict(column_mapping or {})
+    mapping = dict(column_mapping or {})
+    renamed = [rename_columns(row, mapping) if mapping else row for row in rows]
+    read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
+    names = dict.fromkeys(name for row in rows for name in row if name not in read and not name.startswith(OURS))
+    parts: dict[str, set[str | None]] = {name: set() for name in names}
+    for raw, row in zip(rows, renamed, strict=True):
+        held = [name for name in names if has_content(raw.get(name))]
+        known = _known(adapter, row) if held else None
+        for name in held:
+            parts[name].add(part_of_prompt(name, raw[name], known))
+    if refused := {name: part for part in ("prompt", "media") for name in names if part in parts[name]}:
+        raise ValueError(refusal(adapter, refused, renamed[0]))
+    return Unread(
+        tuple(name for name in names if parts[name] and kind_of_name(name) != FREE),
+        tuple(name for name in names if "beside" in parts[name]),
+        tuple(name for name in names if not parts[name]),
+        ignored,
+    )
+
+
+def refuse_prompts(adapter: Adapter, raw: Row, watched: Iterable[str], canonical: list[Row]) -> None:
+    """A `RowError` where a watched column holds a part of a prompt, unlike in the rows that were looked at.
+
+    Args:
+        canonical: what the adapter gave for the row.
+    """
+    for name in watched:
+        if has_content(raw.get(name)) and part_of_prompt(name, raw[name], KnownTexts(canonical)) in ("prompt", "media"):
+            raise RowError(
+                f"holds a part of the prompt, unlike in the rows before, and the format '{adapter.name}' does not read "
+                f"it. Name another format, rename the column, or leave it out with ignore_columns=['{name}']",
+                name,
+            )
+
+
+def part_of_prompt(name: str, value: Any, known: KnownTexts | None) -> str | None:
+    """What a column that nobody reads would take away.
+
+    Args:
+        known: what the row's reading has; None where the row cannot be read.
+
+    Returns:
+        "prompt"; "beside" where it may be another wording of what TRL's `prompt` holds; "media"; None where it is no
+        part of a prompt.
+
+    >>> known = KnownTexts([{"prompt": "2+2?", "chosen": "4", "rejected": "5"}], {"prompt"})
+    >>> [part_of_prompt(name, "Be brief.", known) for name in ("system", "input", "source", "rationale", "remark")]
+    ['prompt', 'beside', None, None, None]
+    >>> part_of_prompt("question", "2+2?", known), part_of_prompt("remark", [{"bytes": b"png", "path": None}], known)
+    (None, 'media')
+    """
+    value, kind = parsed(value), kind_of_name(name)
+    texts = list(texts_of(value))
+    if is_media(value) or (kind == MEDIA and (texts or isinstance(value, bytes))):
+        return "media"
+    messages = is_messages(value) and not (kind == ANSWER and is_of_assistant(value))
+    if not texts or not (messages or is_tools(value) or _is_prompt(kind, texts, known)):
+        return None
+    if known is not None and value_is_known(known, value, messages=messages):
+        return None
+    return "beside" if kind in (PROMPT, MAYBE) and not messages and known is not None and known.is_trl else "prompt"
+
+
+def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
+    """Whether text of a column of this kind is a part of a prompt."""
+    if kind in (PROMPT, CONTEXT):
+        return not all(map(is_id, texts))
+    sentences = any(map(is_sentence, texts))
+    if kind in (ANSWER, MAYBE) or known is None or known.has_prompt:
+        return kind == MAYBE and sentences
+    return sentences and (kind != FREE or max(map(len, texts)) > _LONG_NAME)  # the rows have no prompt: this may be it
+
+
+def _known(adapter: Adapter, row: Row) -> KnownTexts | None:
+    try:
+        return KnownTexts(adapter(row), {name for name in adapter.reads(row) if has_content(row[name])})
+    except Exception:  # a bad row, or a third party's adapter: told where all rows are read
+        return None

@@ -1,0 +1,64 @@
+"""What the reading of one row has already: the texts of its prompt and of its answers.
+
+In: the canonical rows that an adapter gave for a raw row, and a column's value. Out: whether the value adds anything.
+Many data sets hold their prompt twice: beside a whole conversation, or as `messages` beside `chosen`.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from itertools import takewhile
+from typing import Any
+
+from ..canonical import Row
+from .values import texts_of
+
+_ANSWERS = ("chosen", "rejected", "completion", "completions")
+_LONG = 20  # characters: so much text does not stand within another by chance
+
+
+class KnownTexts:
+    """The texts of canonical rows.
+
+    Attributes:
+        has_prompt: whether every row has a prompt.
+        is_trl: whether TRL's `prompt` is read, which says what is asked.
+
+    Args:
+        read: columns with content that the adapter read.
+
+    >>> known = KnownTexts([{"prompt": "Name a prime number.", "chosen": "7", "rejected": "8"}])
+    >>> known.has_prompt, known.holds(["prime number."]), known.holds(["7"]), known.holds(["7"], answers=True)
+    (True, True, False, True)
+    """
+
+    def __init__(self, rows: list[Row], read: Collection[str] = ()):
+        self.has_prompt, self.is_trl = bool(rows) and all(row.get("prompt") for row in rows), "prompt" in read
+        self._prompts = {text for row in rows for text in texts_of([row.get("prompt"), _beginning(row)])}
+        self._answers = {text for row in rows for text in texts_of([row.get(key) for key in _ANSWERS])}
+
+    def holds(self, texts: Iterable[str], *, answers: bool = False) -> bool:
+        """Whether each text stands in a prompt; or, with `answers`, is one of the answers."""
+        return all(
+            (answers and text in self._answers) or any(_within(text, prompt) for prompt in self._prompts)
+            for text in texts
+        )
+
+
+def _beginning(row: Row) -> str:
+    """What two texts without a prompt begin with together."""
+    if not row.get("prompt") and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+        both = zip(row["chosen"], row["rejected"], strict=False)
+        return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+    return ""
+
+
+def _within(text: str, prompt: str) -> bool:
+    """Whether the text is the prompt or stands in it, not as a part of a word."""
+    if text == prompt or (len(text) >= _LONG and text in prompt):
+        return True
+    return text in prompt and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prompt) is not None
+
+
+def value_is_known(known: KnownTexts, value: Any, *, messages: bool) -> bool:
+    """Whether the reading has all texts of the value; those of messages may be answers too."""
+    return known.holds(texts_of(value), answers=messages)

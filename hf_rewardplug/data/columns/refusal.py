@@ -1,0 +1,55 @@
+"""What is wrong with columns that look like parts of a prompt and are not read, and what to do.
+
+In: the adapter, the columns, a row. Out: the words of an error, with the remedies that fit this row.
+"""
+
+from collections.abc import Mapping
+
+from ..adapters import Adapter, fitting_adapters
+from ..canonical import Row
+
+_MOST = 4  # formats that are named
+
+
+def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
+    """The error's words.
+
+    Args:
+        refused: {column: "prompt" or "media"}.
+        row: with its columns renamed.
+    """
+    names, media = list(refused), [name for name, part in refused.items() if part == "media"]
+    ignore = f"ignore_columns={names} (--ignore-columns {','.join(names)})"
+    if media:
+        what = f"column {_listed(media)}" if len(media) == 1 else f"columns {_listed(media)}"
+        return (
+            f"{what}: images, sound and video are not trained on or scored. Leave such rows out, or take their text "
+            f"alone with {ignore}."
+        )
+    what = "looks like a part" if len(names) == 1 else "look like parts"
+    them = "it" if len(names) == 1 else "them"
+    formats = ", ".join(f"adapter='{name}'" for name in _formats(names, row)) or "or register one"
+    return (
+        f"column{'' if len(names) == 1 else 's'} {_listed(names)} {what} of the prompt, but the format "
+        f"'{adapter.name}' does not read {them}, and the model would never see {them}. Name a format that does "
+        f"({formats}), rename columns to what the format reads ({_mapping(adapter, names, row)}), or leave {them} out "
+        f"on purpose: {ignore}."
+    )
+
+
+def _formats(names: list[str], row: Row) -> list[str]:
+    """Formats that may be the row's and read what was refused, the last registered first."""
+    fitting = [other.name for other in fitting_adapters(row) if other.reads(row).issuperset(names)]
+    return fitting[::-1][:_MOST]
+
+
+def _mapping(adapter: Adapter, names: list[str], row: Row) -> str:
+    """A mapping of the first column to one that the adapter reads and the row lacks."""
+    missing = {*(adapter.columns or ()), *(adapter.optional or ())} - row.keys()
+    alike = [name for name in ("system", "tools", "history") if name in names[0].lower()]
+    expected = next((name for name in (*alike, *(() if alike else ("prompt", "input"))) if name in missing), None)
+    return f"column_mapping={{{expected!r}: {names[0]!r}}}" if expected else "column_mapping={expected name: yours}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names))

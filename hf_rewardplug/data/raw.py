@@ -1,0 +1,98 @@
+"""A raw data set as its user sees it, and the format that reads it.
+
+In: a `Dataset` or `IterableDataset` of raw rows, and what the user says of formats and columns. Out: plain rows (lists
+and numbers; a transform applied; columns to ignore gone), the adapter, and the columns that nobody reads.
+
+    with_transform, set_transform           applied, once, as the `map` of TRL's trainers does
+    set_format("torch", ...), with_format   lists and numbers again
+    set_format(columns=[...])               these columns alone
+    Image, Audio, Video                     not decoded: nobody looks at what is in them
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset
+
+from .adapters import Adapter
+from .columns import Unread, check_ignored, looked_at, unread_columns
+from .pipeline import choose_adapter
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A raw data set.
+
+    Attributes:
+        rows: the data set with plain rows, without the columns to ignore.
+        first: its first row.
+        adapter: the format that reads it.
+        unread: columns that the format does not read.
+    """
+
+    rows: Dataset | IterableDataset
+    first: dict[str, Any]
+    adapter: Adapter
+    unread: Unread
+
+
+def opened(
+    dataset: Dataset | IterableDataset,
+    *,
+    adapter: str | None = None,
+    column_mapping: dict[str, str] | None = None,
+    ignore_columns: Iterable[str] | None = None,
+    beside: Iterable[str] = (),
+) -> Opened | None:
+    """The data set with the adapter called `adapter`, or the one that its columns tell; None where it has no rows.
+
+    Args:
+        column_mapping: {column that the format expects: column of the data}.
+        ignore_columns: columns that are not to be read, by nobody.
+        beside: columns that are read by others than the adapter.
+
+    Raises:
+        ValueError: an unknown format or column, or columns that look like parts of a prompt and are not read.
+    """
+    dataset = plain_rows(dataset)
+    first = next(iter(dataset), None)
+    if first is None:
+        return None
+    columns = list(dataset.column_names or first)
+    if ignored := check_ignored(ignore_columns, columns):
+        dataset = dataset.remove_columns(list(ignored))
+        first = {name: value for name, value in first.items() if name not in ignored}
+    chosen = choose_adapter(first, adapter, column_mapping)
+    options = {"column_mapping": column_mapping, "beside": beside, "ignored": ignored}
+    return Opened(dataset, first, chosen, unread_columns(chosen, looked_at(dataset), **options))
+
+
+def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The data set's rows as lists, numbers and texts, as the user sees them.
+
+    >>> shout = lambda batch: {"chosen": [text.upper() for text in batch["chosen"]]}
+    >>> rows = Dataset.from_dict({"chosen": ["four"], "id": [3]})
+    >>> plain_rows(rows.with_transform(shout))[0], plain_rows(rows.with_format("numpy", columns=["id"]))[0]
+    ({'chosen': 'FOUR'}, {'id': 3})
+    """
+    if not isinstance(dataset, Dataset):
+        return dataset.with_format(None)
+    shown = dataset.format
+    if shown["type"] == "custom":
+        dataset = dataset.map(
+            dict, batched=True, remove_columns=dataset.column_names, desc="Applying the data set's transform"
+        )
+    elif not shown["output_all_columns"] and len(shown["columns"]) < len(dataset.column_names):
+        dataset = dataset.select_columns(shown["columns"])
+    return _undecoded(dataset.with_format(None))
+
+
+def _undecoded(dataset: Dataset) -> Dataset:
+    for name, kind in dataset.features.items():
+        one = kind.feature if isinstance(kind, datasets.List | datasets.Sequence | datasets.LargeList) else kind
+        if getattr(one, "decode", False) is True:
+            stored = type(one)(decode=False)
+            dataset = dataset.cast_column(name, stored if one is kind else type(kind)(stored))
+    return dataset
