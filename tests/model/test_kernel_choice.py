@@ -1,6 +1,7 @@
 """Which kernel a model takes on a device: by what the card can do, and by what the kernel computes there."""
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -226,6 +227,15 @@ def test_the_check_leaves_no_trace_in_the_step(card, on_the_cpu, reentrant):
     choice._checked_kernel.cache_clear()
     with torch.inference_mode():
         assert choose_kernel(heads_of(query_dim=16)).__name__ == "flash_attention"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention is compiled with g++ here")
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_compiled_kernel_is_checked_too(backward):
+    """The CPU's FlexAttention is right, and has no backward."""
+    heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0, window=40, backward=backward)
+    fault = choice._in_a_thread(find_fault, flex_attention, heads)
+    assert fault.startswith("fails (NotImplementedError: FlexAttention") if backward else fault is None
 
 
 def test_flash_attention_refuses_a_soft_cap():
