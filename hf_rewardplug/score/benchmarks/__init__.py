@@ -10,12 +10,20 @@ columns. Out: a `Result` of flat figures ("accuracy", "accuracy/Chat", "n", ...)
     rewardbench.py     RewardBench: four sections of pairs
     rewardbench2.py    RewardBench 2: best of four, and ties
     rm_bench.py        RM-Bench: three styles against three
+    rmb.py             RMB: pairs, and the best of up to seven answers, in 49 scenarios
     process_bench.py   ProcessBench: the first wrong step (process reward models)
     prm_bench.py       PRMBench: right and wrong steps in nine classes (process reward models)
+    big_bench_mistake.py   BIG-Bench-Mistake: the first mistake in five tasks (process reward models)
+    mr_ben.py          Mr-Ben: right solutions and first wrong steps in six subjects (process reward models)
     best_of_n.py       accuracy of the best of n samples, and of votes, against n (either kind)
+
+Another benchmark is another module here: each is imported, and registers itself. Which figure is which of the official
+code's, and where they differ on purpose: docs/benchmarks.md.
 """
 
-from . import best_of_n, pairs, prm_bench, process_bench, rewardbench, rewardbench2, rm_bench  # noqa: F401  registers
+import importlib
+import pkgutil
+
 from .evaluation import evaluate, prepare
 from .examples import as_chat, mean_by, scored
 from .registry import (
@@ -28,6 +36,9 @@ from .registry import (
     read_rows,
     register_benchmark,
 )
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "BENCHMARKS",

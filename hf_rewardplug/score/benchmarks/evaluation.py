@@ -73,7 +73,7 @@ def prepare(
         raise ValueError(f"data are given twice: {name_or_data!r:.80} and {data!r:.80}. Give a benchmark's name first.")
     else:
         data = name_or_data
-    rows = _sample(_load(benchmark, data, split), max_rows)
+    rows = _sample(_ungrouped(_load(benchmark, data, split)), max_rows)
     if not rows:
         raise ValueError(f"the data {data!r:.80} have no rows. Give some.")
     if isinstance(data, str | Path) and Path(data).is_file():
@@ -109,6 +109,22 @@ def _load(benchmark: Benchmark | None, data: Any, split: str | None) -> Any:
 
         return load_split(str(data), split or (benchmark.split if benchmark else "test"), config=config)
     return data
+
+
+def _ungrouped(data: Any) -> Any:
+    """The rows themselves, where the data are objects {key: rows with that key}, as Mr-Ben's files are.
+
+    >>> _ungrouped([{"5972e0f6": [{"input": "b a", "steps": ["a b"], "mistake_index": None}]}])
+    [{'input': 'b a', 'steps': ['a b'], 'mistake_index': None}]
+    >>> _ungrouped([{"chosen": [{"role": "user", "content": "Hi"}]}])
+    [{'chosen': [{'role': 'user', 'content': 'Hi'}]}]
+    """
+    if isinstance(data, Mapping) or not hasattr(data, "__len__") or not len(data) or not isinstance(data[0], Mapping):
+        return data
+    first = next((group[0] for group in data[0].values() if isinstance(group, list) and group), None)
+    if not isinstance(first, dict) or not any(known.fits(first, first) for known in BENCHMARKS.values()):
+        return data
+    return [row for grouped in data for group in grouped.values() if group is not None for row in group]
 
 
 def _sample(data: Any, max_rows: int | None) -> Rows:

@@ -17,7 +17,7 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, field, items, shown, text
 from hf_rewardplug.data.canonical import RowError
 
-from .process_bench import as_turns, step_probabilities
+from .process_bench import as_turns, check_threshold, step_probabilities
 from .registry import Result, read_rows, register_benchmark
 
 CATEGORIES = {
@@ -72,8 +72,7 @@ def prm_bench(
             as there, the "3." of a step that begins with 3.5).
         chat: the question is a user's turn, so that the model's template applies; False: plain text.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. Give one.")
+    check_threshold(threshold)
     numbers = getattr(rows, "numbers", range(len(rows)))
     spoilt = read_rows("prm_bench", rows, lambda row: _spoilt(row, strip_numbers))
     kept = _first_of_each(zip(numbers, spoilt, strict=True))

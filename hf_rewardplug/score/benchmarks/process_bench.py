@@ -119,6 +119,16 @@ def as_turns(prompt: Any, chat: bool) -> Any:
     return [user(prompt)] if chat and isinstance(prompt, str) else prompt
 
 
+def check_threshold(threshold: Any, remedy: str = "Give one.") -> None:
+    """
+    >>> check_threshold(1.5)
+    Traceback (most recent call last):
+    ValueError: threshold=1.5 is no number in [0, 1]. Give one.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. {remedy}")
+
+
 def first_below(probabilities: Iterable[float], threshold: float) -> int:
     """The first step whose probability is below the threshold, or -1.
 
@@ -239,8 +249,7 @@ def _parts(
     """Solutions to choose the threshold on, and the indices of those that are evaluated."""
     everything = list(range(len(solutions)))
     if threshold != "tune":
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. Give one, or 'tune'.")
+        check_threshold(threshold, "Give one, or 'tune'.")
         if tune_rows is not None:
             raise ValueError(f"tune_rows are given, and threshold={threshold!r} needs none. Give threshold='tune'.")
         return [], everything
