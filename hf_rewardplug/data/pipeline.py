@@ -14,6 +14,7 @@ from datasets import Features, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key
+from .columns import refuse_prompts
 from .encoding import DropRow
 from .formats import FILE_NAME, FILE_ROW
 
@@ -84,6 +85,7 @@ class RowPipeline:
         column_mapping: {expected column: column of the data}.
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
+        watched: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
         on_bad_row: one of `ON_BAD_ROW`.
     """
 
@@ -95,6 +97,7 @@ class RowPipeline:
     column_mapping: dict[str, str] | None = None
     subset: str = "subset"
     kept: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
     on_bad_row: str = "error"
 
     def keeping(self, raw_columns: list[str], wanted: bool) -> "RowPipeline":
@@ -128,8 +131,9 @@ class RowPipeline:
     def _examples(self, raw: Row, number: int) -> list[Row]:
         canonical, subset = [raw], raw.get(self.subset)
         if self.adapter is not None:
-            raw = rename_columns(raw, self.column_mapping) if self.column_mapping else raw
-            canonical = [row for found in self.adapter(raw) for row in self._expanded(found)]
+            found = self.adapter(rename_columns(raw, self.column_mapping) if self.column_mapping else raw)
+            refuse_prompts(self.adapter, raw, self.watched, found)
+            canonical = [row for one in found for row in self._expanded(one)]
         return [self._example(row, number, subset) for row in canonical] or [
             self._left_out("the adapter gives none (a tie)", number)
         ]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
+from .columns import Unread
+
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
 """what to do where no row of a data set can be read"""
 
@@ -26,6 +28,8 @@ class PreparationReport:
         refused: those reasons that are faults of the rows, which `on_bad_row="drop"` passes over.
         cut_rows: raw row numbers. cut_tokens, cut_labels: what they lost together.
         places: number -> what the row is called where its number does not say it: "row 3 of b.jsonl".
+        unrendered: what the chat template leaves out -> raw row numbers.
+        unread: columns that nobody reads.
         seen: of a stream, whose rows are not known beforehand: the first 1,000 rows that were left out or cut while it
             was read in this process.
 
@@ -43,16 +47,18 @@ class PreparationReport:
     cut_labels: int = 0
     refused: list[str] = field(default_factory=list)
     places: dict[int, str] = field(default_factory=dict)
+    unrendered: dict[str, list[int]] = field(default_factory=dict)
+    unread: Unread = field(default_factory=Unread)
     seen: "PreparationReport | None" = field(default=None, compare=False)
 
     def __bool__(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.dropped or self.cut_rows)
+        return bool(self.dropped or self.cut_rows or self.unrendered or self.unread.names)
 
     def __str__(self) -> str:
         if self.seen is not None:
             lines = [f"{self.name}: a stream; the log has what was left out or cut in other processes."]
-            return "\n".join(lines + str(self.seen).splitlines()[1:])
+            return "\n".join([*lines, *str(self.seen).splitlines()[1:], *self._columns()])
         lines = [f"{self.name}: {self.rows} rows gave {self.examples} examples."]
         for reason, rows in list(self.dropped.items())[:_REASONS]:
             refused = reason in self.refused
@@ -65,7 +71,12 @@ class PreparationReport:
             lines.append(f"  cut to fit, {lost} lost: {self.counted(self.cut_rows)}")
         if 2 * len(bad := self.refused_rows()) > self.rows > 0:
             lines.append(f"  {len(bad)} of {self.rows} rows were refused. Is it the right format?")
-        return "\n".join(lines)
+        for what, rows in self.unrendered.items():
+            lines.append(f"  not rendered by the chat template, {what}: {self.counted(rows)}")
+        return "\n".join([*lines, *self._columns()])
+
+    def _columns(self) -> list[str]:
+        return [f"  {self.unread}"] if str(self.unread) else []
 
     def refused_rows(self) -> set[int]:
         """The numbers of the rows with a fault."""
