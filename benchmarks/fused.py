@@ -8,7 +8,7 @@ verdict a row, and the same as JSON. Pieces are timed interleaved with the step 
 gradient checkpointing, no optimizer), on CUDA by themselves and without launches, which such steps hide. Figures are
 medians, shares and ratios those of the rounds' ratios.
 
-keys   keys and values gathered inside the attention. `copies`: copying them in all layers as varlen attention does,
+keys   keys and values gathered inside the attention. `copies`: copying them in all layers as flash attention does,
        twice forward (checkpointing) and once backward, over the step: the most that a kernel saves. A CPU copies none
        now: `spans` is SpanAttention in all layers over the step, `twin` its twin, which copies and then attends a
        branch, `saves` what SpanAttention saves of a step with that twin.
@@ -38,10 +38,12 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from gpu import free, tried, write
+from device_figures import device_seconds
+from gpu_stages import free, tried
+from parts import write_json
 from random_workloads import SHAPES, WORKLOADS, rows_of
 from shared_model import CUDA, DEVICE, DTYPE, Setting, Subject
-from side_by_side import Contestant, disagreement, machine, on_device, peak_memory, stepper, synchronize, timed
+from side_by_side import Contestant, disagreement, machine, on_device, peak_memory, stepper, timed
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config
 
@@ -82,15 +84,8 @@ def measure_pieces(subject: Subject, rows: list[dict], rounds: int) -> tuple[dic
 
 
 def on_device_alone(contestant: Contestant) -> float:
-    """Seconds without the launches: all are queued while the device waits."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(100_000_000)  # cycles, some 50 ms
-    start.record()
-    for batch in contestant.batches:
-        contestant.run(batch)
-    end.record()
-    synchronize()
-    return start.elapsed_time(end) / 1e3
+    """Seconds without the launches: all are queued while the device waits, some 50 ms."""
+    return device_seconds(lambda: [contestant.run(batch) for batch in contestant.batches], 1, cycles=100_000_000)
 
 
 def ratio(seconds: list[float], of: list[float]) -> float:
@@ -142,9 +137,9 @@ def key_pieces(model, batch: dict) -> tuple[dict, dict]:
 
 
 def copied_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap, window):
-    """SpanAttention's twin: keys and values gathered as for varlen attention, then SDPA a branch."""
+    """SpanAttention's twin: keys and values gathered as for flash attention, then SDPA a branch."""
     index, key_heads = layout.on(query_HTD.device), len(key_KTD)
-    if "branches" not in layout.cache:  # once, as varlen attention's lengths
+    if "branches" not in layout.cache:  # once, as flash attention's lengths
         sizes = [index[name].diff().tolist() for name in ("cu_seq_q", "cu_seq_k")]
         some = [torch.ones(q, k, dtype=torch.bool).tril(k - q) if q < k else None for q, k in zip(*sizes, strict=True)]
         layout.cache["branches"] = (*sizes, some)
@@ -198,7 +193,7 @@ def mlp_stages(subject: Subject, smoke: bool):
         return torch.cat([checkpoint(forward, one, use_reentrant=False, preserve_rng_state=False) for one in parts], 1)
 
     def prepare(forward, checkpointing):
-        subject.prepare(Setting(checkpointing=checkpointing))
+        subject.prepare(Setting(checkpointing="non-reentrant" if checkpointing else None))
         for layer in subject.model.model.layers:
             vars(layer.mlp).pop("forward", None)
             if forward is not None:
@@ -271,7 +266,7 @@ def main() -> int:
         workloads = [replace(one, size=SIZES[one.name], batches=1) for one in WORKLOADS[kind] if one.name in SIZES]
         batches = [rows_of(workload, kind, vocabulary, options.smoke)[0] for workload in workloads]
         with tempfile.TemporaryDirectory() as folder:
-            subject = Subject(SHAPE, kind, batches[0], folder, options.smoke)
+            subject = Subject(SHAPE, kind, batches[0], folder, smoke=options.smoke)
             stages, peaks = mlp_stages(subject, options.smoke) if kind == "orm" else (), {}
             if options.memory:
                 print(json.dumps({name: {one.name: peak_memory(one) / 2**30 for one in some} for name, some in stages}))
@@ -287,7 +282,7 @@ def main() -> int:
             for name, contestants in stages:
                 table = measure_mlps(subject, contestants, peaks.get(name, {}), options.rounds)
                 results["mlp"] |= {f"{name}, {one}": figures for one, figures in table.items()}
-        write(results, options.json)
+        write_json(results, options.json)
         del subject, stages
         free()
     for title in ("keys", "head", "mlp"):

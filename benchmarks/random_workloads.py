@@ -25,6 +25,11 @@ SHAPES = {
         {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16}
         | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
     ),
+    "Qwen2.5-0.5B": (
+        Qwen2Config,
+        {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+        | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    ),
     "Gemma-2-2b": (
         Gemma2Config,
         {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}

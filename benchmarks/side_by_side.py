@@ -5,24 +5,25 @@ seconds of its training steps (forward and backward, no optimizer), in rounds th
 """
 
 import copy
+import functools
 import gc
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1" if os.environ.get("REWARDPLUG_ASSETS") else "0")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's package, installed or not
 
 import torch
-import trl
-from datasets import Dataset
+from device_figures import host_waits, synchronize
 
-import hf_rewardplug as rp
 from hf_rewardplug.data.collator import PreferenceCollator
 
 
@@ -86,24 +87,35 @@ def timed(contestants: list[Contestant], rounds: int) -> None:
             contestant.seconds.append(time.perf_counter() - start)
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def chunks(rows: list, size: int) -> list[list]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@functools.cache
+def trainer_classes() -> dict[str, tuple[type, type]]:
+    """(trainer, config) of "trl", "orm" and "prm".
+
+    Raises:
+        Exception: TRL cannot be imported, which this package's trainers are subclasses of.
+    """
+    import trl  # not at the top: the benchmarks of one GPU do something without it
+
+    import hf_rewardplug as rp
+
+    return {
+        "trl": (trl.RewardTrainer, trl.RewardConfig),
+        "orm": (rp.RewardTrainer, rp.RewardConfig),
+        "prm": (rp.PRMTrainer, rp.PRMConfig),
+    }
 
 
 def trainer_of(
     kind: str, model, tokenizer, rows: list[dict], folder: str, batch_size: int, copied: bool = True, **options
 ):
     """A trainer over its own copy of the model, or over the model itself: "trl", "orm" or "prm"."""
-    trainer_class, config_class = {
-        "trl": (trl.RewardTrainer, trl.RewardConfig),
-        "orm": (rp.RewardTrainer, rp.RewardConfig),
-        "prm": (rp.PRMTrainer, rp.PRMConfig),
-    }[kind]
+    from datasets import Dataset
+
+    trainer_class, config_class = trainer_classes()[kind]
     settings = {
         "output_dir": folder,
         "per_device_train_batch_size": batch_size,
@@ -182,10 +194,11 @@ def dense(model, packed: list[dict], device=None) -> Contestant:
     return Contestant("dense", [batch], run, model)
 
 
-def peak_memory(contestant: Contestant) -> int:
+def peak_memory(contestant: Contestant, warm: bool = False) -> int:
     """Bytes that a step takes beyond weights and gradients. On the CPU only in a process of its own, with
-    MALLOC_MMAP_THRESHOLD_=65536, so that what is freed goes back to the system."""
-    contestant.step()
+    MALLOC_MMAP_THRESHOLD_=65536, so that what is freed goes back to the system. `warm`: its `step` has just run."""
+    if not warm:
+        contestant.step()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -202,17 +215,9 @@ def peak_memory(contestant: Contestant) -> int:
 
 
 def host_syncs(contestant: Contestant) -> int:
-    """How often a step of its first batch waits for the device: CUDA's synchronisations; on the CPU values read."""
-    names = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-    names = names if torch.cuda.is_available() else ("aten::_local_scalar_dense",)
-
-    def count(step: Callable[[], object]) -> int:
-        with torch.profiler.profile() as profiler:
-            step()
-        return sum(event.count for event in profiler.key_averages() if event.key in names)
-
+    """How often a step of its first batch waits for the device; on the CPU how often it reads a value."""
     contestant.prepare()
-    return count(lambda: contestant.run(dict(contestant.batches[0]))) - count(lambda: None)  # the profiler waits too
+    return host_waits(lambda: contestant.run(dict(contestant.batches[0])))
 
 
 def _status(key: str) -> int:
@@ -222,15 +227,22 @@ def _status(key: str) -> int:
 
 def machine() -> dict:
     """Where and with what the figures came about."""
-    names = ("torch", "transformers", "trl", "peft", "accelerate")
+    packages = ("torch", "triton", "transformers", "trl", "peft", "accelerate", "liger-kernel")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
         "device": device,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
-        **{name: version(name) for name in names},
+        **{name: installed for name in packages if (installed := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
