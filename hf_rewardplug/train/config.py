@@ -16,8 +16,8 @@ class DataOptions:
     """Options of this package that both configs take.
 
     Args:
-        adapter (`str`, *optional*): format of the raw rows, one of `hf_rewardplug.adapter_names()`; detected from the
-            columns when None.
+        adapter (`str`, *optional*): format of the raw rows, one of `hf_rewardplug.adapter_names()`, or a function of a
+            Python file, as "my_format.py:my_format"; detected from the columns when None.
         column_mapping (`dict`, *optional*): {column that the format expects: column of the data}, such as
             {"input": "question"}.
         chat_template (`str`, *optional*): "gemma", "chatml" or "llama3", set on the tokenizer. For a base model that
@@ -27,6 +27,9 @@ class DataOptions:
             scorer renders with them.
         overlong (`str`): what becomes of rows over `max_length`: "drop", "truncate" or "error". The first two are
             counted and reported.
+        on_bad_row (`str`): what becomes of a row that the adapter, the checks or the chat template refuses: "error"
+            (the run stops) or "drop" (it is left out, counted and named in the report and in the model card). A data
+            set of which every row is refused is an error.
         prefix_sharing (`bool`): compute what sequences of a batch have in common once, and pad nothing. Same losses and
             gradients; a model, collator or loss that cannot take it gets padded batches, and the log says why.
         max_tokens_per_batch (`int`, *optional*): fill each device's batches up to so many unique tokens, instead of
@@ -40,7 +43,10 @@ class DataOptions:
     """
 
     adapter: str | None = field(
-        default=None, metadata={"help": "Format of the raw rows; detected from the columns when not set."}
+        default=None,
+        metadata={
+            "help": "Format of the raw rows, or `my_format.py:my_format`; detected from the columns when not set."
+        },
     )
     column_mapping: dict[str, Any] | str | None = field(
         default=None,
@@ -59,6 +65,14 @@ class DataOptions:
         metadata={
             "help": "Rows over `max_length`: leave them out (drop), cut them (truncate) or stop (error).",
             "choices": ["drop", "truncate", "error"],
+        },
+    )
+    on_bad_row: str = field(
+        default="error",
+        metadata={
+            "help": "Rows that the adapter, the checks or the chat template refuses: stop (error), or leave them out "
+            "and report them (drop).",
+            "choices": ["error", "drop"],
         },
     )
     prefix_sharing: bool = field(

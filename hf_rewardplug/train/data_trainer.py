@@ -85,6 +85,7 @@ class DataTrainer:
             adapter=adapter,
             column_mapping=mapping,
             subset=subset,
+            on_bad_row=args.on_bad_row,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
             dataset = one_shard(dataset)

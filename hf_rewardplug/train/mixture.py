@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..data.files import FILE_FORMATS, at_most, load_split
+from ..data.files import at_most, load_split
+from ..data.formats import FILE_NAME, FILE_ROW, bare_name
 from ..data.mixing import Part, equal_share, mixed, mixed_and_held_out
 
 
@@ -33,7 +34,7 @@ class Entry:
     """One data set of a list.
 
     Args:
-        path: hub id, a json, jsonl or parquet file, or a folder of one kind of them.
+        path: hub id, a json, jsonl, csv, parquet or arrow file (gzipped or not), or a folder of one kind of them.
         name, data_files, split: as `datasets.load_dataset` takes them; without `split` the recipe's own
             (`dataset_train_split`, `dataset_test_split`).
         columns: columns to keep. A part with margins cannot be mixed with one without: leave the column out here.
@@ -74,7 +75,8 @@ def load_mixture(arguments, args) -> tuple:
     eval_entries = read_entries(arguments.eval_datasets, "eval_datasets")
     if any(entry.weight is not None for entry in eval_entries):
         raise ValueError("`eval_datasets` are evaluated whole, each row once. Leave `weight` out there.")
-    how = {"seed": args.seed, "stopping_strategy": arguments.stopping_strategy, "num_proc": args.dataset_num_proc}
+    reading = {"num_proc": args.dataset_num_proc, "on_bad_row": args.on_bad_row}
+    how = {"seed": args.seed, "stopping_strategy": arguments.stopping_strategy, **reading}
     streaming, most = arguments.dataset_streaming, arguments.max_eval_rows
     with args.main_process_first(desc="mixing the data sets"):
         parts = _load(entries, "datasets", arguments.dataset_train_split, streaming)
@@ -85,7 +87,7 @@ def load_mixture(arguments, args) -> tuple:
             eval_parts = _load(eval_entries, "eval_datasets", arguments.dataset_test_split, streaming)
             most = equal_share(most, len(eval_parts))
             eval_parts = [replace(part, dataset=at_most(part.dataset, most)) for part in eval_parts]
-            held_out = mixed(eval_parts, seed=args.seed, num_proc=args.dataset_num_proc)
+            held_out = mixed(eval_parts, seed=args.seed, **reading)
     return at_most(train, arguments.max_train_rows), held_out
 
 
@@ -143,8 +145,11 @@ def _load(entries: list[Entry], option: str, split: str, streaming: bool) -> lis
                 config=entry.name,
                 data_files=entry.data_files,
                 streaming=streaming,
+                numbered=True,
             )
-            dataset = dataset if entry.columns is None else dataset.select_columns(entry.columns)
+            if entry.columns is not None:
+                numbers = [FILE_ROW, FILE_NAME] if dataset.column_names is None else []  # of a stream of files
+                dataset = dataset.select_columns([*entry.columns, *numbers])
         except ValueError as error:
             raise ValueError(f"`{option}`, entry {number}: {error}") from error
         parts.append(
@@ -165,5 +170,4 @@ def subset_name(path: str) -> str:
     >>> [subset_name(path) for path in ("data/hh.jsonl", "nvidia/HelpSteer2", "argilla/pairs-v1.5")]
     ['hh', 'HelpSteer2', 'pairs-v1.5']
     """
-    name = Path(path).resolve().name if Path(path).exists() else Path(path).name
-    return Path(name).stem if Path(name).suffix in FILE_FORMATS else name
+    return bare_name(Path(path).resolve() if Path(path).exists() else path)

@@ -136,5 +136,5 @@ def _figures(trainer) -> list[str]:
 
 def _data(trainer) -> list[str]:
     """How many rows were seen, and which were left out or cut and why."""
-    reports = [str(report) for report in trainer.preparation_reports.values() if report.rows]  # a stream counts none
+    reports = [str(report) for report in trainer.preparation_reports.values() if report.rows or report.seen is not None]
     return ["## Data\n\n```\n" + "\n".join(reports) + "\n```"] if reports else []

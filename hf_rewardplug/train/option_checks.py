@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..data.encoding import OVERLONG, check_whole
+from ..data.pipeline import ON_BAD_ROW
 
 PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
 LIST_LOSSES = ("plackett_luce", "all_pairs")
@@ -22,6 +23,8 @@ def check_choices(config) -> None:
     """The options of `DataOptions`, and those that both configs take over from TRL."""
     if config.overlong not in OVERLONG:
         raise ValueError(f"overlong={config.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
+    if config.on_bad_row not in ON_BAD_ROW:
+        raise ValueError(f"on_bad_row={config.on_bad_row!r} is not one of {', '.join(map(repr, ON_BAD_ROW))}.")
     if os.path.isfile(config.output_dir):
         raise ValueError(f"output_dir={config.output_dir!r} is a file; expected a folder, there or not.")
     for name in ("prefix_sharing", "group_by_prefix"):

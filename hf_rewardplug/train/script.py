@@ -43,7 +43,7 @@ class RecipeArguments(trl.ScriptArguments):
     """
 
     eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "Held-out rows: hub id, or a json, jsonl or parquet file."}
+        default=None, metadata={"help": "Held-out rows: hub id, or a file or folder as for `dataset_name`."}
     )
     test_size: float = field(
         default=0.05, metadata={"help": "Share of the rows to hold out where there is no test split."}
@@ -155,7 +155,7 @@ def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, 
         raise ValueError(
             "`dataset_name` is not set: give --dataset_name (hub id, file or folder), `datasets` (several), or --demo."
         )
-    options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming}
+    options = {"config": arguments.dataset_config, "streaming": arguments.dataset_streaming, "numbered": True}
     train = load_split(arguments.dataset_name, arguments.dataset_train_split, **options)
     if arguments.eval_dataset_name is not None:
         held_out = load_split(arguments.eval_dataset_name, arguments.dataset_test_split, **options)

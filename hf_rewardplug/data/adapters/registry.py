@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from . import python_file
 from .recorded import columns_read
 
 Row = dict[str, Any]
@@ -94,7 +95,7 @@ def register_adapter(
 
 
 def get_adapter(name: str) -> Adapter:
-    """The adapter called `name`, or a ValueError that begins with the nearest name.
+    """The adapter called `name`, or of a Python file ("my_format.py:my_format"); or a ValueError with the nearest name.
 
     >>> get_adapter("ultrafeedbck")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -103,9 +104,25 @@ def get_adapter(name: str) -> Adapter:
     _load_entry_points()
     if name in _adapters:
         return _adapters[name]
+    if python_file.is_place(name):
+        return _of_file(name)
     nearest = difflib.get_close_matches(str(name).lower(), _adapters, n=1, cutoff=0.0)
     names = ", ".join(nearest + [other for other in sorted(_adapters) if other not in nearest])
     raise ValueError(f"unknown adapter '{name}'. Known, the nearest first: {names}. Add yours with @register_adapter")
+
+
+def _of_file(place: str) -> Adapter:
+    """What a file registers keeps its columns; a plain function is used by name alone."""
+    module, name = python_file.module_of(place)
+    function = getattr(module, name, None)
+    for adapter in _adapters.values():
+        of_file = getattr(adapter.function, "__module__", None) == module.__name__
+        if of_file and (adapter.function is function or (function is None and adapter.name == name)):
+            return adapter
+    if not callable(function):
+        names = ", ".join(python_file.functions_of(module)) or "none"
+        raise ValueError(f"adapter '{place}': the file has no function '{name}'. Its functions: {names}")
+    return Adapter(place, function)
 
 
 def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:

@@ -12,7 +12,8 @@ from typing import Any
 import datasets
 
 from ...data.adapters import get_adapter
-from ...data.files import FILE_FORMATS, hold_out, load_split
+from ...data.files import hold_out, load_split
+from ...data.formats import file_format
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 from .values import set_values
@@ -142,7 +143,7 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     files = [files] if isinstance(files, str) else files
     if is_saved(entry):
         return of_split(datasets.load_from_disk(entry.path), entry)
-    if path.is_file() and path.suffix in FILE_FORMATS and not (files or entry.ds_type):
+    if path.is_file() and not files and file_format(path) and entry.ds_type in (None, file_format(path)):
         if entry.split.partition("[")[0] == "train":
             return load_split(entry.path, entry.split)  # which names the line of a fault
     try:
@@ -214,12 +215,14 @@ def train_and_held_out(
     val_set_size: float,
     seed: int,
     ordered: bool = False,
+    on_bad_row: str = "error",
     load: Callable = load_entry,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Rows to train on, and held-out ones: of `test_datasets`, or so many (a share below 1), no prompt on both sides.
 
     Args:
         ordered: the rows of one entry keep their order.
+        on_bad_row: as in the trainers' configs; of a mixture the rows are read here.
 
     Raises:
         ValueError: both are given, or they cannot be split or mixed.
@@ -238,10 +241,10 @@ def train_and_held_out(
         if share:
             return hold_out(loaded[0], share, seed, shuffle=not ordered, own_rows="test_datasets")
         return loaded[0], tests[0] if tests else None
-    parts = _parts(entries, loaded)
+    parts, how = _parts(entries, loaded), {"seed": seed, "on_bad_row": on_bad_row}
     if share:
-        return mixed_and_held_out(parts, seed=seed, test_size=share, own_rows="test_datasets")
-    return mixed(parts, seed=seed), mixed(_parts(test_entries, tests, weigh=False), seed=seed) if tests else None
+        return mixed_and_held_out(parts, test_size=share, own_rows="test_datasets", **how)
+    return mixed(parts, **how), mixed(_parts(test_entries, tests, weigh=False), **how) if tests else None
 
 
 def _loaded(entry: DataEntry, seed: int, load: Callable) -> datasets.Dataset:

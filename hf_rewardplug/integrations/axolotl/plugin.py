@@ -77,6 +77,7 @@ class RewardPlugPlugin(BasePlugin):
             "val_set_size": cfg.val_set_size or 0,
             "seed": _seed(cfg),
             "ordered": bool(cfg.curriculum_sampling),
+            "on_bad_row": cfg.get("on_bad_row") or "error",
         }
         return TrainDatasetMeta(*train_and_held_out(self.entries, **options, load=load))
 

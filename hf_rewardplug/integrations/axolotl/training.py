@@ -74,6 +74,7 @@ def make_trainer(settings: Settings):
             val_set_size=settings.val_set_size,
             seed=args.seed,
             ordered=settings.ordered,
+            on_bad_row=args.on_bad_row,
         )
     return trainer_class(
         model=settings.model,
