@@ -6,6 +6,7 @@ over, {"refused": what is wrong with it}. `adapters/mixed.py` reads them again.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +16,13 @@ from datasets import Dataset, Features, IterableDataset, Value
 
 from .adapters import Adapter, rename_columns
 from .canonical import EmptyRow, Row
+from .columns import Unread, refuse_prompts
 from .origin import Origin
-from .pipeline import RefusedRow, choose_adapter, numbered_row, reason_of
+from .pipeline import RefusedRow, numbered_row, reason_of
 from .preparation_report import REMEDY
+from .raw import UNREAD_OF_PART, opened
+
+logger = logging.getLogger(__name__)
 
 _REFUSED = '{"refused": '  # how the text of a row begins that its adapter cannot read
 _PROBED = 1000  # rows of a stream among which its adapter must be able to read one
@@ -34,6 +39,7 @@ class Part:
         subset: its name in the mixture. A `subset` column of its own is not read.
         adapter: name of its format; found from its columns when None.
         column_mapping: {column that the format expects: column of the data}.
+        ignore_columns: columns that are not to be read.
         weight: its share of the rows drawn, relative to the other parts'; for all parts or for none.
     """
 
@@ -41,6 +47,7 @@ class Part:
     subset: str
     adapter: str | None = None
     column_mapping: dict[str, str] | None = None
+    ignore_columns: Sequence[str] | None = None
     weight: float | None = None
 
 
@@ -48,24 +55,25 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
     """A part's rows in the mixture's columns; a stream is read when the mixture is.
 
     Raises:
-        ValueError: no rows, an unknown format, or (a stream: when it is read) a row that its adapter cannot read; or
-            all rows, of a stream the first ones.
+        ValueError: no rows, an unknown format, columns with a part of the prompt that it does not read, or (a stream:
+            when it is read) a row that its adapter cannot read; or all rows, of a stream the first ones.
     """
-    dataset = part.dataset.with_format(None)  # tensors are no lists
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"part '{part.subset}' has no rows.")
+    options: dict[str, Any] = {"adapter": part.adapter, "column_mapping": part.column_mapping}
     try:
-        adapter = choose_adapter(first, part.adapter, part.column_mapping)
+        raw = opened(part.dataset, ignore_columns=part.ignore_columns, beside=("subset",), **options)
     except ValueError as error:
         raise ValueError(f"part '{part.subset}': {error}") from error
-    options: dict[str, Any] = {"features": COLUMNS, "remove_columns": dataset.column_names or list(first)}
+    if raw is None:
+        raise ValueError(f"part '{part.subset}' has no rows.")
+    dataset = raw.rows
+    options = {"features": COLUMNS, "remove_columns": dataset.column_names or list(raw.first)}
     if isinstance(dataset, Dataset):
         options |= {"num_proc": num_proc if num_proc and num_proc > 1 else None, "desc": f"Reading {part.subset}"}
     write = _Writer(
         subset=part.subset,
-        adapter=adapter,
+        adapter=raw.adapter,
         column_mapping=part.column_mapping,
+        watched=raw.unread.watched,
         on_bad_row=on_bad_row,
         numbers=Origin.of(dataset).file_numbers if isinstance(dataset, Dataset) else None,
     )
@@ -76,6 +84,15 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         raise error.called(name) from (error.__cause__ or error)
     if on_bad_row == "drop":
         _check_readable(rows, part.subset)
+    return _with_note(rows, part.subset, raw.unread)
+
+
+def _with_note(rows: Dataset | IterableDataset, subset: str, unread: Unread) -> Dataset | IterableDataset:
+    """The rows with what is not read of them in their description, which goes with them into the mixture."""
+    if str(unread):
+        rows.info.description = f"{UNREAD_OF_PART}'{subset}': {unread}"
+    if unread:
+        logger.warning("part '%s': %s", subset, unread)
     return rows
 
 
@@ -98,6 +115,7 @@ class _Writer:
     subset: str
     adapter: Adapter
     column_mapping: dict[str, str] | None
+    watched: tuple[str, ...]
     on_bad_row: str
     numbers: Sequence[int] | None
 
@@ -114,7 +132,9 @@ class _Writer:
 
     def _text(self, row: Row, index: int, place: str | None) -> str:
         try:
-            return json.dumps(self.adapter(rename_columns(row, self.column_mapping)))
+            found = self.adapter(rename_columns(row, self.column_mapping))
+            refuse_prompts(self.adapter, row, self.watched, found)
+            return json.dumps(found)
         except EmptyRow as error:  # the trainer leaves it out and reports it
             return json.dumps({"empty": str(error)})
         except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way

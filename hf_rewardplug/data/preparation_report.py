@@ -53,7 +53,7 @@ class PreparationReport:
 
     def __bool__(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.dropped or self.cut_rows or self.unrendered or self.unread.names)
+        return bool(self.dropped or self.cut_rows or self.unrendered or self.unread)
 
     def __str__(self) -> str:
         if self.seen is not None:

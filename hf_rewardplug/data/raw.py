@@ -10,7 +10,7 @@ and numbers; a transform applied; columns to ignore gone), the adapter, and the 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -19,6 +19,9 @@ from datasets import Dataset, IterableDataset
 from .adapters import Adapter
 from .columns import Unread, check_ignored, looked_at, unread_columns
 from .pipeline import choose_adapter
+
+UNREAD_OF_PART = "Of the part "
+"""how the description of a mixture's rows begins that says which columns of a part are not read"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def opened(
         first = {name: value for name, value in first.items() if name not in ignored}
     chosen = choose_adapter(first, adapter, column_mapping)
     options = {"column_mapping": column_mapping, "beside": beside, "ignored": ignored}
-    return Opened(dataset, first, chosen, unread_columns(chosen, looked_at(dataset), **options))
+    unread = unread_columns(chosen, looked_at(dataset), **options)
+    lines = tuple(line for line in (dataset.info.description or "").splitlines() if line.startswith(UNREAD_OF_PART))
+    return Opened(dataset, first, chosen, replace(unread, of_parts=lines) if chosen.name == "mixed" else unread)
 
 
 def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:

@@ -42,12 +42,18 @@ class Unread:
         beside_prompt: those of them that may say what is asked, but `prompt` is read.
         watched: those without. `refuse_prompts` looks at them in every row.
         ignored: what the user said may be ignored.
+        of_parts: of a mixture, the same in words for each part.
     """
 
     names: tuple[str, ...] = ()
     beside_prompt: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    of_parts: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is something that the user may not know."""
+        return bool(self.names or self.of_parts)
 
     def __str__(self) -> str:
         """
@@ -58,7 +64,7 @@ class Unread:
         if self.beside_prompt:
             parts.append(f"the prompt is `prompt` alone, without {', '.join(self.beside_prompt)}")
         parts += ["ignored as asked: " + ", ".join(self.ignored)] if self.ignored else []
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.of_parts])
 
 
 def looked_at(rows: Iterable[Row]) -> list[Row]:
