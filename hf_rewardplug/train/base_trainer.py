@@ -78,6 +78,13 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
                 self.remove_callback(callback)
                 self.add_callback(TokenProgress)
 
+    def add_callback(self, callback) -> None:
+        """transformers' tells a callback nothing of its trainer, so that one with figures could not log them."""
+        super().add_callback(callback)
+        for known in self.callback_handler.callbacks:  # those of the constructor too, which adds the progress bar last
+            if hasattr(known, "attach_trainer"):
+                known.attach_trainer(self)
+
     def _prepare_inputs(self, inputs: Tensors) -> Tensors:
         """transformers' rounds soft labels and margins to DeepSpeed's dtype."""
         exact = {key: inputs[key] for key in self.targets if torch.is_tensor(inputs.get(key))}
