@@ -75,6 +75,12 @@ def writes_date(tokenizer: Any, **chat_template_kwargs: Any) -> bool:
     return False
 
 
+def today(tokenizer: Any) -> date:
+    """The day that `strftime_now` gives to templates."""
+    source = "{{ strftime_now('%Y-%m-%d') }}"
+    return date.fromisoformat(tokenizer.apply_chat_template([_USER], chat_template=source, tokenize=False))
+
+
 def freeze_date(tokenizer: Any, day: date) -> None:
     """Write `day` into the tokenizer's chat template, in place of the day on which it is rendered."""
 
@@ -95,7 +101,7 @@ def frozen_date(tokenizer: Any) -> str | None:
 
 
 def with_date(tokenizer: Any, day: date) -> Any:
-    """The tokenizer, or a copy with `day` in its chat template where the template writes the date."""
+    """A copy of the tokenizer with `day` in its chat template."""
     tokenizer = copy.copy(tokenizer)
     freeze_date(tokenizer, day)
     return tokenizer

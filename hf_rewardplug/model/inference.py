@@ -69,13 +69,17 @@ def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
     if (labels := model.config.num_labels) not in ((len(attributes(model.config) or "1"),) if orm else (1, 2)):
         expected = "an outcome reward model has one" if orm else "a process reward model has one or two"
         raise ValueError(f"The model has {labels} labels; {expected}.")
-    pooled = orm and not hasattr(unwrapped(model), HEAD_NAME)
-    if pooled and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if orm and pools(model) and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(
             f"The tokenizer pads with its EOS '{tokenizer.eos_token}', which this model's pooling skips: another token "
             "would be scored. Set another `pad_token`, in the tokenizer and in the model's config."
         )
     return "orm" if orm else "prm"
+
+
+def pools(model: nn.Module) -> bool:
+    """Whether a sequence classifier scores where its own pooling looks, and not at the token that it is told."""
+    return not hasattr(unwrapped(model), HEAD_NAME)
 
 
 def attributes(config: Any) -> dict[str, float] | None:

@@ -5,26 +5,27 @@ In: the folder or hub id of a reward model or of an adapter. Out: a list of `Fin
 nothing of this package: `plain.py`.
 """
 
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
-from ..data.canonical import template_arguments
+from ..data.row_forms import FORMS, TEXT, TURNS
+from ..data.tokenizing import template_kwargs
 from ..model.inference import attributes
-from ..model.label_tokens import CAUSAL_LMS, label_token_ids
+from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.weights import find_file
+from . import findings
+from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .lines import Requests, read_lines
 from .plain import load_plain, plain_scores, weight_files
+from .rendering import TEMPLATE_COLUMNS, TrainedForm
 from .scorer import RewardScorer
 
 TOLERANCE = 1e-5
@@ -46,16 +47,6 @@ _WORDS = {
     "prm": "process reward model (PRM)",
     "lm": "process reward model (PRM) by label tokens",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `ok` is None where it is told and not judged."""
-
-    check: str
-    found: str
-    ok: bool | None = None
-    remedy: str = ""
 
 
 def check_model(name: str, *, rows: Iterable[dict[str, Any]] | None = None, dtype: str | None = None) -> list[Finding]:
@@ -111,23 +102,24 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
             config.problem_type == "regression",
             'Set `"problem_type": "regression"` in config.json: servers return a sigmoid of the reward otherwise.',
         )
-    yield _pad_token(tokenizer, config)
+    yield findings.pad_token(tokenizer, config)
     description = getattr(config, "rewardplug", None) or {}
     separator = description.get("step_token") or description.get("step_separator")
     labels = None
     if kind == "lm":
-        labels, finding = _label_tokens(tokenizer, description["good_token"], description["bad_token"])
+        labels, finding = findings.label_tokens(tokenizer, description["good_token"], description["bad_token"])
         yield finding
         if labels is None:
             return
     if kind != "orm":
         remedy = 'Set `"rewardplug": {"step_separator": ...}` in config.json; until then \'\\n\' is taken.'
         yield Finding("step separator", repr(separator) if separator else "not in the config", bool(separator), remedy)
-    yield Finding("chat template", "there" if tokenizer.chat_template else "none: conversations cannot be scored")
-    rows = _built_in(kind, bool(tokenizer.chat_template)) if rows is None else rows
-    cases = list(_cases(rows, kind, separator or "\n"))
+    yield findings.template(tokenizer, description)
+    form = TrainedForm(name, tokenizer, description, description.get("chat_template_kwargs") or {})
+    rows = _built_in(kind, _built_in_forms(tokenizer, form.rows)) if rows is None else rows
+    cases = list(_cases(rows, kind, separator or "\n", form))
     model, missing = load_plain(name, kind, config, adapter=adapter)
-    yield _head(model, missing)
+    yield findings.head(model, missing)
     weights = {"label_tokens": labels, "attribute_weights": description.get("attribute_weights")}
     expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", **weights)
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
@@ -187,64 +179,32 @@ def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
     return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)
 
 
-def _label_tokens(tokenizer: Any, good_token: str, bad_token: str) -> tuple[tuple[int, int] | None, Finding]:
-    """Ids of a causal LM's tokens for wrong and right, as the scorer finds them."""
-    try:
-        ids = label_token_ids(tokenizer, good_token, bad_token)
-    except ValueError as error:
-        remedy = "Set `good_token` and `bad_token` in config.json to two tokens of the vocabulary, as it writes them."
-        return None, Finding("label tokens", str(error), False, remedy)
-    wrong, right = tokenizer.convert_ids_to_tokens(ids)
-    return ids, Finding("label tokens", f"{wrong!r} (id {ids[0]}) is wrong, {right!r} (id {ids[1]}) is right", True)
+def _built_in_forms(tokenizer: Any, rows: str | None) -> set[str]:
+    """The form that the model was trained on; both where it was both, or nobody knows and there is a template."""
+    return {rows} if rows in FORMS else {TEXT, TURNS} if tokenizer.chat_template else {TEXT}
 
 
-def _pad_token(tokenizer: Any, config: Any) -> Finding:
-    own, of_config = tokenizer.pad_token_id, config.get_text_config().pad_token_id
-    remedy = "Set a token that ends nothing in the tokenizer, and its id as `pad_token_id` in config.json."
-    if own is None:
-        return Finding("pad token", "the tokenizer has none", False, remedy)
-    found = f"{tokenizer.pad_token!r} (id {own})"
-    faults = []
-    if own == tokenizer.eos_token_id:
-        faults.append("it is EOS too, so the token before EOS is scored")
-    if own != of_config:
-        faults.append(f"the config has {of_config}")
-    return Finding("pad token", "; ".join([found, *faults]), not faults, remedy)
-
-
-def _head(model: torch.nn.Module, missing: list[str]) -> Finding:
-    if missing:
-        remedy = (
-            "transformers drew new values for them: train it, or map the head's name (README: heads of other names)."
-        )
-        return Finding("head", f"not in the checkpoint: {', '.join(missing[:4])}", False, remedy)
-    named = [(key, value) for key, value in model.named_parameters() if re.search(r"\b(score|classifier)\b", key)]
-    named = [(key, value) for key, value in named if "original_module" not in key]  # PEFT's, that is not used
-    if (lm_head := model.get_output_embeddings()) is not None:  # may be the embedding too
-        named = [(f"LM head.{key}", value) for key, value in lm_head.named_parameters()]
-    if bad := [key for key, value in named if not value.isfinite().all()]:
-        return Finding("head", f"not finite: {', '.join(bad)}", False, "The run diverged; take an earlier checkpoint.")
-    shapes = ", ".join(f"{key.rsplit('.', 2)[-1]} {tuple(value.shape)}" for key, value in named)
-    return Finding(
-        "head", f"there and finite ({shapes})", bool(named), "No parameter is called `score` or `classifier`."
-    )
-
-
-def _built_in(kind: str, conversations: bool) -> list[dict[str, Any]]:
+def _built_in(kind: str, forms: set[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for prompt, answers in _BUILT_IN:
         if kind != "orm":
             items = {"steps": [[f"{answer} " * 2, answer] for answer in answers]}
         else:
             items = {"completions": list(answers)}
-        rows.append({"prompt": prompt, **items})
-        if conversations:
+        if TEXT in forms:
+            rows.append({"prompt": prompt, **items})
+        if TURNS in forms:
             rows.append({"prompt": [{"role": "user", "content": prompt.strip()}], **items})
     return rows
 
 
-def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[dict[str, Any]]:
-    """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for PRMs."""
+def _cases(
+    rows: list[dict[str, Any]], kind: str, separator: str, form: TrainedForm | None = None
+) -> Iterator[dict[str, Any]]:
+    """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for PRMs.
+
+    Each in the form that training had, and with the checkpoint's arguments of the chat template beside its own.
+    """
     for index, row in enumerate(rows):
         key = key_of(row)
         if key is None:
@@ -252,7 +212,12 @@ def _cases(rows: list[dict[str, Any]], kind: str, separator: str) -> Iterator[di
         if key == "steps" and kind == "orm":
             raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
         items = Solutions if key == "steps" else Completions
-        for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], [template_arguments(row)])[0]:
+        more = {name: [row.get(name)] for name in TEMPLATE_COLUMNS}
+        as_trained = None if form is None else getattr(form, items.name)
+        for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], form=as_trained, **more)[0]:
+            if form is not None:
+                own = case.get("chat_template_kwargs") or {}
+                case["chat_template_kwargs"] = template_kwargs(form.chat_template_kwargs, own)
             yield cut_into_steps(case, separator) if kind != "orm" and key != "steps" else case
 
 

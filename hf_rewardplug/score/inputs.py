@@ -7,7 +7,8 @@ for errors, and a function that nests their scores as the input was.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..data.canonical import RowError, checked_completion, checked_steps
+from ..data.canonical import RowError, checked_completion, checked_steps, template_arguments
+from .rendering import for_each_prompt
 
 KEYS = ("completion", "completions", "steps")
 """columns that hold what is scored; the first that is given counts"""
@@ -101,13 +102,17 @@ def nested_rows(
     items: Any,
     kind: type[Completions] | type[Solutions],
     names: list[str] | None = None,
-    more: list[dict[str, Any]] | None = None,
+    tools: Any = None,
+    chat_template_kwargs: Any = None,
+    form: Callable[[Any, Any], tuple[Any, Any]] | None = None,
 ) -> tuple[list[dict[str, Any]], Callable[[Iterable], Any]]:
     """Flat rows, and what nests their scores.
 
     Args:
         prompts, items: lists of the same length, or a single prompt with its item or items.
         names: what errors call each prompt; by its index when None.
+        tools, chat_template_kwargs: of all prompts, or a list with those of each (`rendering.for_each_prompt`).
+        form: a prompt and an item -> the same as the model was trained on them.
 
     Raises:
         ValueError: lengths differ, or an item is neither one nor a list of them.
@@ -122,6 +127,7 @@ def nested_rows(
     prompts, items = ([prompts], [items]) if single else (list(prompts), list(items))
     if len(prompts) != len(items):
         raise ValueError(f"{len(items)} {kind.name} for {len(prompts)} prompts; expected one (or one list) a prompt.")
+    arguments = for_each_prompt(len(prompts), tools, chat_template_kwargs)
     rows, sizes = [], []
     for index, (prompt, item) in enumerate(zip(prompts, items, strict=True)):
         name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)
@@ -131,12 +137,9 @@ def nested_rows(
         sizes.append(None if one else len(item))
         for number, each in enumerate([item] if one else item):
             try:
-                rows.append(
-                    {
-                        "name": name if one else f"{name}[{number}]",
-                        **kind.row(_listed(prompt), _listed(each), more[index] if more else {}),
-                    }
-                )
+                pair = _listed(prompt), _listed(each)
+                row = kind.row(*(form(*pair) if form else pair), template_arguments(arguments[index]))
+                rows.append({"name": name if one else f"{name}[{number}]", **row})
             except RowError as error:
                 raise ValueError(f"{name if one else f'{name}[{number}]'}: {error}.") from error
 

@@ -14,48 +14,43 @@ tokens. Models that cannot take prefix trees get padded batches, sorted by lengt
 """
 
 import inspect
-import math
-import operator
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.batching import packed_batches, padded_batches
-from ..data.canonical import UNLABELLED, RowError, template_arguments
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder, check_whole
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
-from ..model.head import behind_virtual_tokens, step_probabilities
 from ..model.inference import (
     attributes,
-    evaluating,
     install_scored_forward,
     learned_positions,
     own_device,
+    pools,
     scorable_kind,
 )
 from ..model.layout import tree_index
 from .aggregates import aggregated, check_aggregate
+from .forward import ScoredRows
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
-
-WINDOW = 4096
-"""sequences that are sorted together; what lies in memory at a time"""
+from .rendering import TEMPLATE_COLUMNS, TrainedForm
 
 
-class RewardScorer:
+class RewardScorer(ScoredRows):
     """Scores completions with an outcome reward model (ORM), solutions and steps with a process reward model (PRM).
 
     A text completion is scored at the EOS behind it and a conversation at the last token that its template renders; a
     step at the last token of its separator: as in training, with the checkpoint's own separator. Rewards are fp32.
 
-    It is a TRL reward function too: `GRPOTrainer(reward_funcs=scorer)`.
+    Strings become turns where the model was trained on conversations. It is a TRL reward function too:
+    `GRPOTrainer(reward_funcs=scorer)`; the columns `tools` and `chat_template_kwargs` are rendered there.
 
     Args:
         model: a sequence classifier (ORM), or a token classifier or causal LM (PRM); PEFT-wrapped or not.
@@ -70,9 +65,13 @@ class RewardScorer:
         step_separator: text that is put behind each step and scored at its last token; the checkpoint's own when None.
         good_token, bad_token: what a causal LM says of right and wrong steps; the checkpoint's own when None. Of
             Math-Shepherd's public model: `step_separator="ки", good_token="+", bad_token="-"`.
+        chat_template_kwargs: arguments of the chat template, before the checkpoint's own; those of a call or of a row
+            go before them.
+        as_text: keep strings as text where the model was trained on conversations. They become the turns that
+            training rendered otherwise, a user's and an assistant's, and a notice says so once.
 
     >>> scorer = RewardScorer.from_pretrained("runs/orm_gemma")  # doctest: +SKIP
-    >>> scorer.score(["What is 2+2?"], [["4", "5"]])  # doctest: +SKIP
+    >>> scorer.score([[{"role": "user", "content": "What is 2+2?"}]], [["4", "5"]])  # doctest: +SKIP
     [[1.7, -0.6]]
     """
 
@@ -89,6 +88,8 @@ class RewardScorer:
         step_separator: str | None = None,
         good_token: str | None = None,
         bad_token: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        as_text: bool = False,
     ):
         self.model, self.tokenizer, self._lock = model, tokenizer, threading.Lock()  # of the model's mode
         self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
@@ -105,8 +106,12 @@ class RewardScorer:
                 "that was trained here does. Leave it out, or normalise the scores yourself."
             )
         self.__name__ = Path(model.config.name_or_path or "reward").name  # TRL names a reward function's figures by it
+        kwargs = {**(description.get("chat_template_kwargs") or {}), **(chat_template_kwargs or {})}
+        self.form, self.as_text = TrainedForm(self.__name__, tokenizer, description, kwargs), as_text
         self.encoder = Encoder(
-            tokenizer=tokenizer,
+            tokenizer=self.form.tokenizer,
+            chat_template_kwargs=kwargs,
+            pad_token_id=tokenizer.pad_token_id if self.kind == "orm" and pools(model) else None,
             vocab_size=model.get_input_embeddings().weight.shape[0],
             step_separator="\n" if (text := description.get("step_separator")) is None else text,
             step_token=description.get("step_token"),
@@ -139,7 +144,7 @@ class RewardScorer:
         if "device_map" not in kwargs:
             model.to(own_device() if device is None else device)
         scorer = cls(model, tokenizer, **options)
-        scorer.__name__ = Path(name).resolve().name  # an adapter's config names its base model, and "." has no name
+        scorer.__name__ = scorer.form.name = Path(name).resolve().name  # an adapter's config names its base model
         return scorer
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,7 +159,7 @@ class RewardScorer:
 
     # ---- scores --------------------------------------------------------------------------------------------------
 
-    def score(self, prompts, completions) -> Any:
+    def score(self, prompts, completions, *, tools=None, chat_template_kwargs=None, as_text=None) -> Any:
         """A score a completion, in the nesting of `completions`.
 
         Args:
@@ -162,43 +167,54 @@ class RewardScorer:
             completions: for each prompt a completion (a string, or the messages that follow) or a list of them. A PRM
                 cuts them into steps at its separator, and gives one number a solution (`aggregate`); an ORM with
                 attributes gives their weighted sum.
+            tools: a list of tools for all prompts, or such a list for each, as in training's column of that name.
+            chat_template_kwargs: arguments of the chat template for all prompts (a dict), or one for each.
+            as_text: the scorer's own when None.
 
         Raises:
             ValueError: another number of prompts than of completions, or something that cannot be scored, by its index.
         """
-        return self._completions(prompts, completions)
+        more = {"tools": tools, "chat_template_kwargs": chat_template_kwargs, "as_text": as_text}
+        return self._completions(prompts, completions, **more)
 
-    def score_steps(self, prompts, steps, aggregate: str | None = None) -> Any:
+    def score_steps(
+        self, prompts, steps, aggregate: str | None = None, *, tools=None, chat_template_kwargs=None, as_text=None
+    ) -> Any:
         """The probability that each step is right, in the nesting of `steps`; or one number a solution.
 
         Args:
-            prompts: as in `score`.
+            prompts, tools, chat_template_kwargs, as_text: as in `score`.
             steps: for each prompt a solution, which is a list of strings, or a list of solutions.
             aggregate: "min", "prod", "last", "mean" or "soft-min"; None for the probabilities themselves.
 
         Raises:
             ValueError: as in `score`; or the model is no PRM.
         """
-        return self._solutions(prompts, steps, aggregate)
+        more = {"tools": tools, "chat_template_kwargs": chat_template_kwargs, "as_text": as_text}
+        return self._solutions(prompts, steps, aggregate, **more)
 
-    def score_attributes(self, prompts, completions) -> Any:
-        """What `score` sums up: {attribute: score} a completion, in the nesting of `completions`.
+    def score_attributes(self, prompts, completions, *, tools=None, chat_template_kwargs=None, as_text=None) -> Any:
+        """What `score` sums up: {attribute: score} a completion, in the nesting of `completions`. Arguments: `score`'s.
 
         Raises:
             ValueError: as in `score`; or the model has no attributes.
         """
         if self.attributes is None:
             raise ValueError(f"'{self.__name__}' was not trained on attributes (`attributes=[...]`). Take `score`.")
-        rows, nest = nested_rows(prompts, completions, Completions)
+        more = {"tools": tools, "chat_template_kwargs": chat_template_kwargs, "as_text": as_text}
+        rows, nest = self._rows(prompts, completions, Completions, **more)
         return nest(dict(zip(self.attributes, outputs, strict=True)) for (outputs,) in self._outputs(rows))
 
-    def score_rows(self, rows: Iterable[dict[str, Any]], *, window: int = 1024) -> Iterator[Any]:
+    def score_rows(
+        self, rows: Iterable[dict[str, Any]], *, window: int = 1024, as_text: bool | None = None
+    ) -> Iterator[Any]:
         """Scores of rows that need not fit into memory, one by one, in order.
 
         Args:
             rows: `{"prompt", "completion"}`, or "completions" (a list), or "steps" (a solution or a list of them). A
                 prompt may be empty or None, but not left out. `tools` and `chat_template_kwargs` are rendered.
             window: rows that are read, sorted and scored at a time.
+            as_text: the scorer's own when None.
 
         Raises:
             ValueError: a row that cannot be scored, by its number.
@@ -213,8 +229,9 @@ class RewardScorer:
                     method = self._solutions if key == "steps" else self._completions
                     names = [f"row {start + index}" for index in chosen]
                     prompts, items = ([batch[index][name] for index in chosen] for name in ("prompt", key))
-                    more = [template_arguments(batch[index]) for index in chosen]
-                    scores |= zip(chosen, method(prompts, items, names=names, more=more), strict=True)
+                    more = {name: [batch[index].get(name) for index in chosen] for name in TEMPLATE_COLUMNS}
+                    found = method(prompts, items, names=names, as_text=as_text, **more)
+                    scores |= zip(chosen, found, strict=True)
             for index, row in enumerate(batch):
                 if index not in scores:
                     raise ValueError(f"row {start + index}: found {sorted(row)}; {EXPECTED}. Rename the columns.")
@@ -223,75 +240,23 @@ class RewardScorer:
 
     def __call__(self, prompts, completions, **kwargs) -> list[float]:
         """TRL's reward function: `(prompts, completions, columns of the data set) -> [reward]`."""
-        return self.score(prompts, completions)
+        return self.score(prompts, completions, **{name: kwargs.get(name) for name in TEMPLATE_COLUMNS})
 
-    def _completions(self, prompts, completions, **given) -> Any:
-        rows, nest = nested_rows(prompts, completions, Completions, **given)
+    def _rows(self, prompts, items, kind, *, as_text: bool | None = None, **more) -> tuple:
+        form = partial(getattr(self.form, kind.name), as_text=self.as_text if as_text is None else as_text)
+        return nested_rows(prompts, items, kind, form=form, **more)
+
+    def _completions(self, prompts, completions, **more) -> Any:
+        rows, nest = self._rows(prompts, completions, Completions, **more)
         if self.kind == "prm":
             cut = (cut_into_steps(row, self.separator) for row in rows)
             return nest(aggregated(steps, self.aggregate) for steps in self._scores(cut))
         mean, std = (self.calibration["mean"], self.calibration["std"] or 1.0) if self.normalize else (0.0, 1.0)
         return nest((score - mean) / std for (score,) in self._scores(rows))
 
-    def _solutions(self, prompts, steps, aggregate: str | None = None, **given) -> Any:
+    def _solutions(self, prompts, steps, aggregate: str | None = None, **more) -> Any:
         if self.kind != "prm":
             raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
         check_aggregate(aggregate or "min")
-        rows, nest = nested_rows(prompts, steps, Solutions, **given)
+        rows, nest = self._rows(prompts, steps, Solutions, **more)
         return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
-
-    # ---- the model -----------------------------------------------------------------------------------------------
-
-    def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
-        """The probability of each of a row's steps, or its reward."""
-        if self.kind == "prm":
-            return self._outputs(rows)
-        weights = (self.attributes or {"reward": 1.0}).values()
-        return ([sum(map(operator.mul, weights, one)) for one in outputs] for outputs in self._outputs(rows))
-
-    def _outputs(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
-        """The same with all of an ORM's outputs as a list; in order, window by window."""
-        rows = iter(rows)
-        while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
-            yield from self._window(window)
-
-    def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
-        """Token ids, and a label wherever a score is wanted."""
-        try:
-            if self.kind == "prm":
-                encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
-            else:
-                ids = self.encoder.completion(row)
-                encoded = {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
-            if self._positions and len(encoded["input_ids"]) > self._positions:
-                raise RowError(
-                    f"{len(encoded['input_ids'])} tokens are more than the model's {self._positions} positions"
-                )
-            return encoded
-        except RowError as error:
-            raise ValueError(f"{row['name']}: {error}.") from error
-
-    def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
-        sequences = [row["input_ids"] for row in encoded]
-        batches = packed_batches if self.prefix_sharing else padded_batches
-        plan = list(batches(sequences, self.max_tokens_per_batch or math.inf))
-        quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
-        found: list[list[Any]] = [[] for _ in encoded]
-        with self._lock, evaluating(self.model):
-            for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
-                values = iter(self._forward([encoded[index] for index in batch]))
-                for index in batch:
-                    count = sum(label != UNLABELLED for label in encoded[index]["labels"])
-                    found[index] = list(islice(values, count))
-        return found
-
-    @torch.no_grad()
-    def _forward(self, rows: list[dict[str, list]]) -> list[Any]:
-        batch = self._collate(rows)
-        keys = ("input_ids", "attention_mask", "position_ids", "score_positions")
-        arguments = {key: batch[key].to(self.model.device) for key in keys if key in batch}
-        arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
-        if "prefix_tree" in batch:
-            arguments["prefix_tree"] = batch["prefix_tree"]
-        logits_SC = self.model(**arguments, use_cache=False).logits.float()
-        return (step_probabilities(logits_SC) if self.kind == "prm" else logits_SC).tolist()

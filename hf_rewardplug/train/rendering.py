@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from ..data.row_forms import TEXT, TURNS, RowLooks
-from ..data.template_dates import freeze_date, frozen_date, writes_date
+from ..data.template_dates import freeze_date, frozen_date, today, writes_date
 from ..model.loading import ADAPTER_MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def freeze_run_date(tokenizer: PreTrainedTokenizerBase, args: Any) -> str | None
     if not shows and not writes_date(tokenizer):  # the saved template is rendered without the run's arguments too
         return None
     folder = checkpoint_to_resume(args)
-    days = [(folder and date_of_checkpoint(folder)) or date.today().isoformat()]
+    days = [(folder and date_of_checkpoint(folder)) or today(tokenizer).isoformat()]
     if args.world_size > 1:
         broadcast_object_list(days)
     freeze_date(tokenizer, date.fromisoformat(days[0]))

@@ -1,0 +1,94 @@
+"""Rows to the outputs of a reward model: encoded, sorted so that prefixes meet, a batch at a time.
+
+In: flat rows, text or messages, with a `name` for errors. Out: for each, in order, its reward (or its attributes'
+scores), or the probability of each of its steps.
+"""
+
+import math
+import operator
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..data.batching import packed_batches, padded_batches
+from ..data.canonical import UNLABELLED, RowError
+from ..data.collator import StepCollator
+from ..data.encoding import Encoder
+from ..model.head import behind_virtual_tokens, step_probabilities
+from ..model.inference import evaluating
+
+WINDOW = 4096
+"""sequences that are sorted together; what lies in memory at a time"""
+
+
+class ScoredRows:
+    """Mixin that computes. A subclass has what is annotated here."""
+
+    kind: str
+    model: PreTrainedModel
+    encoder: Encoder
+    attributes: dict[str, float] | None
+    max_tokens_per_batch: int
+    prefix_sharing: bool
+    _collate: StepCollator
+    _lock: threading.Lock
+    _positions: int | None
+
+    def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
+        """The probability of each of a row's steps, or its reward."""
+        if self.kind == "prm":
+            return self._outputs(rows)
+        weights = (self.attributes or {"reward": 1.0}).values()
+        return ([sum(map(operator.mul, weights, one)) for one in outputs] for outputs in self._outputs(rows))
+
+    def _outputs(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+        """The same with all of an ORM's outputs as a list; in order, window by window."""
+        rows = iter(rows)
+        while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
+            yield from self._window(window)
+
+    def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
+        """Token ids, and a label wherever a score is wanted."""
+        try:
+            if self.kind == "prm":
+                encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
+            else:
+                ids = self.encoder.completion(row)
+                encoded = {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
+            if self._positions and len(encoded["input_ids"]) > self._positions:
+                raise RowError(
+                    f"{len(encoded['input_ids'])} tokens are more than the model's {self._positions} positions"
+                )
+            return encoded
+        except RowError as error:
+            raise ValueError(f"{row['name']}: {error}.") from error
+
+    def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
+        sequences = [row["input_ids"] for row in encoded]
+        batches = packed_batches if self.prefix_sharing else padded_batches
+        plan = list(batches(sequences, self.max_tokens_per_batch or math.inf))
+        quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
+        found: list[list[Any]] = [[] for _ in encoded]
+        with self._lock, evaluating(self.model):
+            for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
+                values = iter(self._forward([encoded[index] for index in batch]))
+                for index in batch:
+                    count = sum(label != UNLABELLED for label in encoded[index]["labels"])
+                    found[index] = list(islice(values, count))
+        return found
+
+    @torch.no_grad()
+    def _forward(self, rows: list[dict[str, list]]) -> list[Any]:
+        batch = self._collate(rows)
+        keys = ("input_ids", "attention_mask", "position_ids", "score_positions")
+        arguments = {key: batch[key].to(self.model.device) for key in keys if key in batch}
+        arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
+        if "prefix_tree" in batch:
+            arguments["prefix_tree"] = batch["prefix_tree"]
+        logits_SC = self.model(**arguments, use_cache=False).logits.float()
+        return (step_probabilities(logits_SC) if self.kind == "prm" else logits_SC).tolist()
