@@ -20,6 +20,8 @@ class DataOptions:
             Python file, as "my_format.py:my_format"; detected from the columns when None.
         column_mapping (`dict`, *optional*): {column that the format expects: column of the data}, such as
             {"input": "question"}.
+        ignore_columns (`list[str]`, *optional*): columns that are not to be read. A column that looks like a part of
+            the prompt and that the format does not read is an error, unless it is named here.
         chat_template (`str`, *optional*): "gemma", "chatml" or "llama3", set on the tokenizer. For a base model that
             carries no template.
         chat_template_kwargs (`dict`, *optional*): arguments of the chat template for every conversation, such as
@@ -51,6 +53,10 @@ class DataOptions:
     column_mapping: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": 'Column the format expects -> column of the data, e.g. \'{"input": "question"}\'.'},
+    )
+    ignore_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns not to be read, though they look like parts of the prompt."},
     )
     chat_template: str | None = field(
         default=None,

@@ -18,8 +18,9 @@ from trl.trainer.utils import get_config_model_id
 from ..data.batching import BatchPlan, shared_with_group, unique_tokens
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
-from ..data.pipeline import RowPipeline, choose_adapter
+from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
+from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, TEXT, Counting, RowLooks, WithLook
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
@@ -46,6 +47,8 @@ class DataTrainer:
     def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
         """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
         check_kind(dataset, dataset_name)
+        with args.main_process_first(desc=f"reading {dataset_name}"):  # where the data set has a transform
+            dataset = plain_rows(dataset)
         first = next(iter(dataset), None)
         if first is None:
             raise ValueError(f"The {dataset_name} data set has no rows.")
@@ -58,7 +61,7 @@ class DataTrainer:
         columns, mapping = dict(self.objective.columns), dict(args.column_mapping or {})
         if tokenized and EXAMPLE_ID in names:
             check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
-            return dataset.with_format(None)
+            return dataset
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
@@ -67,10 +70,8 @@ class DataTrainer:
         told = None if tokenized else self._set_up_template(processing_class, args)
         sizes = {"vocab_size": self.vocab_size, "pad_token_id": processing_class.pad_token_id}
         encoder = replace(self.encoder(processing_class, args), **sizes)
-        try:
-            adapter = None if tokenized else choose_adapter(first, args.adapter, mapping)
-        except ValueError as error:
-            raise ValueError(f"{dataset_name} data set: {error}") from error
+        raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
+        dataset = dataset if raw is None else raw.rows
         encode = self.objective.encode(encoder, tokenized=tokenized, name=dataset_name)
         looks = self._row_looks.setdefault(dataset_name, RowLooks())
         if isinstance(dataset, datasets.IterableDataset):
@@ -82,9 +83,10 @@ class DataTrainer:
             columns=datasets.Features(columns),
             encode=encode,
             expand=self.objective.expand,
-            adapter=adapter,
+            adapter=raw and raw.adapter,
             column_mapping=mapping,
             subset=subset,
+            watched=raw.unread.watched if raw else (),
             on_bad_row=args.on_bad_row,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
@@ -94,6 +96,7 @@ class DataTrainer:
                 dataset, pipeline, keep_columns=self.objective.keep_columns, num_proc=args.dataset_num_proc
             )
         reports[dataset_name] = report
+        report.unread = raw.unread if raw else report.unread
         if ROW_LOOK in (dataset.column_names or ()):
             looks.read(dataset[ROW_LOOK][:])
             dataset = dataset.remove_columns(ROW_LOOK)
@@ -104,6 +107,19 @@ class DataTrainer:
                 logger.warning("%s", told)
             tell_looks(dataset_name, self._row_looks)
         return dataset
+
+    @staticmethod
+    def _opened(dataset, args: DataOptions, name: str, mapping: dict[str, str], subset: str) -> Opened:
+        """The raw rows with their adapter. Columns to ignore are the train data set's; others may lack them."""
+        ignored = args.ignore_columns or ()
+        if name != "train":
+            ignored = [column for column in ignored if column in (dataset.column_names or next(iter(dataset)))]
+        try:
+            return opened(
+                dataset, adapter=args.adapter, column_mapping=mapping, ignore_columns=ignored, beside=(subset,)
+            )
+        except ValueError as error:
+            raise ValueError(f"{name} data set: {error}") from error
 
     @cached_property
     def _row_looks(self) -> dict[str, RowLooks]:

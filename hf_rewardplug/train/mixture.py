@@ -38,7 +38,7 @@ class Entry:
         name, data_files, split: as `datasets.load_dataset` takes them; without `split` the recipe's own
             (`dataset_train_split`, `dataset_test_split`).
         columns: columns to keep. A part with margins cannot be mixed with one without: leave the column out here.
-        adapter, column_mapping: format of its rows, as in the trainer's config.
+        adapter, column_mapping, ignore_columns: format of its rows, as in the trainer's config.
         subset: its name in the evaluation figures; the name of the file, folder or data set when None.
         weight: its share of the rows drawn, relative to the others'; for all entries or for none.
         max_rows: use its first so many rows at most.
@@ -51,6 +51,7 @@ class Entry:
     columns: list | None = None
     adapter: str | None = None
     column_mapping: dict | None = None
+    ignore_columns: list | None = None
     subset: str | None = None
     weight: int | float | None = None
     max_rows: int | None = None
@@ -68,7 +69,7 @@ def load_mixture(arguments, args) -> tuple:
     Raises:
         ValueError: an entry that cannot be read or used, with the list and its place there.
     """
-    for option in ("adapter", "column_mapping"):
+    for option in ("adapter", "column_mapping", "ignore_columns"):
         if getattr(args, option) is not None:
             raise ValueError(f"`{option}` is set beside `datasets`, whose formats may differ. Set it in the entries.")
     entries = read_entries(arguments.datasets, "datasets")
@@ -158,6 +159,7 @@ def _load(entries: list[Entry], option: str, split: str, streaming: bool) -> lis
                 subset=entry.subset or subset_name(entry.path),
                 adapter=entry.adapter,
                 column_mapping=entry.column_mapping,
+                ignore_columns=entry.ignore_columns,
                 weight=entry.weight,
             )
         )

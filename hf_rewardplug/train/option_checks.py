@@ -42,6 +42,9 @@ def check_choices(config) -> None:
             f"chat_template_path={template!r} is not there; expected a Jinja file, or a tokenizer's folder or id."
         )
     _check_mapping(config.column_mapping)
+    names = config.ignore_columns
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
+        raise TypeError(f"ignore_columns={names!r} is no list of columns; expected names, such as ['system'].")
     for name in ("max_length", "max_completion_length", "max_tokens_per_batch"):
         check_whole(name, getattr(config, name, None))
     for name in ("dataset_num_proc", "pad_to_multiple_of"):

@@ -22,8 +22,9 @@ from transformers.utils import cached_file
 from ..canonical import Row
 from ..chat_templates import set_chat_template
 from ..encoding import Encoder
-from ..pipeline import RowPipeline, choose_adapter
+from ..pipeline import RowPipeline
 from ..prepare import PreparationReport
+from ..raw import opened
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
@@ -95,6 +96,7 @@ def inspect_rows(
     name: str = "data",
     adapter: str | None = None,
     column_mapping: dict[str, str] | None = None,
+    ignore_columns: list[str] | None = None,
     max_rows: int | None = None,
     overlong: str | None = None,
     **encoding: Any,
@@ -103,23 +105,29 @@ def inspect_rows(
 
     Args:
         tokenizer: the model's; None looks at the raw rows alone.
+        adapter, column_mapping, ignore_columns, overlong: as in the trainers' configs; defaults are the trainer's.
         max_rows: of the first ones; None for all.
-        overlong: the trainer's default when None.
         encoding: `max_length` (1024 by default, None for no limit), `step_separator`, ... of `Encoder`.
 
     Raises:
-        ValueError: no rows, an unknown format, or options that cannot be.
+        ValueError: no rows, an unknown format, columns with a part of the prompt that it does not read, or options that
+            cannot be.
     """
-    dataset = dataset.with_format(None)
-    first = next(iter(dataset), None)
-    if first is None:
+    columns = list(dataset.column_names or ())
+    raw = opened(
+        dataset,
+        adapter=adapter,
+        column_mapping=column_mapping,
+        ignore_columns=ignore_columns,
+        beside=[(column_mapping or {}).get("subset", "subset")],
+    )
+    if raw is None:
         raise ValueError(f"'{name}' has no rows.")
-    chosen = choose_adapter(first, adapter, column_mapping)
+    dataset, chosen = raw.rows, raw.adapter
     kind_class = kind_of(islice(dataset, min(_PROBED, max_rows or _PROBED)), chosen, column_mapping)
-    columns = list(dataset.column_names or first)
-    found = Inspection(name, chosen.name, columns, kind_class.name, named=adapter is not None)
+    found = Inspection(name, chosen.name, columns or list(raw.first), kind_class.name, named=adapter is not None)
     found.rows = len(dataset) if isinstance(dataset, datasets.Dataset) else None
-    found.report.name = name
+    found.report.name, found.report.unread = name, raw.unread
     found.options = {"max_length": MAX_LENGTH, "overlong": overlong or kind_class.overlong, **encoding}
     kind = kind_class(None if tokenizer is None else Encoder(tokenizer=tokenizer, **found.options))
     pipeline = RowPipeline(
@@ -129,6 +137,7 @@ def inspect_rows(
         expand=kind.expand,
         adapter=chosen,
         column_mapping=column_mapping,
+        watched=raw.unread.watched,
     )
     _read(found, islice(dataset, max_rows), pipeline, kind, tokenizer)
     return found
