@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_rewardplug.data.adapters import rename_columns
 
+from .examples import file_names
 from .registry import BENCHMARKS, Benchmark, Result, Rows, detect_benchmark, get_benchmark
 
 
@@ -33,7 +34,8 @@ def evaluate(
     Args:
         scorer: has `score(prompts, completions)`.
         name_or_data: a benchmark's name, or data (then the benchmark is detected).
-        data: a hub id, a json, jsonl or parquet file or a folder of them, a `datasets` data set, or a list of rows.
+        data: a hub id, a file that training reads, a folder of them or of folders of them, a `datasets` data set, or a
+            list of rows.
         split: of a hub data set, where it is not the benchmark's own.
         max_rows: so many rows, spread evenly over the data (of a stream: the first), since data are sorted by subset.
         column_mapping: {column that the benchmark expects: column of the data}.
@@ -76,8 +78,6 @@ def prepare(
     rows = _sample(_ungrouped(_load(benchmark, data, split)), max_rows)
     if not rows:
         raise ValueError(f"the data {data!r:.80} have no rows. Give some.")
-    if isinstance(data, str | Path) and Path(data).is_file():
-        rows.files = [Path(data).name.partition(".")[0]] * len(rows)
     if column_mapping:
         rows = Rows([rename_columns(row, column_mapping) for row in rows], rows.numbers, files=rows.files)
     return benchmark or detect_benchmark(list(rows[0]), rows[0]), rows
@@ -105,10 +105,29 @@ def _load(benchmark: Benchmark | None, data: Any, split: str | None) -> Any:
             raise ValueError(f"benchmark '{benchmark.name}' has no data of its own. Give it some: data='pairs.jsonl'.")
         data, config = benchmark.hub, benchmark.config
     if isinstance(data, str | Path):
-        from hf_rewardplug.data.files import load_split
+        from hf_rewardplug.data.files import is_saved, load_split
 
+        if Path(data).exists() and not is_saved(data) and "[" not in (split or ""):
+            return _rows_of_files(Path(data))
         return load_split(str(data), split or (benchmark.split if benchmark else "test"), config=config)
     return data
+
+
+def _rows_of_files(path: Path) -> Rows:
+    """As the files hold them: a table would fill columns up, and refuse one that is text here and a list there."""
+    from hf_rewardplug.data.files import local_files
+    from hf_rewardplug.data.formats import BrokenFile, bare_name, read_files
+
+    inside = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+    inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    inside = [str(file) for file in inside if len(file.parts) == 1] or [str(file) for file in inside]
+    rows, names = [], []
+    for file, row in read_files(local_files(path, inside or None)):
+        if row.error is not None:
+            raise BrokenFile(file, f"{row.error}.", row.line)
+        rows.append(row.row)
+        names.append(bare_name(file))
+    return Rows(rows, files=names)
 
 
 def _ungrouped(data: Any) -> Any:
@@ -124,7 +143,13 @@ def _ungrouped(data: Any) -> Any:
     first = next((group[0] for group in data[0].values() if isinstance(group, list) and group), None)
     if not isinstance(first, dict) or not any(known.fits(first, first) for known in BENCHMARKS.values()):
         return data
-    return [row for grouped in data for group in grouped.values() if group is not None for row in group]
+    named = [
+        (row, name)
+        for grouped, name in zip(data, file_names(data), strict=True)
+        for group in grouped.values()
+        for row in group or ()
+    ]
+    return Rows([row for row, _ in named], files=[name for _, name in named])
 
 
 def _sample(data: Any, max_rows: int | None) -> Rows:
@@ -144,4 +169,5 @@ def _sample(data: Any, max_rows: int | None) -> Rows:
     numbers = range(len(data))
     if max_rows is not None and max_rows < len(data):
         numbers = [index * len(data) // max_rows for index in range(max_rows)]
-    return Rows((data[number] for number in numbers), numbers)
+    names = file_names(data)
+    return Rows((data[number] for number in numbers), numbers, files=[names[number] for number in numbers])

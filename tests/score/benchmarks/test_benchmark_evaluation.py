@@ -11,6 +11,7 @@ from hf_rewardplug.score.benchmarks import (
     detect_benchmark,
     evaluate,
     get_benchmark,
+    prepare,
     register_benchmark,
 )
 
@@ -102,6 +103,42 @@ def test_all_kinds_of_data(longer, tmp_path):
     for data in (str(file), file, [ROW], dataset, dataset.with_format("torch"), dataset.to_iterable_dataset()):
         assert evaluate(longer, data).figures["n"] == 1
         assert evaluate(longer, "preference", data=data).figures["n"] == 1
+
+
+def written(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_folders(longer, tmp_path):
+    """A folder's own files, in the order of their names; where it has none, those of the folders in it."""
+    for number, name in enumerate(("b", "a", "c")):
+        written(tmp_path / "top" / name / f"{name}.jsonl", {**ROW, "prompt": str(number)})
+        written(tmp_path / "top" / ".hidden" / f"{name}.jsonl", {**ROW, "prompt": "hidden"})
+    assert [item["prompt"] for item in evaluate(longer, tmp_path / "top").items] == ["1", "0", "2"]
+    written(tmp_path / "top" / "own.jsonl", {**ROW, "prompt": "own"}, {**ROW, "prompt": "own too"})
+    assert [item["prompt"] for item in evaluate(longer, tmp_path / "top").items] == ["own", "own too"]
+    assert [item["prompt"] for item in evaluate(longer, tmp_path / "top" / "a").items] == ["1"]
+
+
+def test_rows_know_their_file(longer, tmp_path):
+    for name in ("b", "a"):
+        written(tmp_path / f"{name}.of.jsonl", *[{**ROW, "number": number} for number in range(3)])
+    _, rows = prepare(tmp_path)
+    assert rows.files == ["a.of"] * 3 + ["b.of"] * 3 and rows.numbers == list(range(6))
+    _, rows = prepare(tmp_path, max_rows=2, column_mapping={"question": "prompt"})
+    assert (rows.files, rows.numbers) == (["a.of", "b.of"], [0, 3])
+    assert prepare([ROW])[1].files == [""]
+
+
+def test_files_are_read_as_they_are(longer, tmp_path):
+    """No column is filled up where another row has it, and a value may be text here and a list there."""
+    written(tmp_path / "rows.jsonl", {**ROW, "more": "N/A"}, {**ROW, "more": ["a"]}, ROW)
+    assert list(prepare(tmp_path / "rows.jsonl")[1]) == [{**ROW, "more": "N/A"}, {**ROW, "more": ["a"]}, ROW]
+    assert evaluate(longer, tmp_path / "rows.jsonl").figures["n"] == 3
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n{\n")
+    with pytest.raises(ValueError, match=r"rows.jsonl', line 2: no JSON"):
+        evaluate(longer, tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,14 @@ def test_a_file_tells_its_task(tmp_path, task):
     assert (result.name, result.figures[f"n/{task}"]) == ("big_bench_mistake", 6)
 
 
+def test_a_folder_of_its_files(tmp_path):
+    for task in TASKS:
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps(row(1, 0.9, 0.1 if task < "m" else 0.9)) + "\n")
+    figures = evaluate(Fake(), tmp_path).figures
+    assert [figures[f"accuracy/{task}"] for task in TASKS] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert (figures["n"], figures["task_accuracy"]) == (5, 2 / 5)
+
+
 def test_an_option_or_a_column_tells_the_task():
     rows = [{**row(1, 0.9, 0.2), "subset": "mine"}, row(1, 0.9, 0.2)]
     figures = big_bench_mistake(Fake(), Rows(rows, files=["dyck_languages", "rows"]), task="word_sorting").figures

@@ -111,6 +111,15 @@ def test_a_file_of_one_domain_is_told_by_its_name(literal, tmp_path, file, named
     assert [item["subset"] for item in result.items] == [domain] * 2
 
 
+def test_a_folder_of_the_files(literal, tmp_path):
+    for file in FILES:
+        wins = not file.startswith("safety-refuse")
+        rows = [without_domain(file, *(([9, 9, 9], [0, 0, 0]) if wins else ([0, 0, 0], [9, 9, 9])))]
+        (tmp_path / f"{file}.json").write_text(json.dumps(rows))
+    figures = evaluate(literal, tmp_path).figures
+    assert (figures["n/safety"], figures["accuracy/safety"], figures["accuracy"]) == (2, 0.5, (3 + 0.5) / 4)
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("option", ["chat", "math", "code", "safety", "safety-refuse"])
 def test_an_option_tells_the_domain_of_rows_without_one(literal, file, option):

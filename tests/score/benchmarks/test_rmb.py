@@ -113,6 +113,19 @@ def test_parts_of_the_benchmark(literal, tmp_path):
     assert figures["accuracy"] == figures["accuracy/BoN_set/Helpfulness/Code/Documentation"] == 0.0
 
 
+def test_its_own_folders(literal, tmp_path):
+    """RMB_dataset/Pairwise_set/Helpfulness/Chat/Discussion.json, ..., RMB_dataset/BoN_set/Harmlessness/S1.json."""
+    for path in {row["category_path"] for row in ROWS}:
+        file = tmp_path / f"{path}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([row for row in ROWS if row["category_path"] == path], indent=2))
+    figures = evaluate(literal, "rmb", data=ROWS).figures
+    assert evaluate(literal, tmp_path).figures == pytest.approx(figures)
+    assert evaluate(literal, tmp_path / "BoN_set").figures["accuracy/BoN_set"] == figures["accuracy/BoN_set"]
+    helpful = tmp_path / "Pairwise_set" / "Helpfulness"
+    assert evaluate(literal, helpful).figures["accuracy"] == figures["accuracy/Pairwise_set/Helpfulness"]
+
+
 def test_rows_of_both_sets_as_arrow_holds_them(literal):
     """In one table each row has the other set's columns, and None there."""
     columns = ("chosen", "reject", "pair_uid", "bon_best", "loser_list", "bon_uid")
