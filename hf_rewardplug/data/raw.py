@@ -20,6 +20,8 @@ from .adapters import Adapter
 from .columns import Unread, check_ignored, looked_at, unread_columns
 from .pipeline import choose_adapter
 
+_MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # types of `datasets`, of which older versions lack some
+
 UNREAD_OF_PART = "Of the part "
 """how the description of a mixture's rows begins that says which columns of a part are not read"""
 
@@ -97,7 +99,7 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 def _undecoded(dataset: Dataset) -> Dataset:
     for name, kind in dataset.features.items():
         one = kind.feature if isinstance(kind, datasets.List | datasets.Sequence | datasets.LargeList) else kind
-        if getattr(one, "decode", False) is True:
+        if type(one).__name__ in _MEDIA and one.decode:
             stored = type(one)(decode=False)
             dataset = dataset.cast_column(name, stored if one is kind else type(kind)(stored))
     return dataset
