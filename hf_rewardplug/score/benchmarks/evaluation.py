@@ -138,10 +138,10 @@ def _ungrouped(data: Any) -> Any:
     >>> _ungrouped([{"chosen": [{"role": "user", "content": "Hi"}]}])
     [{'chosen': [{'role': 'user', 'content': 'Hi'}]}]
     """
-    if isinstance(data, Mapping) or not hasattr(data, "__len__") or not len(data) or not isinstance(data[0], Mapping):
+    if not isinstance(data, list) or not data or not _is_grouped(data[0]):
         return data
-    first = next((group[0] for group in data[0].values() if isinstance(group, list) and group), None)
-    if not isinstance(first, dict) or not any(known.fits(first, first) for known in BENCHMARKS.values()):
+    firsts = (group[0] for grouped in data if _is_grouped(grouped) for group in grouped.values() if group)
+    if not any(known.fits(first, first) for first in firsts for known in BENCHMARKS.values()):
         return data
     named = [
         (row, name)
@@ -150,6 +150,12 @@ def _ungrouped(data: Any) -> Any:
         for row in group or ()
     ]
     return Rows([row for row, _ in named], files=[name for _, name in named])
+
+
+def _is_grouped(row: Any) -> bool:
+    """Whether each value is a list of dicts, or None where another row has the key."""
+    groups = [group for group in row.values() if group is not None] if isinstance(row, Mapping) else []
+    return bool(groups) and all(isinstance(group, list) and all(isinstance(e, dict) for e in group) for group in groups)
 
 
 def _sample(data: Any, max_rows: int | None) -> Rows:

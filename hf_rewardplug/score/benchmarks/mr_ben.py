@@ -19,8 +19,9 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, field, items, shown, text
 from hf_rewardplug.data.canonical import RowError
 
+from .examples import file_names
 from .process_bench import as_turns, check_threshold, first_below, step_probabilities
-from .registry import Result, read_rows, register_benchmark
+from .registry import Result, Rows, read_rows, register_benchmark
 
 WEIGHTS = {"mcc": 0.2, "step_accuracy": 0.3, "reason_accuracy": 0.5}
 """of the MR-score's parts: w1, w2, w3 of `get_mr_score`"""
@@ -61,18 +62,18 @@ def mr_ben(scorer: Any, rows: list[Row], *, threshold: float = 0.5, chat: bool =
     subject (`mcc/math`), and the mean over the subjects, as Mr-Ben averages its score. A figure that a subject's rows
     do not define is left out. `n`, `n_wrong`: rows, wrong solutions; `n_beyond`: of them, those whose error step is
     none that they have, which no rating of steps finds; `left out`: rows of `coding`, whose solutions are code without
-    steps, and whose error steps a language model compares.
+    steps, and whose error steps a language model compares, and those of its file k_shot_demo, which are for prompts.
 
     Args:
         threshold: a step is wrong where its probability (that it is right) is below it.
         chat: the question is a user's turn, so that the model's template applies; False: plain text.
     """
     check_threshold(threshold)
-    read = read_rows("mr_ben", rows, _reviewed)
-    numbers = getattr(rows, "numbers", range(len(rows)))
-    kept = [(number, one) for number, one in zip(numbers, read, strict=True) if one is not None]
+    solutions = _solutions(rows)
+    read = read_rows("mr_ben", solutions, _reviewed)
+    kept = [(number, one) for number, one in zip(solutions.numbers, read, strict=True) if one is not None]
     if not kept:
-        raise ValueError(f"benchmark 'mr_ben': all {len(read)} rows are code, which has no steps. Give other subjects.")
+        raise ValueError(f"benchmark 'mr_ben': all {len(rows)} rows are code, which has no steps. Give other subjects.")
     asked = [(as_turns(one.question, chat), one.steps) for _, one in kept]
     probabilities = step_probabilities(scorer, "mr_ben", asked, places=[f"row {number}" for number, _ in kept])
     found = []
@@ -91,7 +92,7 @@ def mr_ben(scorer: Any, rows: list[Row], *, threshold: float = 0.5, chat: bool =
                 "subset": one.subject,
             }
         )
-    counts = {"left out": len(read) - len(kept), "threshold": threshold}
+    counts = {"left out": len(rows) - len(kept), "threshold": threshold}
     return Result("mr_ben", {**mr_figures(found), **counts}, found)
 
 
@@ -163,6 +164,14 @@ def entries_of(number: int, steps: list[str]) -> set[int]:
     """
     found = {index for index, of in enumerate(step_numbers(steps)) if of == number}
     return found or {number - 1} & set(range(len(steps)))
+
+
+def _solutions(rows: list[Row]) -> Rows:
+    """Without the demonstrations for prompts, which stand in a file beside the subjects'."""
+    numbers = getattr(rows, "numbers", range(len(rows)))
+    named = zip(rows, numbers, file_names(rows), strict=True)
+    kept = [(row, number) for row, number, name in named if name != "k_shot_demo"]
+    return Rows([row for row, _ in kept], [number for _, number in kept])
 
 
 def _reviewed(row: Row) -> Reviewed | None:

@@ -248,3 +248,15 @@ def test_its_own_files_group_rows_by_question(tmp_path):
             assert result.name == "mr_ben"
             assert result.figures == mr_ben(Fake(), ROWS).figures
             assert [item["row"] for item in result.items] == list(range(8))
+
+
+def test_its_own_folder(tmp_path):
+    """A file a subject, and demonstrations, whose columns differ."""
+    demonstration = {"Question": "1+1?", "Subject": "coding", "Solution": "x", "cot_analysis": "y"}
+    files = {"math": {"a": ROWS[:6]}, "medicine": {"b": ROWS[6:]}, "k_shot_demo": {"coding": [demonstration]}}
+    for name, grouped in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(grouped, indent=2))
+    result = evaluate(Fake(), "mr_ben", data=tmp_path)
+    assert result.figures == {**mr_ben(Fake(), ROWS).figures, "left out": 1}
+    assert [item["row"] for item in result.items] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert evaluate(Fake(), tmp_path / "math.json").figures["n/math"] == 6
