@@ -87,9 +87,17 @@ def _prompt(row: Row) -> list[Message]:
 
 # pairs made of ratings, in the columns that TRL reads: what differs is what stands beside them
 _BESIDE_BINARIZED = ("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS)
+
+
+def _are_conversations(row: Row) -> bool:
+    """The columns that these formats ignore are known to repeat whole conversations, and not what stands beside text."""
+    return isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list)
+
+
 register_adapter(
     "ultrafeedback_binarized",
     columns=("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
+    matches=_are_conversations,
     optional=_BESIDE_BINARIZED,
     ignored=("prompt_id", "messages", "other_info"),  # `messages` repeats `chosen`
 )(preference)
@@ -102,6 +110,7 @@ register_adapter(
 register_adapter(
     "distilabel.pairs",
     columns=("prompt", "chosen", "rejected", "chosen_rating", "rejected_rating"),
+    matches=_are_conversations,
     optional=_BESIDE_BINARIZED,
     # the conversations in `chosen` and `rejected` hold the prompt and its system turn
     ignored=(

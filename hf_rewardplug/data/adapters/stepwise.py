@@ -9,7 +9,20 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from ..canonical import UNLABELLED, RowError
-from .fields import Row, dicts, expect, field, integer, items, messages, shown, template_arguments, text
+from .fields import (
+    TEMPLATE_ARGUMENTS,
+    Row,
+    dicts,
+    expect,
+    field,
+    integer,
+    items,
+    messages,
+    shown,
+    template_arguments,
+    text,
+    with_system_turn,
+)
 from .registry import register_adapter
 
 MATH_SHEPHERD_MARK = "ки"
@@ -22,8 +35,10 @@ PRM800K_LABELS = {-1: 0, 0: 1, 1: 1, None: UNLABELLED}
 FIRST_STEP = re.compile(r"step 1:", re.IGNORECASE)
 _LATER_STEP = re.compile(r"\s*step (?!1:)\d+:", re.IGNORECASE)
 
+_OPTIONAL = ("system", *TEMPLATE_ARGUMENTS)
 
-@register_adapter("stepwise_supervised", columns=("prompt", "completions", "labels"))
+
+@register_adapter("stepwise_supervised", columns=("prompt", "completions", "labels"), optional=_OPTIONAL)
 def stepwise_supervised(row: Row) -> Row:
     """TRL's stepwise supervision (up to 1.13) under axolotl's name, as it is.
 
@@ -31,14 +46,14 @@ def stepwise_supervised(row: Row) -> Row:
     {'prompt': '2+2+2?', 'completions': ['2+2=4', '4+2=7'], 'labels': [True, False]}
     """
     return {
-        "prompt": field(row, "prompt"),
+        "prompt": with_system_turn(row, field(row, "prompt")),
         "completions": items(row, "completions"),
         "labels": items(row, "labels"),
         **template_arguments(row),
     }
 
 
-@register_adapter("stepwise_outcome", columns=("prompt", "completions", "outcome"))
+@register_adapter("stepwise_outcome", columns=("prompt", "completions", "outcome"), optional=_OPTIONAL)
 def stepwise_outcome(row: Row) -> Row:
     """Steps of a solution of which only the outcome is known: True, False or a share in [0, 1].
 
@@ -46,21 +61,22 @@ def stepwise_outcome(row: Row) -> Row:
     {'prompt': '2+2+2?', 'completions': ['2+2=4', '4+2=7'], 'outcome': False}
     """
     return {
-        "prompt": field(row, "prompt"),
+        "prompt": with_system_turn(row, field(row, "prompt")),
         "completions": items(row, "completions"),
         "outcome": field(row, "outcome"),
         **template_arguments(row),
     }
 
 
-@register_adapter("step_tree", columns=("prompt", "nodes"))
+@register_adapter("step_tree", columns=("prompt", "nodes"), optional=_OPTIONAL)
 def step_tree(row: Row) -> Row:
     """A tree of steps as this package writes it: `parent` is an earlier node's index, or -1 behind the prompt.
 
     >>> step_tree({"prompt": "2+2?", "nodes": [{"text": "4", "label": 1, "parent": -1}], "id": 3})
     {'prompt': '2+2?', 'nodes': [{'text': '4', 'label': 1, 'parent': -1}]}
     """
-    return {"prompt": field(row, "prompt"), "nodes": dicts(row, "nodes"), **template_arguments(row)}
+    prompt = with_system_turn(row, field(row, "prompt"))
+    return {"prompt": prompt, "nodes": dicts(row, "nodes"), **template_arguments(row)}
 
 
 def _has_mark(row: Row) -> bool:
@@ -69,7 +85,7 @@ def _has_mark(row: Row) -> bool:
     )
 
 
-@register_adapter("math_shepherd", columns=("input", "label"), matches=_has_mark)
+@register_adapter("math_shepherd", columns=("input", "label"), matches=_has_mark, optional=(), ignored=("task",))
 def math_shepherd(row: Row) -> Row:
     r"""Math-Shepherd (peiyi9979), raw: `label` is `input` with each step mark "ки" replaced by "+" or "-".
 
@@ -155,7 +171,12 @@ def prm800k(row: Row, *, labels: Mapping[int | None, Any] = PRM800K_LABELS) -> R
     return {"prompt": text(question, "problem", "question"), "nodes": nodes} if nodes else []
 
 
-@register_adapter("processbench", columns=("problem", "steps", "label"))
+@register_adapter(
+    "processbench",
+    columns=("problem", "steps", "label"),
+    optional=(),
+    ignored=("id", "generator", "final_answer_correct"),
+)
 def processbench(row: Row) -> Row:
     """ProcessBench (Qwen), raw: `label` is the index of the first wrong step, -1 where all are right.
 
@@ -179,11 +200,12 @@ def _qwen_messages(row: Row) -> bool:
     return isinstance(last, dict) and isinstance(last.get("content"), str) and QWEN_STEP_TOKEN in last["content"]
 
 
-@register_adapter("qwen_prm.messages", columns=("messages", "labels"), matches=_qwen_messages)
+@register_adapter("qwen_prm.messages", columns=("messages", "labels"), matches=_qwen_messages, optional=_OPTIONAL)
 @register_adapter(
     "qwen_prm",
     columns=("prompt", "response", "labels"),
     matches=lambda row: isinstance(row.get("response"), str) and QWEN_STEP_TOKEN in row["response"],
+    optional=_OPTIONAL,
 )
 def qwen_prm(row: Row) -> Row:
     """Rows for Qwen2.5-Math-PRM: the steps stand in one text, joined by its step token.
@@ -207,7 +229,8 @@ def qwen_prm(row: Row) -> Row:
     labels = [label == "+" if label in ("+", "-") else label for label in items(row, "labels")]
     if len(labels) != len(steps):
         raise RowError(f"{len(labels)} labels for {len(steps)} steps divided by {QWEN_STEP_TOKEN}", "labels")
-    return {"prompt": prompt, "completions": steps, "labels": labels}
+    prompt = with_system_turn(row, prompt)
+    return {"prompt": prompt, "completions": steps, "labels": labels, **template_arguments(row)}
 
 
 def _rated_segments(raw: str, rated: str) -> tuple[list[str], list[bool]]:
