@@ -1,66 +1,69 @@
-"""Lines of jsonl to scores, as many in memory as a window has.
+"""Rows of files to scores, as many in memory as a window has.
 
-In: lines as bytes. Out: `Line`s, each with its number, its row and what a scorer is asked, or what is wrong with it;
-and their scores, in order.
+In: files of any format that training reads, or lines of jsonl. Out: `Line`s, each with its place, its row and what a
+scorer is asked, or what is wrong with it; and their scores, in order.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from ..data.adapters import Adapter, detect_adapter
-from ..data.canonical import RowError, template_arguments
-from ..data.expansion import to_pairs
-from .inputs import EXPECTED, key_of
+from ..data.canonical import EmptyRow
+from ..data.formats import FileRow, parse_line, read_files
+from .requests import Requests
+
+__all__ = ["WINDOW", "Line", "Requests", "flat", "read_lines", "read_source", "scored_lines"]
 
 WINDOW = 1024
-"""lines that are read and scored at a time"""
+"""rows that are read and scored at a time"""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the input: its number from 1, its row, what the scorer is asked; or what is wrong with it."""
+    """A row of the input.
 
-    number: int
-    row: dict[str, Any] | None = None
-    request: dict[str, Any] | None = None
-    error: str | None = None
-
-
-class Requests:
-    """Rows of jsonl -> what `RewardScorer.score_rows` takes. Formats of pairs are told from the first one.
-
-    >>> Requests()({"prompt": "2+2?", "chosen": "4", "rejected": "5"})
-    {'prompt': '2+2?', 'completions': ['4', '5']}
+    Attributes:
+        index: its place among all rows, from 0.
+        number: its line, from 1; None where the format has no lines.
+        row: what it holds. requests: what the scorer is asked, mostly one.
+        error: what is wrong with it. left_out: whether that is no fault, but nothing to score (a tie).
+        source: its file, and its number there, from 0. several: whether there are other files.
     """
 
-    def __init__(self, column: str = "score") -> None:
-        self.adapter: Adapter | None = None
-        self.taken = (column, f"{column}s")
+    index: int
+    number: int | None
+    row: dict[str, Any] | None = None
+    requests: tuple[dict[str, Any], ...] = ()
+    error: str | None = None
+    left_out: bool = False
+    source: tuple[Path | None, int] = (None, 0)
+    several: bool = False
 
-    def __call__(self, row: Any) -> dict[str, Any]:
-        """Raises `ValueError` where the row has nothing to score."""
-        if not isinstance(row, dict):
-            raise RowError(f"found {type(row).__name__}; expected a JSON object")
-        if taken := [key for key in self.taken if key in row]:
-            raise RowError("is there already; name the new one otherwise: --column (column=...)", column=taken[0])
-        if key := key_of(row):
-            solution = key == "completions" and row.get("labels") is not None  # as it trains, no list of completions
-            asked = {"prompt": row["prompt"] or "", **template_arguments(row)}
-            return {**asked, "steps" if solution else key: row[key]}  # the key last: `_without_row_number`
-        if "chosen" in row and "rejected" in row:
-            self.adapter = self.adapter or detect_adapter(list(row), row)
-            pairs = [pair for found in self.adapter(row) for pair in to_pairs(found)]
-            if len(pairs) != 1:
-                raise RowError(f"adapter '{self.adapter.name}' gives {len(pairs)} pairs; expected one")
-            pair = pairs[0]
-            asked = {"prompt": pair.get("prompt", ""), **template_arguments(pair)}
-            return {**asked, "completions": [pair["chosen"], pair["rejected"]]}
-        raise RowError(f"found {sorted(row)}; {EXPECTED}, or 'chosen' and 'rejected'. Rename the columns")
+    @property
+    def request(self) -> dict[str, Any]:
+        """The only request."""
+        (request,) = self.requests
+        return request
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What tells it from other rows, for a file of JSON."""
+        file, number = self.source
+        names = {"file": file.name} if self.several else {}
+        return {**names, **({} if self.number is None else {"line": self.number}), "row": number}
+
+    @property
+    def place(self) -> str:
+        """Where it is, for errors: "'pairs.jsonl', line 8"."""
+        return f"'{self.source[0]}', {self.called}"
+
+    @property
+    def called(self) -> str:
+        return f"row {self.source[1]}" if self.number is None else f"line {self.number}"
 
 
 def read_lines(lines: Iterable[bytes], request: Callable[[Any], dict], *, start: int = 1) -> Iterator[Line]:
@@ -69,25 +72,39 @@ def read_lines(lines: Iterable[bytes], request: Callable[[Any], dict], *, start:
     >>> [line.error for line in read_lines([b'{"prompt": "a", "completion": "b"}', b"", b"{"], Requests())]
     [None, 'no JSON: Expecting property name enclosed in double quotes at character 2']
     """
+    index = 0
     for number, text in enumerate(lines, start):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except json.JSONDecodeError as error:
-            yield Line(number, error=f"no JSON: {error.msg} at character {error.pos + 1}")
-            continue
-        except UnicodeDecodeError as error:
-            yield Line(number, error=f"no UTF-8: {error.reason} at byte {error.start + 1}")
-            continue
-        try:
-            yield Line(number, row, request(row))
-        except Exception as error:  # a third party's adapter can fail in any way
-            yield Line(number, row, error=str(error) if isinstance(error, ValueError) else repr(error))
+        if text.strip():
+            yield _line(parse_line(text, number=index, line=number), index, request)
+            index += 1
+
+
+def read_source(files: Sequence[Path], request: Callable[[Any], Any], *, start: int = 0) -> Iterator[Line]:
+    """The rows of files of one format from row `start` on, one at a time.
+
+    Raises:
+        BrokenFile: a file that cannot be read on.
+    """
+    for index, (file, row) in enumerate(read_files(files)):
+        if index >= start:
+            yield _line(row, index, request, file=file, several=len(files) > 1)
+
+
+def _line(row: FileRow, index: int, request: Any, *, file: Path | None = None, several: bool = False) -> Line:
+    line = Line(index, row.line, row.row, error=row.error, source=(file, row.number), several=several)
+    if row.error is not None:
+        return line
+    try:
+        requests = request.all(row.row) if isinstance(request, Requests) else [request(row.row)]
+        return replace(line, requests=tuple(requests))
+    except EmptyRow as error:
+        return replace(line, error=str(error), left_out=True)
+    except Exception as error:  # a third party's adapter can fail in any way
+        return replace(line, error=str(error) if isinstance(error, ValueError) else repr(error))
 
 
 def scored_lines(scorer: Any, lines: Iterable[Line], *, window: int = WINDOW) -> Iterator[tuple[Line, Any]]:
-    """(line, score) in order, `window` lines in memory; one that cannot be scored has its `error` set."""
+    """(line, scores of its requests) in order, `window` lines in memory; one without scores has its `error` set."""
     lines = iter(lines)
     while batch := list(islice(lines, window)):
         scores = _scores(scorer, [line for line in batch if line.error is None])
@@ -99,8 +116,9 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
     """The scorer refuses a window as a whole: its halves are tried, down to the lines that are at fault."""
     if not lines:
         return
+    requests = [request for line in lines for request in line.requests]
     try:
-        found = list(scorer.score_rows([line.request for line in lines], window=len(lines)))
+        found = iter(list(scorer.score_rows(requests, window=len(requests))))
     except ValueError as error:
         if len(lines) > 1:
             middle = len(lines) // 2
@@ -109,15 +127,18 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
         else:
             yield replace(lines[0], error=_without_row_number(str(error), lines[0])), None
         return
-    for line, score in zip(lines, found, strict=True):
-        finite = all(map(math.isfinite, flat(score)))
-        yield line if finite else replace(line, error=f"the score is not finite: {score}"), score
+    for line in lines:
+        scores = list(islice(found, len(line.requests)))
+        finite = all(map(math.isfinite, flat(scores)))
+        yield line if finite else replace(line, error=f"the score is not finite: {scores}"), scores
 
 
 def _without_row_number(message: str, line: Line) -> str:
     """The scorer's "row 0[1]: ..." as "completions[1]: ..."; the caller knows the line's number."""
-    key = [*line.request][-1]
-    return re.sub(r"^row 0(\[\d+\])?(:?) ", lambda m: f"{key}{m[1] or ''}{m[2]} " if m[1] or not m[2] else "", message)
+    key = [*line.requests[0]][-1]
+    return re.sub(
+        r"^row \d+(\[\d+\])?(:?) ", lambda m: f"{key}{m[1] or ''}{m[2]} " if m[1] or not m[2] else "", message
+    )
 
 
 def flat(score: Any) -> Iterator[float]:

@@ -83,42 +83,41 @@ def parse_line(text: bytes, *, number: int, line: int) -> FileRow:
     return FileRow(number, line, row)
 
 
-def _list(path: Path, content: bytes) -> Iterator[FileRow]:
-    """The objects of a JSON list."""
+def _list(path: Path, content: bytes) -> list[FileRow]:
+    """The objects of a JSON list; the whole text is read before the first one is given."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise BrokenFile(path, f"no UTF-8: {error.reason} at byte {error.start + 1} of the file", line) from error
-    decoder, number = json.JSONDecoder(object_pairs_hook=_each_once), 0
-    line, seen = 1, 0
 
     def fault(why: str, place: int) -> BrokenFile:
-        return BrokenFile(path, why, text.count("\n", 0, place) + 1)
+        return BrokenFile(path, f"no JSON: {why}", text.count("\n", 0, place) + 1)
 
+    decoder, rows, line, seen = json.JSONDecoder(object_pairs_hook=_each_once), [], 1, 0
     place = _behind_space(text, text.index("[") + 1)
-    empty = text[place : place + 1] == "]"
-    while not empty:
+    ended = text[place : place + 1] == "]"
+    while not ended:
         line, seen = line + text.count("\n", seen, place), place
         try:
             row, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            raise fault(f"no JSON: {error.msg}", error.pos) from error
+            raise fault(error.msg, error.pos) from error
         except ValueError as error:
             raise fault(str(error), place) from error
         wrong = None if isinstance(row, dict) else _no_object(row)
-        yield FileRow(number, line, None if wrong else row, wrong)
-        number, place = number + 1, _behind_space(text, end)
-        mark = text[place : place + 1]
-        if mark == "]":
-            break
-        if mark != ",":
-            raise fault(f"no JSON: expected ',' or ']' behind an object, found {mark or 'the end of the file'}", place)
-        comma, place = place, _behind_space(text, place + 1)
-        if text[place : place + 1] == "]":
-            raise fault("no JSON: there is a comma behind the last object", comma)
+        rows.append(FileRow(len(rows), line, None if wrong else row, wrong))
+        place = _behind_space(text, end)
+        ended, mark = text[place : place + 1] == "]", text[place : place + 1] or "the end of the file"
+        if not ended and mark != ",":
+            raise fault(f"expected ',' or ']' behind an object, found {mark}", place)
+        if not ended:
+            comma, place = place, _behind_space(text, place + 1)
+            if text[place : place + 1] == "]":
+                raise fault("there is a comma behind the last object", comma)
     if (rest := _behind_space(text, place + 1)) < len(text):
-        raise fault("no JSON: there is more behind the list", rest)
+        raise fault("there is more behind the list", rest)
+    return rows
 
 
 def _behind_space(text: str, place: int) -> int:

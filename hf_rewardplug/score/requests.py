@@ -1,0 +1,170 @@
+"""A row of any format that training reads -> what a scorer is asked.
+
+In: a raw row. Out: rows of `RewardScorer.score_rows`, one for each canonical row that the format's adapter gives.
+
+    plain rows                              as they are: {"prompt", "completion", "completions" or "steps"}
+    pairs                                   "completions": the chosen one, the rejected one
+    ranked lists, scored completions        "completions", "completion"
+    steps, outcomes                         "steps"
+    a tree of steps                         "steps": each path to a last step; `node_scores` undoes it
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..data.adapters import Adapter, detect_adapter, get_adapter, rename_columns
+from ..data.canonical import EmptyRow, RowError, checked_completion, checked_list, checked_pair, template_arguments
+from ..data.columns import unread_columns
+from ..data.expansion import row_type, to_steps
+from .inputs import EXPECTED, KEYS, key_of
+
+Row = dict[str, Any]
+
+
+class Requests:
+    """Raw rows -> what `RewardScorer.score_rows` takes. The format of pairs is told from the first of them.
+
+    Args:
+        column: name of the new column, which no row may have.
+        adapter: name of the rows' format, or "my_format.py:my_format". When None, rows that are plain are taken as they
+            are, and the others' format is found from their columns.
+        column_mapping: {column that the format expects: column of the data}.
+        ignore_columns: columns that are not to be read, though they look like parts of the prompt.
+        any_format: False knows plain rows and pairs alone where no adapter is named.
+
+    >>> Requests()({"prompt": "2+2?", "chosen": "4", "rejected": "5"})
+    {'prompt': '2+2?', 'completions': ['4', '5']}
+    """
+
+    def __init__(
+        self,
+        column: str = "score",
+        *,
+        adapter: str | None = None,
+        column_mapping: Mapping[str, str] | None = None,
+        ignore_columns: Sequence[str] | None = None,
+        any_format: bool = False,
+    ) -> None:
+        self.taken = (column, f"{column}s")
+        self.named = None if adapter is None else get_adapter(adapter)
+        self.mapping, self.ignored, self.any_format = column_mapping, tuple(ignore_columns or ()), any_format
+        self.adapter: Adapter | None = self.named
+        self._checked: set[Adapter] = set()
+
+    def __call__(self, row: Any) -> Row:
+        """The only request of a row.
+
+        Raises:
+            RowError: the row has nothing to score, or more than one canonical row.
+        """
+        requests = self.all(row)
+        if len(requests) != 1:
+            raise RowError(f"adapter '{self.adapter.name}' gives {len(requests)} rows; expected one")
+        return requests[0]
+
+    def all(self, row: Any) -> list[Row]:
+        """
+        Raises:
+            EmptyRow: the adapter gives nothing for it (a tie). RowError: the row cannot be used.
+        """
+        if not isinstance(row, dict):
+            raise RowError(f"found {type(row).__name__}; expected a JSON object")
+        if taken := [key for key in self.taken if key in row]:
+            raise RowError("is there already; name the new one otherwise: --column (column=...)", column=taken[0])
+        row = {key: value for key, value in row.items() if key not in self.ignored}
+        row = rename_columns(row, self.mapping) if self.mapping else row
+        if self.named is None and (key := key_of(row)):
+            self._check(_PLAIN, row)
+            return [_plain(row, key)]
+        adapter = self._adapter_of(row)
+        if requests := [asked(canonical) for canonical in adapter(row)]:
+            return requests
+        raise EmptyRow("the adapter gives none (a tie)")
+
+    def _adapter_of(self, row: Row) -> Adapter:
+        if self.named is None and (self.adapter is None or not self.adapter.has_columns(row)):
+            if not (self.any_format or {"chosen", "rejected"} <= row.keys()):
+                raise RowError(f"found {sorted(row)}; {EXPECTED}, or 'chosen' and 'rejected'. Rename the columns")
+            try:
+                self.adapter = detect_adapter(list(row), row)
+            except ValueError as error:
+                remedy = "Rename the columns, or name the format: --adapter (adapter=...)"
+                raise RowError(f"found {sorted(row)}; {EXPECTED}, or a format of training. {remedy}") from error
+        self._check(self.adapter, row)
+        return self.adapter
+
+    def _check(self, adapter: Adapter, row: Row) -> None:
+        """Once a format: no part of a prompt is left unread in silence."""
+        if adapter not in self._checked:
+            unread_columns(adapter, [row])
+            self._checked.add(adapter)
+
+
+_PLAIN = Adapter(
+    "plain rows",
+    lambda row: {"prompt": row["prompt"], "completions": row[key_of(row)]},
+    columns=("prompt",),
+    optional=(*KEYS, "labels", "outcome", "scores", "tools", "chat_template_kwargs"),
+)
+
+
+def _plain(row: Row, key: str) -> Row:
+    solution = key == "completions" and (row.get("labels") is not None or row.get("outcome") is not None)
+    prompt = {"prompt": row["prompt"] or "", **template_arguments(row)}
+    return {**prompt, "steps" if solution else key: row[key]}  # the key last: `lines.py` looks for it
+
+
+def asked(canonical: Row) -> Row:
+    """The request of a canonical row.
+
+    >>> asked({"prompt": "Hi", "completions": ["a", "b"], "scores": [1, 2]})
+    {'prompt': 'Hi', 'completions': ['a', 'b']}
+    >>> nodes = [{"text": text, "label": 1, "parent": parent} for text, parent in (("a", -1), ("b", 0), ("c", 0))]
+    >>> asked({"prompt": "p", "nodes": nodes})
+    {'prompt': 'p', 'parents': [-1, 0, 0], 'steps': [['a', 'b'], ['a', 'c']]}
+    """
+    kind = row_type(canonical)
+    if kind == "step_tree":
+        (tree,) = to_steps(canonical)
+        steps = [[tree["completions"][node] for node in path] for path in paths_of(tree["parents"])]
+        return {"prompt": tree["prompt"], **template_arguments(canonical), "parents": tree["parents"], "steps": steps}
+    if kind in ("stepwise", "outcome"):
+        prompt = {"prompt": canonical.get("prompt") or "", **template_arguments(canonical)}
+        return {**prompt, "steps": canonical["completions"]}
+    checked = {"preference": checked_pair, "ranked": checked_list, "scored": checked_completion}[kind](canonical)
+    prompt = {"prompt": checked.get("prompt", ""), **template_arguments(checked)}
+    if kind == "preference":
+        return {**prompt, "completions": [checked["chosen"], checked["rejected"]]}
+    key = "completions" if kind == "ranked" else "completion"
+    return {**prompt, key: checked[key]}
+
+
+def paths_of(parents: Sequence[int]) -> list[list[int]]:
+    """The paths of a tree from a first step to each last one, in the order of the last ones.
+
+    >>> paths_of([-1, 0, 0, -1])
+    [[0, 1], [0, 2], [3]]
+    """
+    paths, inner = [], {*parents}
+    for node in range(len(parents)):
+        if node in inner:
+            continue
+        path, place = [], node
+        while place >= 0:
+            path.append(place)
+            place = parents[place]
+        paths.append(path[::-1])
+    return paths
+
+
+def node_scores(parents: Sequence[int], scores: Iterable[Sequence[float]]) -> list[float]:
+    """Scores of a tree's paths -> one for each node.
+
+    >>> node_scores([-1, 0, 0], [[0.9, 0.2], [0.9, 0.4]])
+    [0.9, 0.2, 0.4]
+    """
+    found = [0.0] * len(parents)
+    for path, values in zip(paths_of(parents), scores, strict=True):
+        for node, value in zip(path, values, strict=True):
+            found[node] = value
+    return found
