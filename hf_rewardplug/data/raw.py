@@ -87,13 +87,16 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     if not isinstance(dataset, Dataset):
         return dataset.with_format(None)
     shown = dataset.format
+    columns, plain = shown["columns"], dataset.with_format(None)
+    rest = [name for name in dataset.column_names if name not in columns] if shown["output_all_columns"] else []
     if shown["type"] == "custom":
-        dataset = dataset.map(
-            dict, batched=True, remove_columns=dataset.column_names, desc="Applying the data set's transform"
-        )
-    elif not shown["output_all_columns"] and len(shown["columns"]) < len(dataset.column_names):
-        dataset = dataset.select_columns(shown["columns"])
-    return _undecoded(dataset.with_format(None))
+        told = "Applying the data set's transform"
+        seen = dataset.select_columns(columns).map(dict, batched=True, remove_columns=columns, desc=told)
+        seen = seen.with_format(None)
+        plain = datasets.concatenate_datasets([seen, plain.select_columns(rest)], axis=1) if rest else seen
+    elif len(columns) + len(rest) < len(dataset.column_names):
+        plain = plain.select_columns(columns)
+    return _undecoded(plain)
 
 
 def _undecoded(dataset: Dataset) -> Dataset:

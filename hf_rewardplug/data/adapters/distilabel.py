@@ -90,7 +90,7 @@ _BESIDE_BINARIZED = ("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS)
 
 
 def _are_conversations(row: Row) -> bool:
-    """The columns that these formats ignore are known to repeat whole conversations, and not what stands beside text."""
+    """What these formats ignore repeats whole conversations; beside text it may hold what the text lacks."""
     return isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list)
 
 
