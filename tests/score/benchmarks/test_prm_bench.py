@@ -87,6 +87,15 @@ def test_an_item():
     }
 
 
+def test_categories_are_those_of_its_code():
+    """`classification_parallel_dict` of form_latex_strs.ipynb at a1ae4ea."""
+    assert CATEGORIES == {
+        "simplicity": ("redundency", "circular"),
+        "soundness": ("counterfactual", "step_contradiction", "domain_inconsistency", "confidence"),
+        "sensitivity": ("missing_condition", "deception", "multi_solutions"),
+    }
+
+
 def test_categories_are_means_of_their_classes():
     """All nine classes; each class's PRMScore is its own."""
     names = [name for classes in CATEGORIES.values() for name in classes]
