@@ -1,10 +1,14 @@
 """Names and data to benchmarks: detection, loading, sampling, and what is told where that fails."""
 
 import json
+import pkgutil
+import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
 
+from hf_rewardplug.score import benchmarks
 from hf_rewardplug.score.benchmarks import (
     BENCHMARKS,
     Result,
@@ -158,6 +162,19 @@ def test_max_rows_are_spread_over_the_data(longer):
     for wrong in (0, True, 2.5):
         with pytest.raises(ValueError, match=f"max_rows={wrong} is no number of rows"):
             evaluate(longer, rows, max_rows=wrong)
+
+
+def test_a_benchmark_is_one_module():
+    """Each module of the folder is imported, so that the next benchmark is a file and no more."""
+    modules = {f"{benchmarks.__name__}.{module.name}" for module in pkgutil.iter_modules(benchmarks.__path__)}
+    assert modules <= set(sys.modules)
+    registered = {known.run.__module__ for known in BENCHMARKS.values()}
+    assert registered == modules - {f"{benchmarks.__name__}.{name}" for name in ("evaluation", "examples", "registry")}
+    assert {"rmb", "rmb.best_of_n", "big_bench_mistake", "mr_ben"} < set(BENCHMARKS)
+    with open(Path(__file__).parents[3] / "docs" / "benchmarks.md", encoding="utf-8") as page:
+        documented = page.read()
+    published = [name for name, known in BENCHMARKS.items() if "arXiv" in known.source and "." not in name]
+    assert len(published) >= 10 and [name for name in published if f"`{name}`" not in documented] == []
 
 
 def test_a_benchmark_of_your_own(longer):
