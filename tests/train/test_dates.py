@@ -20,8 +20,9 @@ TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['conten
 ALWAYS = "{{ 'Today ' + strftime_now('%d %b %Y') + '\n' }}" + TURNS
 ARGUMENT = (
     "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ 'Today ' + date_string + '\n' }}"
-    + TURNS
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
+    "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}"
+    "{{ 'Today ' + date_string + '\n' }}" + TURNS
 )
 """as Llama 3.2's: an argument, or the day"""
 IN_A_MACRO = "{% macro head() %}{{ strftime_now('%Y-%m-%d') }}{% endmacro %}{{ head() }}" + TURNS
