@@ -15,6 +15,7 @@ columns. Out: a `Result` of flat figures ("accuracy", "accuracy/Chat", "n", ...)
     prm_bench.py       PRMBench: right and wrong steps in nine classes (process reward models)
     big_bench_mistake.py   BIG-Bench-Mistake: the first mistake in five tasks (process reward models)
     mr_ben.py          Mr-Ben: right solutions and first wrong steps in six subjects (process reward models)
+    steps.py           steps of any format: right and wrong ones (process reward models)
     best_of_n.py       accuracy of the best of n samples, and of votes, against n (either kind)
 
 Another benchmark is another module here: each is imported, and registers itself. Which figure is which of the official

@@ -234,7 +234,8 @@ def _as_steps(completion: Any, separator: str) -> list[str]:
 def _scores(scorer: Any, read: list[Samples], numbers: Sequence[int]) -> list[dict[str, list[float]]]:
     """Scores of every row's samples, by name: "rm", or "rm_min" and so on."""
     if not _rates_steps(scorer):
-        found = scored("best_of_n", scorer, [one.prompt for one in read], [one.completions for one in read])
+        asked = [one.prompt for one in read], [one.completions for one in read]
+        found = scored("best_of_n", scorer, *asked, places=[f"row {number}" for number in numbers])
         return [{"rm": scores} for scores in found]
     asked = [(one.prompt, steps) for one in read for steps in one.completions]
     places = [f"row {number}" for number, one in zip(numbers, read, strict=True) for _ in one.completions]

@@ -4,14 +4,29 @@ name, hub id, file, data set or list  ->  prepare  ->  the benchmark and its row
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_rewardplug.data.adapters import rename_columns
+from hf_rewardplug.data.adapters import get_adapter, rename_columns
+from hf_rewardplug.data.columns import check_ignored
+from hf_rewardplug.data.origin import Origin
+from hf_rewardplug.data.pipeline import ON_BAD_ROW
 
 from .examples import file_names
-from .registry import BENCHMARKS, Benchmark, Result, Rows, detect_benchmark, get_benchmark
+from .registry import (
+    BENCHMARKS,
+    Benchmark,
+    RefusedRows,
+    Result,
+    Rows,
+    benchmark_of_format,
+    detect_benchmark,
+    get_benchmark,
+)
+
+_PROBED = 100  # rows among which a named format must be able to read one
 
 
 def evaluate(
@@ -21,7 +36,10 @@ def evaluate(
     data: Any = None,
     split: str | None = None,
     max_rows: int | None = None,
+    adapter: str | None = None,
     column_mapping: Mapping[str, str] | None = None,
+    ignore_columns: Sequence[str] | None = None,
+    on_bad_row: str = "error",
     **options: Any,
 ) -> Result:
     """Run a benchmark: by name on its own data or on `data`, or the one that the data's columns tell.
@@ -34,21 +52,57 @@ def evaluate(
     Args:
         scorer: has `score(prompts, completions)`.
         name_or_data: a benchmark's name, or data (then the benchmark is detected).
-        data: a hub id, a file that training reads, a folder of them or of folders of them, a `datasets` data set, or a
-            list of rows.
+        data: a hub id; a json, jsonl, csv, parquet or arrow file, gzipped or not, or a folder of them; a data set of
+            `datasets`; or a list of rows.
         split: of a hub data set, where it is not the benchmark's own.
         max_rows: so many rows, spread evenly over the data (of a stream: the first), since data are sorted by subset.
-        column_mapping: {column that the benchmark expects: column of the data}.
+        adapter: format of the rows, by name or as "my_format.py:my_format", for `preference` and `steps`, which read
+            every format that training reads; found from the columns when None.
+        column_mapping: {column that the benchmark or the format expects: column of the data}.
+        ignore_columns: columns that are not to be read, though they look like parts of the prompt.
+        on_bad_row: what becomes of a row that the format, the checks or the chat template refuses: "error", or "drop":
+            the figures are those of the other rows, and `Result.refused` names it.
         options: the benchmark's own.
 
     Raises:
-        ValueError: an unknown name or option, data that cannot be read, columns that are missing, or a bad row, by its
-            number.
+        RefusedRows: a bad row, by its number. ValueError: an unknown name or option, data that cannot be read, columns
+            that are missing, or every row is refused.
     """
     wanted = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": column_mapping}
-    benchmark, rows = prepare(name_or_data, **wanted)
+    benchmark, rows = prepare(name_or_data, adapter=adapter, ignore_columns=ignore_columns, **wanted)
+    if adapter is not None:
+        options = {"adapter": adapter, **options}
+    return run(benchmark, scorer, rows, on_bad_row=on_bad_row, **options)
+
+
+def run(benchmark: Benchmark, scorer: Any, rows: Rows, *, on_bad_row: str = "error", **options: Any) -> Result:
+    """`benchmark.run`, over the rows that are not refused. Arguments and errors are those of `evaluate`."""
+    if on_bad_row not in ON_BAD_ROW:
+        raise ValueError(f"on_bad_row={on_bad_row!r} is not one of {', '.join(map(repr, ON_BAD_ROW))}.")
     _check_options(benchmark, options)
-    return benchmark.run(scorer, rows, **options)
+    kept, refused = rows, {}
+    while True:
+        try:
+            result = benchmark.run(scorer, kept, **options)
+            break
+        except RefusedRows as error:
+            named = {rows.called(place): reason for place, reason in error.refused.items()}
+            if on_bad_row == "error":
+                raise RefusedRows(error.name, named) from error.__cause__
+            refused |= named
+            kept = kept.without(error.refused)
+            if not kept:
+                place, reason = next(iter(refused.items()))
+                raise ValueError(
+                    f"benchmark '{error.name}': every row was refused. The first, {place}: {reason}. Name the format "
+                    "(adapter=...), or map columns (column_mapping={expected: yours})."
+                ) from error
+    if not refused:
+        return result
+    reasons: dict[str, list[str]] = {}
+    for place, reason in refused.items():
+        reasons.setdefault(reason, []).append(place)
+    return replace(result, figures={**result.figures, "refused": len(refused)}, refused=reasons)
 
 
 def prepare(
@@ -57,7 +111,9 @@ def prepare(
     data: Any = None,
     split: str | None = None,
     max_rows: int | None = None,
+    adapter: str | None = None,
     column_mapping: Mapping[str, str] | None = None,
+    ignore_columns: Sequence[str] | None = None,
 ) -> tuple[Benchmark, Rows]:
     """The benchmark and its rows, for one or many runs. Arguments and errors are those of `evaluate`.
 
@@ -78,9 +134,25 @@ def prepare(
     rows = _sample(_ungrouped(_load(benchmark, data, split)), max_rows)
     if not rows:
         raise ValueError(f"the data {data!r:.80} have no rows. Give some.")
+    if ignored := check_ignored(ignore_columns, dict.fromkeys(name for row in rows for name in row)):
+        rows = rows.changed(lambda row: {name: value for name, value in row.items() if name not in ignored})
     if column_mapping:
-        rows = Rows([rename_columns(row, column_mapping) for row in rows], rows.numbers, files=rows.files)
-    return benchmark or detect_benchmark(list(rows[0]), rows[0]), rows
+        rows = rows.changed(lambda row: rename_columns(row, column_mapping))
+    return benchmark or _detected(rows, adapter), rows
+
+
+def _detected(rows: Rows, adapter: str | None) -> Benchmark:
+    """The benchmark of the first row; of a named format the one that rates it, by the first row that it can read."""
+    if adapter is None:
+        return detect_benchmark(list(rows[0]), rows[0])
+    chosen = get_adapter(adapter)
+    name = next(filter(None, (benchmark_of_format(row, chosen) for row in rows[:_PROBED])), None)
+    if name is None:
+        raise ValueError(
+            f"adapter '{adapter}' reads none of the first rows as pairs, ranked lists or steps, which benchmarks rate. "
+            "Name the benchmark, or another adapter."
+        )
+    return BENCHMARKS[name]
 
 
 def _check_options(benchmark: Benchmark, options: Mapping[str, Any]) -> None:
@@ -121,13 +193,15 @@ def _rows_of_files(path: Path) -> Rows:
     inside = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
     inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
     inside = [str(file) for file in inside if len(file.parts) == 1] or [str(file) for file in inside]
-    rows, names = [], []
-    for file, row in read_files(local_files(path, inside or None)):
+    files, rows, bare, names = local_files(path, inside or None), [], [], {}
+    for file, row in read_files(files):
         if row.error is not None:
             raise BrokenFile(file, f"{row.error}.", row.line)
+        if len(files) > 1:
+            names[len(rows)] = f"row {row.number} of {file.name}"
         rows.append(row.row)
-        names.append(bare_name(file))
-    return Rows(rows, files=names)
+        bare.append(bare_name(file))
+    return Rows(rows, files=bare, names=names)
 
 
 def _ungrouped(data: Any) -> Any:
@@ -168,12 +242,15 @@ def _sample(data: Any, max_rows: int | None) -> Rows:
         raise ValueError(f"max_rows={max_rows!r} is no number of rows. Give 1 or more, or None for all.")
     if isinstance(data, Mapping):
         raise ValueError(f"the data are a mapping of {sorted(data, key=str)}, not rows. Choose one of its splits.")
+    source = data.numbers if isinstance(data, Rows) else None
     if hasattr(data, "with_format"):
         data = data.with_format(None)  # lists and numbers, no tensors
+        source = Origin.of(data).file_numbers if hasattr(data, "__len__") else None
     if not hasattr(data, "__len__"):
         return Rows(row for row, _ in zip(data, range(max_rows or 10**12), strict=False))
     numbers = range(len(data))
     if max_rows is not None and max_rows < len(data):
         numbers = [index * len(data) // max_rows for index in range(max_rows)]
-    names = file_names(data)
-    return Rows((data[number] for number in numbers), numbers, files=[names[number] for number in numbers])
+    files = [file_names(data)[number] for number in numbers]
+    rows, names = (data[number] for number in numbers), getattr(data, "names", None)
+    return Rows(rows, numbers if source is None else [int(source[n]) for n in numbers], files=files, names=names)

@@ -7,12 +7,15 @@ The scorer sees a benchmark in one call, with all completions of a prompt beside
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hf_rewardplug.data.adapters.turns import assistant, user
+
+from ..refusals import refusals
+from .registry import RefusedRows
 
 Prompt = str | list[dict]
 Completion = str | list[dict]
@@ -31,13 +34,25 @@ def as_chat(prompt: str, completions: Iterable[str], *, chat: bool = True) -> tu
     return [user(prompt)], [[assistant(completion)] for completion in completions]
 
 
-def scored(name: str, scorer: Any, prompts: list[Prompt], completions: list[list[Completion]]) -> list[list[float]]:
+def scored(
+    name: str,
+    scorer: Any,
+    prompts: list[Prompt],
+    completions: list[list[Completion]],
+    *,
+    places: Sequence[str] | None = None,
+) -> list[list[float]]:
     """One finite float for each completion, from one call of the scorer.
 
+    Args:
+        places: what errors call each prompt: its row, as `places_of` calls it.
+
     Raises:
-        ValueError: other numbers of scores, or NaN and infinity, which would count as wrong in silence.
+        RefusedRows: the scorer refuses prompts, and `places` are given.
+        ValueError: it refuses one and they are not; other numbers of scores, or NaN and infinity, which would count as
+            wrong in silence.
     """
-    found = scorer.score(prompts, completions)
+    found = asked(name, scorer, "score", prompts, completions, places=places)
     if [len(scores) for scores in found] != [len(several) for several in completions]:
         raise ValueError(f"benchmark '{name}': the scorer gave other numbers of scores than there are completions.")
     scores = [[float(score) for score in row] for row in found]
@@ -48,6 +63,26 @@ def scored(name: str, scorer: Any, prompts: list[Prompt], completions: list[list
                 "activations overflow (fp16?)."
             )
     return scores
+
+
+def asked(
+    name: str, scorer: Any, method: str, prompts: list[Prompt], items: list, *, places: Sequence[str] | None
+) -> list:
+    """What the scorer gives for all prompts; where it refuses some, all of them are named by their rows.
+
+    Raises:
+        RefusedRows: `places` are given, and one of the scorer's errors is a row's.
+    """
+    try:
+        return getattr(scorer, method)(prompts, items)
+    except ValueError as error:
+        if places is None:
+            raise
+        refused = refusals(scorer, prompts, items, method=method)
+        named = {places[index]: reason for index, reason in refused.items()}
+        if not named or not all(place.startswith("row ") for place in named):  # of rows to tune on, say
+            raise
+        raise RefusedRows(name, named) from error
 
 
 def pair_item(

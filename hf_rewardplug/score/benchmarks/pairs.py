@@ -13,7 +13,7 @@ from hf_rewardplug.data.canonical import RowError
 from hf_rewardplug.data.expansion import to_pairs
 
 from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, subset_name, text_of
-from .registry import Result, Row, read_rows, register_benchmark
+from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
 """a prompt, its different completions, which of them is chosen over which, and the subset"""
@@ -60,7 +60,8 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
     groups = [group for several in read_groups for group in several]
     if not groups:
         raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
-    scores = scored("preference", scorer, [group[0] for group in groups], [group[1] for group in groups])
+    places = [place for place, several in zip(places_of(rows), read_groups, strict=True) for _ in several]
+    scores = scored("preference", scorer, [group[0] for group in groups], [group[1] for group in groups], places=places)
     items = [
         pair_item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
         for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)
@@ -101,7 +102,8 @@ def judge_bench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
         return prompt, completions, [(0, 1) if label == "A>B" else (1, 0)], category
 
     groups = read_rows("judge_bench", rows, read)
-    scores = scored("judge_bench", scorer, [group[0] for group in groups], [group[1] for group in groups])
+    asked = [group[0] for group in groups], [group[1] for group in groups]
+    scores = scored("judge_bench", scorer, *asked, places=places_of(rows))
     items = [
         pair_item(prompt, completions[good], completions[bad], row[good], row[bad], category)
         for (prompt, completions, [(good, bad)], category), row in zip(groups, scores, strict=True)

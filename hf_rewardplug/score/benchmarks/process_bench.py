@@ -18,7 +18,7 @@ from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervis
 from hf_rewardplug.data.adapters.turns import user
 from hf_rewardplug.data.canonical import UNLABELLED, RowError, checked_steps, prompt_key
 
-from .examples import subset_name
+from .examples import asked, subset_name
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"
@@ -74,9 +74,9 @@ def process_bench(
     _check_kinds([solutions[index] for index in tests], "the rows")
     if threshold == "tune":
         _check_kinds(tuning, "the tuning rows")
-    asked = [(as_turns(one.prompt, chat), one.steps) for one in [*tuning, *(solutions[index] for index in tests)]]
+    solved = [(as_turns(one.prompt, chat), one.steps) for one in [*tuning, *(solutions[index] for index in tests)]]
     places = ["a tuning row"] * len(tuning) + [f"row {numbers[index]}" for index in tests]
-    probabilities = step_probabilities(scorer, "process_bench", asked, places=places)
+    probabilities = step_probabilities(scorer, "process_bench", solved, places=places)
     figures = {"threshold": threshold}
     if threshold == "tune":
         figures = {"threshold": best_threshold(tuning, probabilities[: len(tuning)]), "n_tune": len(tuning)}
@@ -93,14 +93,16 @@ def step_probabilities(
     """A probability a step of (prompt, steps) pairs, in one call; `places` names them in errors.
 
     Raises:
-        ValueError: the scorer is no process reward model, or gives another number of values, or one outside [0, 1].
+        RefusedRows: the scorer refuses solutions of rows.
+        ValueError: it is no process reward model, or gives another number of values, or one outside [0, 1].
     """
     if getattr(scorer, "kind", "prm") != "prm":
         raise ValueError(
             f"benchmark '{name}' rates steps; this model is an outcome reward model (kind {scorer.kind!r}). Give a "
             "process reward model, or use 'best_of_n' or a benchmark of pairs."
         )
-    found = scorer.score_steps([prompt for prompt, _ in solutions], [steps for _, steps in solutions])
+    prompts, items = [prompt for prompt, _ in solutions], [steps for _, steps in solutions]
+    found = asked(name, scorer, "score_steps", prompts, items, places=places)
     for (_, steps), values, place in zip(solutions, found, places, strict=True):
         if len(values) != len(steps) or not all(0 <= value <= 1 for value in values):
             raise ValueError(

@@ -8,15 +8,18 @@ with one `scored`, and returns a `Result`:
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from hf_rewardplug.data.adapters import detect_adapter
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.adapters import Adapter, detect_adapter
 from hf_rewardplug.data.expansion import row_type
+from hf_rewardplug.data.pipeline import reason_of
 
 Row = dict[str, Any]
+
+_OF_STEPS = {"steps", "labels", "label", "nodes", "outcome"}
+"""columns by which a row of steps is known that its adapter cannot read"""
 
 BENCHMARKS: dict[str, "Benchmark"] = {}  # in the order of registration: detection prefers the last
 
@@ -29,11 +32,13 @@ class Result:
         name: the benchmark.
         figures: flat: "accuracy", "accuracy/Chat", ..., and the counts "n", "n/Chat".
         items: one an example, JSON-able: prompt, completions, scores, right (bool or float), subset.
+        refused: what is wrong with rows -> their names ("row 7"), which `on_bad_row="drop"` passed over.
     """
 
     name: str
     figures: dict[str, float]
     items: list[dict]
+    refused: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def get_benchmark(name: str) -> Benchmark:
 def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Benchmark:
     """The most specific benchmark that fits: most columns, then one that looked at the row, then the last registered.
 
-    What no benchmark fits and an adapter reads as pairs is `preference`.
+    What no benchmark fits and an adapter reads as pairs is `preference`, as steps `steps`.
 
     >>> detect_benchmark(["question", "response_A", "response_B", "label", "source"]).name
     'judge_bench'
@@ -128,8 +133,8 @@ def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Be
     ]
     if fitting:
         return max(fitting, key=lambda candidate: candidate[:3])[3]
-    if first_row is not None and _adapter_gives_pairs(first_row):
-        return BENCHMARKS["preference"]
+    if first_row is not None and (name := benchmark_of_format(first_row)):
+        return BENCHMARKS[name]
     lines = [f"no benchmark fits the columns {columns}. Known ones:"]
     lines += [f"  {name}: {', '.join(known.columns) or 'by name'}" for name, known in sorted(BENCHMARKS.items())]
     raise ValueError("\n".join([*lines, "Name the benchmark, or map columns: column_mapping={expected: yours}."]))
@@ -138,19 +143,73 @@ def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Be
 class Rows(list):
     """Raw rows, and the number that each has in its data: `max_rows` leaves some out.
 
-    `files`: the name of each row's file without folder and suffix, where the rows are from files: some benchmarks'
-    own files tell a part of the benchmark by their name alone.
+    Attributes:
+        numbers: of each row, from 0; of a file, those of the file.
+        files: the name of each row's file without folder and suffix, where the rows are from files: some benchmarks'
+            own files tell a part of the benchmark by their name alone.
+        names: number -> what the row is called where its number does not say it: "row 3 of b.jsonl".
 
     >>> Rows(["a", "c"], numbers=[0, 2]).numbers
     [0, 2]
     """
 
     def __init__(
-        self, rows: Iterable[Row], numbers: Iterable[int] | None = None, *, files: Iterable[str] | None = None
+        self,
+        rows: Iterable[Row],
+        numbers: Iterable[int] | None = None,
+        *,
+        files: Iterable[str] | None = None,
+        names: Mapping[int, str] | None = None,
     ):
         super().__init__(rows)
         self.numbers = list(range(len(self)) if numbers is None else numbers)
         self.files = [""] * len(self) if files is None else list(files)
+        self.names = dict(names or {})
+
+    def without(self, places: Iterable[str]) -> "Rows":
+        """The rows but those called so, by `places_of`."""
+        left_out = {*places}
+        kept = [index for index, place in enumerate(places_of(self)) if place not in left_out]
+        numbers, files = ([of[index] for index in kept] for of in (self.numbers, self.files))
+        return Rows([self[index] for index in kept], numbers, files=files, names=self.names)
+
+    def changed(self, change: Callable[[Row], Row]) -> "Rows":
+        """Each row as `change` makes it."""
+        return Rows(map(change, self), self.numbers, files=self.files, names=self.names)
+
+    def called(self, place: str) -> str:
+        """What users call a row that `places_of` calls by its number.
+
+        >>> Rows(["a"], numbers=[5], names={5: "row 3 of b.jsonl"}).called("row 5")
+        'row 3 of b.jsonl'
+        """
+        return next((name for number, name in self.names.items() if place == f"row {number}"), place)
+
+
+def places_of(rows: Sequence[Row]) -> list[str]:
+    """What errors call each row, by its number.
+
+    >>> places_of(Rows(["a", "c"], numbers=[0, 2]))
+    ['row 0', 'row 2']
+    """
+    return [f"row {number}" for number in getattr(rows, "numbers", range(len(rows)))]
+
+
+class RefusedRows(ValueError):
+    """Rows of a benchmark that cannot be used, told by the first one.
+
+    Attributes:
+        name: the benchmark. refused: what `places_of` calls a row -> what is wrong with it.
+
+    >>> raise RefusedRows("preference", {"row 7": "column 'chosen': is None", "row 9": "column 'chosen': is None"})
+    Traceback (most recent call last):
+    hf_rewardplug.score.benchmarks.registry.RefusedRows: benchmark 'preference', row 7: column 'chosen': is None.
+    """
+
+    def __init__(self, name: str, refused: Mapping[str, str]):
+        place, reason = next(iter(refused.items()))
+        super().__init__(f"benchmark '{name}', {place}: {reason.rstrip('.')}.")
+        self.name, self.refused = name, dict(refused)
 
 
 def read_rows(
@@ -158,36 +217,48 @@ def read_rows(
 ) -> list:
     """`read` of every row, after a look at the benchmark's columns; what `read` finds wrong gets the row's number.
 
+    Raises:
+        RefusedRows: columns are missing, or `read` finds something wrong.
+
     >>> read_rows("judge_bench", [{"question": "1+1?", "label": "A>B", "source": "mmlu-pro-math"}], dict)
     Traceback (most recent call last):
-    ValueError: benchmark 'judge_bench', row 0: columns ['response_A', 'response_B'] are missing; \
-found ['label', 'question', 'source']. Map them: column_mapping={expected: yours}.
+    hf_rewardplug.score.benchmarks.registry.RefusedRows: benchmark 'judge_bench', row 0: columns ['response_A', \
+'response_B'] are missing; found ['label', 'question', 'source']. Map them: column_mapping={expected: yours}.
     """
     if columns is None:
         columns = BENCHMARKS[name].columns if name in BENCHMARKS else ()
-    columns, found = list(columns), []
-    for number, row in zip(getattr(rows, "numbers", range(len(rows))), rows, strict=True):
+    columns, found, refused, first = list(columns), [], {}, None
+    for place, row in zip(places_of(rows), rows, strict=True):
         if missing := [column for column in columns if column not in row]:
-            raise ValueError(
-                f"benchmark '{name}', row {number}: columns {missing} are missing; found {sorted(row, key=str)}. "
-                "Map them: column_mapping={expected: yours}."
-            )
+            remedy = "Map them: column_mapping={expected: yours}"
+            refused[place] = f"columns {missing} are missing; found {sorted(row, key=str)}. {remedy}"
+            continue
         try:
             found.append(read(row))
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
-            why = error if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"benchmark '{name}', row {number}: {why}.") from error
+            refused[place], first = reason_of(error), first or error
+    if refused:
+        raise RefusedRows(name, refused) from first
     if not found:
         raise ValueError(f"benchmark '{name}': there are no rows. Give some.")
     return found
 
 
-def _adapter_gives_pairs(row: Row) -> bool:
+def benchmark_of_format(row: Row, adapter: Adapter | None = None) -> str | None:
+    """ "preference" or "steps": what rates rows of the format that `adapter`, or the one found, reads; None for others.
+
+    >>> benchmark_of_format({"chosen": "4", "rejected": "5"}), benchmark_of_format({"text": "4"})
+    ('preference', None)
+    """
+    if adapter is None:
+        try:
+            adapter = detect_adapter(list(row), row)
+        except ValueError:
+            return None
     try:
-        adapter = detect_adapter(list(row), row)
-    except ValueError:
-        return False
-    try:
-        return all(row_type(found) in ("preference", "ranked") for found in adapter(row))
-    except RowError:
-        return True  # `preference` will say what is wrong with row 0
+        kinds = {row_type(canonical) for canonical in adapter(row)}
+    except Exception:  # a third party's adapter can fail in any way; the benchmark will say what is wrong with the row
+        return "steps" if _OF_STEPS & row.keys() else "preference"
+    if kinds <= {"preference", "ranked"}:
+        return "preference"
+    return "steps" if kinds <= {"stepwise", "step_tree", "outcome"} else None

@@ -10,7 +10,7 @@ from hf_rewardplug.data.adapters.fields import field, text
 from hf_rewardplug.data.canonical import RowError
 
 from .examples import as_chat, mean_by, pair_item, scored, subset_name
-from .registry import Result, Row, read_rows, register_benchmark
+from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 SECTIONS = {  # subset -> its weight in its section: RewardBench's own constants (EXAMPLE_COUNTS)
     "Chat": {
@@ -76,7 +76,7 @@ def rewardbench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
 
     examples = read_rows("rewardbench", rows, read)
     prompts, completions, subsets = (list(column) for column in zip(*examples, strict=True))
-    scores = scored("rewardbench", scorer, prompts, completions)
+    scores = scored("rewardbench", scorer, prompts, completions, places=places_of(rows))
     items = [
         pair_item(prompt, *several, *pair, subset)
         for (prompt, several, subset), pair in zip(examples, scores, strict=True)

@@ -16,7 +16,7 @@ from hf_rewardplug.data.adapters.fields import items as list_of
 from hf_rewardplug.data.canonical import RowError
 
 from .examples import Completion, Prompt, as_chat, mean_by, scored, subset_name
-from .registry import Result, Row, read_rows, register_benchmark
+from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def rewardbench2(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
     """
     examples = read_rows("rewardbench2", rows, lambda row: _read(row, chat))
     prompts, completions = [example.prompt for example in examples], [example.completions for example in examples]
-    scores = scored("rewardbench2", scorer, prompts, completions)
+    scores = scored("rewardbench2", scorer, prompts, completions, places=places_of(rows))
     items = [
         {
             "prompt": example.prompt,

@@ -19,7 +19,7 @@ from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import RowError
 
 from .examples import as_chat, file_names, scored
-from .registry import Result, Row, Rows, read_rows, register_benchmark
+from .registry import Result, Row, Rows, places_of, read_rows, register_benchmark
 
 STYLES = ("concise", "plain", "markdown")  # the longer and the more formatted the further right
 DOMAINS = ("chat", "math", "code", "safety")
@@ -75,7 +75,8 @@ def rm_bench(scorer: Any, rows: list[Row], *, chat: bool = True, domain: str | N
         raise ValueError(f"domain={domain!r} is none of RM-Bench's: {', '.join(DOMAINS)}. Give one of them.")
     rows = _with_domains(rows, domain)
     examples = read_rows("rm_bench", rows, read, columns=("prompt", "chosen", "rejected"))
-    scores = scored("rm_bench", scorer, [example[0] for example in examples], [example[1] for example in examples])
+    prompts, completions = [example[0] for example in examples], [example[1] for example in examples]
+    scores = scored("rm_bench", scorer, prompts, completions, places=places_of(rows))
     wins_RCJ = np.array([np.array(row[:3])[:, None] > np.array(row[3:])[None, :] for row in scores])
     items = [
         {"prompt": prompt, "completions": six, "scores": row, "right": float(wins_CJ.mean()), "subset": domain}

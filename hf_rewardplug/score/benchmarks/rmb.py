@@ -17,7 +17,7 @@ from hf_rewardplug.data.adapters.turns import assistant
 from hf_rewardplug.data.canonical import RowError
 
 from .examples import scored
-from .registry import Result, read_rows, register_benchmark
+from .registry import Result, places_of, read_rows, register_benchmark
 
 SOURCE = "arXiv:2410.09893, https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark"
 SETS = ("Pairwise_set", "BoN_set")
@@ -48,7 +48,7 @@ def rmb(scorer: Any, rows: list[Row]) -> Result:
     """
     examples = read_rows("rmb", rows, _read, columns=("conversation_input", "category_path"))
     prompts, completions = [one.prompt for one in examples], [one.completions for one in examples]
-    scores = scored("rmb", scorer, prompts, completions)
+    scores = scored("rmb", scorer, prompts, completions, places=places_of(rows))
     items = [
         {
             "prompt": one.prompt,

@@ -1,0 +1,149 @@
+"""Steps of any format that the adapters read -> how many of them are found right or wrong.
+
+In: rows of solutions with labels of their steps, of trees of steps, or of solutions with an outcome alone. Out: a
+`Result` with the figures of the same names that PRMTrainer's evaluation gives.
+"""
+
+from typing import Any, NamedTuple
+
+from hf_rewardplug.data.adapters import detect_adapter, get_adapter
+from hf_rewardplug.data.canonical import UNLABELLED, RowError
+from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
+
+from ..requests import node_scores, paths_of
+from .examples import subset_name
+from .process_bench import as_turns, step_probabilities
+from .registry import Result, Row, places_of, read_rows, register_benchmark
+
+_SUBSETS = ("subset", "source")
+
+
+class Steps(NamedTuple):
+    """A solution, or a tree of them: each step's text, label (None: unlabelled) and the step before it (-1: none)."""
+
+    prompt: Any
+    texts: list[str]
+    labels: list[float | None]
+    parents: list[int]
+    outcome: float | None = None
+    subset: str | None = None
+
+
+@register_benchmark(
+    "steps",
+    kind="prm",
+    columns=("completions", "labels"),
+    source="step accuracy as PRMTrainer counts it: hf_rewardplug.train.figures.step_figures",
+    detected=False,
+)
+def steps(
+    scorer: Any, rows: list[Row], *, adapter: str | None = None, subset: str | None = None, chat: bool = False
+) -> Result:
+    """Steps of any format that the adapters read, each once, however many paths of a tree it is on.
+
+    Figures: "accuracy" of the labelled steps at the probability 0.5 (a soft label counts by it too), "f1_wrong",
+    "wrong_rate" (share of wrong steps), "first_wrong_accuracy" (share of solutions, or of paths of a tree, whose first
+    wrong step, or that there is none, is found), "accuracy/<subset>"; "n" labelled steps, "n/<subset>", "n_solutions".
+    Of solutions with an outcome and no labels "outcome_accuracy": whether their least probable step says it.
+
+    Args:
+        adapter: the format's name; None: found from the columns of the first row.
+        subset: column that tells subsets apart; None: `subset` or `source`, where there is one.
+        chat: a text prompt is a user's turn, so that the model's template applies; False: plain text, as in training.
+    """
+    first = rows[0] if rows else {}
+    found = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+    column = subset or next((name for name in _SUBSETS if name in first), None)
+    if subset is not None and subset not in first:
+        raise ValueError(f"benchmark 'steps': there is no column {subset!r} for subset; found {sorted(first)}.")
+
+    def read(row: Row) -> list[Steps]:
+        name = None if column is None else subset_name(row.get(column))
+        return [_steps(canonical)._replace(subset=name) for canonical in found(row)]
+
+    read_steps = read_rows("steps", rows, read, columns=found.columns or ())
+    solved = [one for several in read_steps for one in several]
+    places = [place for place, several in zip(places_of(rows), read_steps, strict=True) for _ in several]
+    if not solved:
+        raise ValueError(f"benchmark 'steps': none of the {len(rows)} rows has steps.")
+    paths = [(one, place, path) for one, place in zip(solved, places, strict=True) for path in paths_of(one.parents)]
+    asked = [(as_turns(one.prompt, chat), [one.texts[node] for node in path]) for one, _, path in paths]
+    values = iter(step_probabilities(scorer, "steps", asked, places=[place for _, place, _ in paths]))
+    items = [_item(one, [next(values) for _ in paths_of(one.parents)]) for one in solved]
+    return Result("steps", step_figures(items), items)
+
+
+def _steps(canonical: Row) -> Steps:
+    kind = row_type(canonical)
+    if kind not in ("stepwise", "step_tree", "outcome"):
+        raise RowError(f"a {kind} row has no steps. Take 'preference', or data with steps")
+    (row,) = to_outcomes(canonical) if kind == "outcome" else to_steps(canonical)
+    outcome = row["labels"][0] if kind == "outcome" else None
+    labels = [None if outcome is not None or label == UNLABELLED else float(label) for label in row["labels"]]
+    parents = row.get("parents") or list(range(-1, len(labels) - 1))
+    return Steps(row["prompt"], row["completions"], labels, parents, outcome)
+
+
+def _item(one: Steps, scores: list[list[float]]) -> dict:
+    values = node_scores(one.parents, scores)
+    rated = [(value >= 0.5, label >= 0.5) for value, label in zip(values, one.labels, strict=True) if label is not None]
+    if one.outcome is not None:
+        rated = [(min(values) >= 0.5, one.outcome >= 0.5)]
+    return {
+        "prompt": one.prompt,
+        "completions": one.texts,
+        "scores": values,
+        "labels": one.labels,
+        "parents": one.parents,
+        "outcome": one.outcome,
+        "right": _share(rated) if rated else None,
+        "subset": one.subset,
+    }
+
+
+def step_figures(items: list[dict]) -> dict[str, float]:
+    """The figures of rated solutions and trees.
+
+    >>> tree = {"scores": [0.9, 0.2, 0.7], "labels": [1.0, 0.0, 0.0], "parents": [-1, 0, 0]}
+    >>> figures = step_figures([{**tree, "outcome": None, "subset": None}])
+    >>> [round(figures[name], 2) for name in ("accuracy", "f1_wrong", "wrong_rate", "first_wrong_accuracy")]
+    [0.67, 0.67, 0.67, 0.5]
+    """
+    figures: dict[str, float] = {}
+    if any(found := [_found(item) for item in items]):
+        pairs = [pair for of_item in found for pair in of_item]
+        hits, wrong = sum(one and other for one, other in pairs), sum(other for _, other in pairs)
+        figures = {"accuracy": _share(pairs), "f1_wrong": 2 * hits / max(sum(one for one, _ in pairs) + wrong, 1)}
+        firsts = [pair for item in items if item["outcome"] is None for pair in _firsts(item)]
+        figures |= {"wrong_rate": wrong / len(pairs), "first_wrong_accuracy": _share(firsts), "n": len(pairs)}
+        for subset in dict.fromkeys(item["subset"] for item in items):
+            pairs = [pair for item, of in zip(items, found, strict=True) if item["subset"] == subset for pair in of]
+            if subset is not None and pairs:
+                figures |= {f"accuracy/{subset}": _share(pairs), f"n/{subset}": len(pairs)}
+    outcomes = [(min(item["scores"]) >= 0.5, item["outcome"] >= 0.5) for item in items if item["outcome"] is not None]
+    if outcomes:
+        figures |= {"outcome_accuracy": _share(outcomes), "n_outcomes": len(outcomes)}
+    return {**figures, "n_solutions": len(items)}
+
+
+def _share(pairs: list[tuple]) -> float:
+    """Of pairs whose two sides are the same."""
+    return sum(one == other for one, other in pairs) / len(pairs)
+
+
+def _found(item: dict) -> list[tuple[bool, bool]]:
+    """Of each labelled step: whether it is found wrong, and whether it is."""
+    rated = zip(item["scores"], item["labels"], strict=True)
+    return [(value < 0.5, label < 0.5) for value, label in rated if label is not None]
+
+
+def _firsts(item: dict) -> list[tuple[int, int]]:
+    """Of each path to a last labelled step: the first step that is found wrong, and that is wrong; -1 where none is."""
+    ends, inner = {}, set()
+    for path in paths_of(item["parents"]):
+        labelled = [node for node in path if item["labels"][node] is not None]
+        if labelled:
+            ends[labelled[-1]] = labelled
+            inner |= {*labelled[:-1]}
+    sides = (lambda node: item["scores"][node] < 0.5, lambda node: item["labels"][node] < 0.5)
+    return [tuple(next(filter(side, path), -1) for side in sides) for last, path in ends.items() if last not in inner]

@@ -1,0 +1,70 @@
+"""Which prompts a scorer refuses, each by itself: the scorer names the first one, and stops there.
+
+In: a scorer, prompts and what is scored of them. Out: {index of the prompt: what is wrong with it}.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .forward import ScoredRows
+
+_INDEX = re.compile(r"^(?:completions|steps)\[0\](?:\[(\d+)\])?: ")
+
+
+def refusals(scorer: Any, prompts: Sequence[Any], items: Sequence[Any], *, method: str = "score") -> dict[int, str]:
+    """What `scorer` says of each prompt that it refuses.
+
+    Args:
+        method: "score" or "score_steps".
+
+    A `RewardScorer` encodes the prompts and computes nothing. Any other scorer is asked for halves, down to the prompts
+    that are at fault.
+    """
+    if isinstance(scorer, ScoredRows):
+        call, size = getattr(_without_model(scorer), method), 1
+    else:
+        call, size = getattr(scorer, method), len(prompts)
+    indices = range(len(prompts))
+    found: dict[int, str] = {}
+    for start in range(0, len(prompts), size or 1):
+        found |= _refused(call, prompts, items, indices[start : start + size])
+    return found
+
+
+def _refused(call: Any, prompts: Sequence[Any], items: Sequence[Any], indices: Sequence[int]) -> dict[int, str]:
+    if not indices:
+        return {}
+    try:
+        call([prompts[index] for index in indices], [items[index] for index in indices])
+    except ValueError as error:
+        if len(indices) == 1:
+            return {indices[0]: reason_of(str(error))}
+        middle = len(indices) // 2
+        halves = (_refused(call, prompts, items, half) for half in (indices[:middle], indices[middle:]))
+        return {index: reason for half in halves for index, reason in half.items()}
+    return {}
+
+
+def reason_of(message: str) -> str:
+    """What is wrong with the only prompt that was asked for.
+
+    >>> reason_of("completions[0][1]: column 'completion': is None."), reason_of("completions[0]: is int.")
+    ("completion 1: column 'completion': is None", 'is int')
+    """
+    place = _INDEX.match(message)
+    number = place and place[1] and int(place[1])
+    return f"completion {number}: " * bool(number) + message[place.end() if place else 0 :].rstrip(".")
+
+
+def _without_model(scorer: ScoredRows) -> ScoredRows:
+    """The scorer, which encodes and gives zeros."""
+    probe = object.__new__(type(scorer))
+    vars(probe).update(vars(scorer), _outputs=lambda rows: _zeros(scorer, rows))
+    return probe
+
+
+def _zeros(scorer: ScoredRows, rows: Any) -> Iterator[list[Any]]:
+    for row in rows:
+        count = sum(label == 1 for label in scorer._encoded(row)["labels"])
+        yield [0.0] * count if scorer.kind == "prm" else [[0.0] * len(scorer.attributes or "1")] * count
