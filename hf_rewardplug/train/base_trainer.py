@@ -20,7 +20,7 @@ from ..model.head import behind_virtual_tokens
 from ..model.layout import tree_index
 from ..model.liger import register_liger
 from ..model.sharding import ask_for_head_group, keep_head_fp32
-from .callbacks import TokenClock, TokenProgress
+from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
@@ -72,6 +72,8 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
             self.args.use_liger_kernel = False
             if self.args.process_index == 0:
                 logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
+        for watch in watches(self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled):
+            self.add_callback(watch)
         self.add_callback(TokenClock(self._tokens))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
