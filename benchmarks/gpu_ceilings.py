@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from device_figures import device_seconds, synchronize
-from parts import as_part, reason_of, record, say
+from parts import as_part, line_of, reason_of, record, say
 from side_by_side import machine
 
 CUDA = torch.cuda.is_available()
@@ -117,8 +117,7 @@ def main() -> None:
                 values = {"failed": reason_of(error)}
                 synchronize()
             record(**{name: values})
-            shown = (f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in values.items())
-            say(f"{name:10}{', '.join(shown)}")
+            say(line_of(name, values))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ def probe_parts(smoke: bool, until: float) -> list[list[Part]]:
         options = [script, *arguments, *["--smoke"] * smoke]
         return Part(name, options, 600.0 if smoke else seconds, until)
 
+    device = part("device", 100, "gpu_ceilings.py")  # whose start reads torch from a cold disk
+    device.alone = True
     return [
-        [part("device", 100, "gpu_ceilings.py")],  # whose start reads torch from a cold disk
+        [device],
         [
             part(f"errors of {kernel}, {' '.join(dims)} wide", 90, "gpu_kernels.py", "errors", kernel, "--dims", *dims)
             for kernel, dims in errors

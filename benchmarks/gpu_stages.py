@@ -23,7 +23,7 @@ from device_figures import synchronize
 from gpu import STAGE_SECONDS, Group, table
 from parts import as_part, reason_of, record, say
 from random_workloads import WORKLOADS, rows_of
-from shared_model import CUDA, DEVICE, Setting, Subject, why_no_trl
+from shared_model import CUDA, DEVICE, Setting, Subject, optimized, why_no_trl
 from side_by_side import (
     Contestant,
     chunks,
@@ -83,15 +83,6 @@ def contestants_of(
 
 def prepared(subject: Subject, setting: Setting):
     return lambda: subject.prepare(setting)
-
-
-def optimized(run, subject: Subject):
-    def step(batch: dict) -> torch.Tensor:
-        loss = run(batch)
-        subject.optimize()
-        return loss
-
-    return step
 
 
 def pair_entries(subject: Subject, batches: list[list[dict]]) -> tuple[dict[str, Entry], dict[str, str]]:

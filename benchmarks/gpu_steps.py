@@ -14,12 +14,11 @@ import argparse
 import tempfile
 from dataclasses import replace
 
-import torch
 from device_figures import enqueued_and_whole, launches, synchronize
-from parts import as_part, reason_of, record, say
+from parts import as_part, line_of, reason_of, record, say
 from random_workloads import SHAPES, WORKLOADS, rows_of
-from shared_model import CUDA, DEVICE, Setting, Subject
-from side_by_side import Contestant, on_device, peak_memory
+from shared_model import CUDA, DEVICE, Setting, Subject, optimized
+from side_by_side import Contestant, on_device, peak_memory, stepper
 
 KINDS = ("non-reentrant", "reentrant", None)
 SHORT = {"chosen_ids": [10, 11, 12], "rejected_ids": [10, 13, 14]}
@@ -34,32 +33,32 @@ def subject_and_batches(shape: str, folder: str, *, default: bool, smoke: bool) 
     return subject, on_device(collate(rows), DEVICE), on_device(collate([SHORT]), DEVICE)
 
 
-def say_step(name: str, step, batch: dict, short: dict, *, model, repeats: int) -> None:
-    """A line, and a record; `step` does the step of a batch, gradients freed first."""
-    contestant = Contestant(name, [batch], step, model)
+def say_step(name: str, run, batch: dict, short: dict, *, model, repeats: int) -> None:
+    """A line, and a record; `run` does the step of a batch, into gradients that have been freed."""
+
+    def step(batch: dict) -> None:
+        model.zero_grad()
+        run(batch)
+
     enqueued, whole = enqueued_and_whole(lambda: step(batch), repeats)
     _, host = enqueued_and_whole(lambda: step(short), repeats)
     figures = {"enqueued_ms": enqueued * 1e3, "whole_ms": whole * 1e3, "host_alone_ms": host * 1e3}
     figures |= {"launches": launches(lambda: step(batch)), "tokens": batch["input_ids"].shape[1]}
+    contestant = Contestant(name, [batch], run, model)
     figures["peak_GiB"] = peak_memory(contestant, warm=True) / 2**30 if CUDA else None
-    shown = (f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in figures.items())
-    say(f"{name:20}{', '.join(shown)}")
+    say(line_of(name, figures))
     record(step=name, figures=figures)
 
 
 def measure_checkpointing(shape: str, folder: str, smoke: bool) -> None:
     subject, batch, short = subject_and_batches(shape, folder, default=False, smoke=smoke)
-    model, failures = subject.model, []
-
-    def step(batch: dict) -> torch.Tensor:
-        model.zero_grad()
-        return subject.ours.training_step(model, batch)
-
+    failures = []
     for kind in KINDS:
         subject.prepare(Setting(checkpointing=kind))
         name = kind or "no checkpointing"
         try:
-            say_step(name, step, batch, short, model=model, repeats=3 if smoke else 10)
+            run = stepper(subject.ours)
+            say_step(name, run, batch, short, model=subject.model, repeats=3 if smoke else 10)
         except Exception as error:  # the next kind goes on, unless nothing runs in this process any more
             failures.append(f"{name}: {reason_of(error)}")
             say(failures[-1])
@@ -71,20 +70,9 @@ def measure_checkpointing(shape: str, folder: str, smoke: bool) -> None:
 def measure_default(shape: str, folder: str, smoke: bool) -> None:
     subject, batch, short = subject_and_batches(shape, folder, default=True, smoke=smoke)
     subject.prepare(Setting())
-    model = subject.model
-
-    def step(batch: dict) -> torch.Tensor:
-        model.zero_grad()
-        return subject.ours.training_step(model, batch)
-
-    def step_with_optimizer(batch: dict) -> torch.Tensor:
-        loss = step(batch)
-        subject.optimize()
-        return loss
-
-    repeats = 3 if smoke else 10
-    say_step("without optimizer", step, batch, short, model=model, repeats=repeats)
-    say_step("with AdamW", step_with_optimizer, batch, short, model=model, repeats=repeats)
+    run = stepper(subject.ours)
+    for name, step in {"without optimizer": run, "with AdamW": optimized(run, subject)}.items():
+        say_step(name, step, batch, short, model=subject.model, repeats=3 if smoke else 10)
 
 
 def main() -> None:

@@ -63,6 +63,16 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def line_of(name: str, figures: dict) -> str:
+    """The name, and each key with its value, floats in four digits.
+
+    >>> line_of("copy", {"GiB": 4.0, "GB_per_second": 4312.345})
+    'copy                GiB 4, GB_per_second 4312'
+    """
+    shown = (f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in figures.items())
+    return f"{name:20}{', '.join(shown)}"
+
+
 def reason_of(error: BaseException) -> str:
     """The error's class and the first line of what it says."""
     lines = str(error).strip().splitlines()
@@ -82,6 +92,7 @@ class Part:
         seconds: that it may take from its start on.
         until: `time.monotonic()` at which it ends at the latest.
         finished: called with the part when it has ended; what is to be run next in its place, or None.
+        alone: the next stage is launched when this part has ended, since starts would disturb what it measures.
     """
 
     name: str
@@ -89,6 +100,7 @@ class Part:
     seconds: float = math.inf
     until: float = math.inf
     finished: Callable[["Part"], "Part | None"] = lambda part: None
+    alone: bool = False
     records: list[dict] = field(default_factory=list)
     failure: str | None = None
     skipped: bool = False
@@ -174,7 +186,7 @@ def run_parts(stages: Iterable[list[Part]], then: Callable[[list[Part]], None] =
                 say("\n== " + ", ".join(part.name for part in stage))
                 for part in stage:
                     part.start()
-                if queue:
+                if queue and not any(part.alone for part in stage):
                     launch(queue[0])
                 for part in stage:
                     part.finish()

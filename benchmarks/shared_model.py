@@ -8,6 +8,7 @@ package's trainer.
 import copy
 import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -77,7 +78,7 @@ class Subject:
         self.trl = trainer_of("trl", **arguments) if kind == "orm" else None
         self.ours = trainer_of(kind, **arguments)
         assert self.ours.data_collator.prefix_sharing and len(self.ours.train_dataset) == len(rows)
-        if CUDA and find_spec("liger_kernel") is not None:
+        if liger_can_run():
             try:
                 self.liger = Liger(trainer_of(kind, use_liger_kernel=True, **arguments))
             except Exception as error:  # the others go on without it
@@ -114,6 +115,17 @@ class Subject:
         self.optimizer.step()
 
 
+def optimized(run: Callable[[dict], torch.Tensor], subject: Subject) -> Callable[[dict], torch.Tensor]:
+    """A step with the optimizer's behind it."""
+
+    def step(batch: dict) -> torch.Tensor:
+        loss = run(batch)
+        subject.optimize()
+        return loss
+
+    return step
+
+
 def why_no_trl() -> str | None:
     """None, or the reason why there are no trainers."""
     try:
@@ -121,6 +133,10 @@ def why_no_trl() -> str | None:
     except Exception as error:  # TRL is missing, or at odds with its neighbours
         return f"not run: TRL cannot be imported ({reason_of(error)})"
     return None
+
+
+def liger_can_run() -> bool:
+    return CUDA and find_spec("liger_kernel") is not None
 
 
 class PlainTrainer:
@@ -135,6 +151,9 @@ class PlainTrainer:
         install_reward_head(model)
         if reason := share_prefixes(model):
             raise RuntimeError(f"The model cannot take prefix trees: {reason}.")
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):  # `disable_dropout=True` is TRL's default
+                module.p = 0.0
         self.model, self.kind = model.train(), kind
         self.autocast = functools.partial(torch.autocast, DEVICE.type, torch.bfloat16, enabled=autocast)
         collator = {"orm": PreferenceCollator, "prm": StepCollator}[kind]
