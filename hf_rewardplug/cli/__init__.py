@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from . import options as opt
-from .options import Aggregate, bench_options, encoder_options, mapping, run_options
+from .options import Aggregate, bench_options, encoder_options, mapping, names, run_options
 from .output import console, figure_rows, print_table, quiet
 from .shell import app, command
 
@@ -24,6 +24,8 @@ def inspect(
     model: opt.TokenizerOf = None,
     adapter: opt.Adapter = None,
     column_mapping: opt.ColumnMapping = None,
+    ignore_columns: opt.IgnoreColumns = None,
+    on_bad_row: opt.OnBadRow = None,
     split: opt.Split = "train",
     max_rows: opt.RowsRead = 5000,
     max_length: opt.MaxLength = None,
@@ -36,7 +38,7 @@ def inspect(
     """What training would see: format, rows left out or cut and why, lengths, padding, sharing, an example.
 
     With --model the rows are tokenized as the trainers tokenize them. Figures of batches are of 8 random rows. In the
-    example, [[...]] (or the green background) is the token that gets a score.
+    example, [[...]] (or the green background) is the token that gets a score. Exit status 1 if no row can be kept.
 
     \b
     rewardplug inspect pairs.jsonl
@@ -48,6 +50,8 @@ def inspect(
         "model_name_or_path": model,
         "adapter": adapter,
         "column_mapping": column_mapping and mapping(column_mapping),
+        "ignore_columns": names(ignore_columns),
+        "on_bad_row": on_bad_row and on_bad_row.value,
         "max_length": max_length,
         "overlong": overlong and overlong.value,
         "step_separator": step_separator and step_separator.replace("\\n", "\n"),
@@ -79,8 +83,12 @@ def score(
     model: opt.Model,
     data: opt.RowsFile,
     out: opt.ScoresFile,
+    adapter: opt.Adapter = None,
+    column_mapping: opt.ColumnMapping = None,
+    ignore_columns: opt.IgnoreColumns = None,
     aggregate: opt.AggregateName = Aggregate.min,
     normalize: opt.Normalize = False,
+    on_bad_row: opt.OnBadRow = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
     column: opt.Column = "score",
@@ -96,21 +104,27 @@ def score(
     \b
     {"prompt", "completion"}              "score"    one number (of a PRM: its steps', aggregated)
     {"prompt", "completions": [...]}      "scores"   one each
-    {"chosen", "rejected"}, any format    "scores"   of the chosen, of the rejected one
-    {"prompt", "steps": [...]}            "scores"   of each step, and "score", aggregated (PRM)
+    pairs, ranked lists of any format     "scores"   of the chosen, of the rejected one; one each
+    steps of any format                   "scores"   of each step, and "score", aggregated (PRM)
 
     Prompts and completions are text or lists of messages. A run that was stopped goes on where it stopped, with the
-    same command; memory does not grow with the file.
+    same command; memory does not grow with the file. A row that cannot be scored stops it, or gets "score": null and
+    "error" (--on-bad-row drop).
     """
     from ..score.files import find_progress, rejects_of, score_file
 
     progress = find_progress(data, out, column=column, overwrite=overwrite)
+    how = {"adapter": adapter, "column_mapping": column_mapping and mapping(column_mapping)}
+    how |= {"ignore_columns": names(ignore_columns), "on_bad_row": on_bad_row.value if on_bad_row else "error"}
     steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
     steps |= {"aggregate": aggregate.value, "normalize": normalize}
     scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
-    found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress)
+    found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress, **how)
     before = f" ({found.before:,} were there)" if found.before else ""
     typer.echo(f"{out}: {found.scored:,} rows scored{before}")
+    if found.report:
+        typer.echo("without a score:")
+        typer.echo("\n".join(str(found.report).splitlines()[1:]))
     if found.rejected:
         typer.echo(f"{rejects_of(out)}: {found.rejected:,} lines could not be scored")
 
@@ -143,7 +157,10 @@ def evaluate(
     bench: opt.Bench,
     data: opt.BenchData = None,
     split: opt.BenchSplit = None,
+    adapter: opt.Adapter = None,
     column_mapping: opt.ColumnMapping = None,
+    ignore_columns: opt.IgnoreColumns = None,
+    on_bad_row: opt.OnBadRow = None,
     max_rows: opt.MaxRows = None,
     option: opt.BenchOption = None,
     out: opt.FiguresFile = None,
@@ -157,7 +174,8 @@ def evaluate(
     """Run a benchmark and print its figures.
 
     \b
-    preference      any pairs: accuracy        process_bench   the first wrong step (PRM)
+    preference      any pairs: accuracy        steps           any steps: accuracy (PRM)
+                                               process_bench   the first wrong step (PRM)
     rewardbench     rewardbench2   rm_bench    prm_bench       wrong steps in nine classes (PRM)
     judge_bench     best_of_n
 
@@ -177,10 +195,15 @@ def evaluate(
     steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
     scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
     given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
-    result = run_benchmark(scorer, bench, **given, **options)
+    given |= {"adapter": adapter, "ignore_columns": names(ignore_columns)}
+    given |= {"on_bad_row": on_bad_row.value if on_bad_row else "error"}
+    result = run_benchmark(scorer, bench, **{**given, **options})
     print_table((result.name, "", "n"), figure_rows(result.figures))
+    for reason, rows in result.refused.items():
+        typer.echo(f"refused, {reason}: {len(rows)} ({', '.join(rows[:50])}{', ...' if len(rows) > 50 else ''})")
     if out is not None:
         content = {"model": model, "name": result.name, "figures": result.figures, "items": result.items}
+        content |= {"refused": result.refused} if result.refused else {}
         out.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"\n{out}: the figures and {len(result.items):,} examples")
 
@@ -217,6 +240,8 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
         name=name,
         adapter=options.get("adapter"),
         column_mapping=options.get("column_mapping"),
+        ignore_columns=options.get("ignore_columns"),
+        on_bad_row=options.get("on_bad_row", "error"),
         max_rows=max_rows,
         **encoder_options(encoding, options),
     )
@@ -226,6 +251,8 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
         screen = console()
         typer.echo("\nExample" + ("" if tokenizer is None else ": the first one that is kept, token by token"))
         screen.print(example_text(found.example, colour=screen.is_terminal and not screen.no_color))
+    if not found.report.examples:
+        raise ValueError(f"no row of '{name}' can be kept: nothing would be trained on. The reasons stand above.")
 
 
 def _scorer(model: str, device: str | None, dtype: opt.DtypeName | None, max_tokens_per_batch: int, **options: Any):

@@ -16,6 +16,8 @@ ChatTemplate = Enum("ChatTemplate", {name: name for name in ("gemma", "chatml", 
 
 DtypeName = Enum("DtypeName", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 
+BadRow = Enum("BadRow", {name: name for name in ("error", "drop")}, type=str)
+
 ENCODER_OPTIONS = ("max_length", "max_completion_length", "overlong", "step_separator", "step_token")
 """options of a run that say how rows are encoded"""
 
@@ -30,13 +32,32 @@ MaxRows = Annotated[int | None, typer.Option(min=1, help="So many rows at most."
 Data = Annotated[
     str | None,
     typer.Argument(
-        metavar="DATA", help="A json, jsonl or parquet file, a folder of them, or a hub id.", show_default=False
+        metavar="DATA",
+        help="A json, jsonl, csv, parquet or arrow file (.gz too), a folder of one kind of them, or a hub id.",
+        show_default=False,
     ),
 ]
 TokenizerOf = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Whose tokenizer: folder or hub id. Without: no token figures.")
 ]
-Adapter = Annotated[str | None, typer.Option(help="Format of the rows. [default: found from the columns]")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Format of the rows: a name, or FILE.py:FUNCTION of your own. [default: found from the columns]",
+    ),
+]
+IgnoreColumns = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Columns not to be read, though they look like parts of the prompt: a,b."),
+]
+OnBadRow = Annotated[
+    BadRow | None,
+    typer.Option(
+        help="Rows that the format, the checks or the chat template refuses: stop, or leave them out, count and name "
+        "them. [default: error]"
+    ),
+]
 ColumnMapping = Annotated[
     str | None, typer.Option(metavar="JSON", help="""Expected column -> column of the data: '{"input": "question"}'.""")
 ]
@@ -66,7 +87,14 @@ AxolotlFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file with axolotl's keys.", show_default=False)
 ]
 
-RowsFile = Annotated[Path, typer.Argument(metavar="DATA", help="A jsonl file.", show_default=False)]
+RowsFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A json, jsonl, csv, parquet or arrow file (.gz too), or a folder of one kind of them.",
+        show_default=False,
+    ),
+]
 ScoresFile = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The jsonl file with the scores.")]
 AggregateName = Annotated[Aggregate, typer.Option("--aggregate", help="PRM: a solution's score from its steps'.")]
 Normalize = Annotated[
@@ -75,7 +103,7 @@ Normalize = Annotated[
 SkipBad = Annotated[
     bool,
     typer.Option(
-        "--skip-bad/--stop-at-bad", help="Lines that cannot be scored: go on (they go to OUT.rejects), or stop."
+        "--skip-bad/--stop-at-bad", help="Rows that cannot be scored: go on (they go to OUT.rejects), or stop."
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, whatever OUT holds.")]
@@ -126,6 +154,14 @@ def mapping(text: str) -> dict[str, str]:
     return found
 
 
+def names(text: str | None) -> list[str] | None:
+    """
+    >>> names("system, history"), names(None)
+    (['system', 'history'], None)
+    """
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def bench_options(texts: list[str]) -> dict[str, Any]:
     """Options of a benchmark; a value is JSON, or text where it is none.
 
@@ -156,6 +192,8 @@ def run_options(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' holds {type(found).__name__}; expected options, such as `max_length: 512`.")
     if isinstance(found.get("column_mapping"), str):
         found["column_mapping"] = mapping(found["column_mapping"])
+    if isinstance(found.get("ignore_columns"), str):
+        found["ignore_columns"] = names(found["ignore_columns"])
     if found.get("max_length", 0) is None:  # no limit, in a config
         found["max_length"] = 0
     return {key: value for key, value in found.items() if value is not None}

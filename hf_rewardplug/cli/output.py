@@ -51,7 +51,7 @@ def figure_rows(figures: dict[str, float]) -> Iterator[tuple[str, str, str]]:
 
 def _count(figures: dict[str, float], figure: str, end: str) -> float:
     """How many examples a figure is of; 0 where it is none of examples, or that is not known."""
-    if figure.startswith("n_") or figure in ("threshold", "left out", "samples"):
+    if figure.startswith("n_") or figure in ("threshold", "left out", "refused", "samples"):
         return 0
     count, wrong = figures.get(f"n{end}", 0), figures.get(f"n_wrong{end}", 0)
     return {"accuracy_wrong": wrong, "accuracy_right": count - wrong}.get(figure, count)

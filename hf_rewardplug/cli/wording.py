@@ -4,7 +4,7 @@ In: an `Inspection`. Out: lines of plain text (`lines`), and the example token b
 with marks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
@@ -55,9 +55,9 @@ def _rows(found: Inspection) -> Iterator[str]:
     elif not found.refusals:
         yield "  left out    none" + (", none cut" if found.tokens else "")
     if found.refusals:
-        yield "  REFUSED     training stops at the first of these"
+        yield "  REFUSED     training stops at the first of these (on_bad_row: drop leaves them out)"
         for why, rows in list(found.refusals.items())[:_REASONS]:
-            yield f"    {_counted(rows)}: {why}" if rows else f"    {why}"
+            yield f"    {_counted(rows, report.places)}: {why}" if rows else f"    {why}"
         if len(found.refusals) > _REASONS:
             yield f"    ... and {len(found.refusals) - _REASONS:,} more reasons"
 
@@ -209,14 +209,15 @@ def _shortened(text: str) -> str:
     return f"{text[: 2 * _CHARACTERS // 3]} ... {text[-_CHARACTERS // 3 :]}"
 
 
-def _counted(rows: list[int]) -> str:
+def _counted(rows: list[int], places: Mapping[int, str]) -> str:
     """
-    >>> _counted([3]), _counted([0, 1, 2, 3, 4, 5, 6])
-    ('row 3', '7 rows (0, 1, 2, 3, 4, ...)')
+    >>> _counted([3], {}), _counted([3], {3: "row 1 of b.jsonl"}), _counted([0, 1, 2, 3, 4, 5, 6], {})
+    ('row 3', 'row 1 of b.jsonl', '7 rows (0, 1, 2, 3, 4, ...)')
     """
     if len(rows) == 1:
-        return f"row {rows[0]}"
-    return f"{len(rows):,} rows ({', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''})"
+        return places.get(rows[0], f"row {rows[0]}")
+    shown = ", ".join(places.get(row, str(row)) for row in rows[:5])
+    return f"{len(rows):,} rows ({shown}{', ...' if len(rows) > 5 else ''})"
 
 
 def _percent(part: float, whole: float) -> str:
