@@ -47,7 +47,8 @@ def main() -> None:
     if args.center_rewards_coefficient is None and args.loss_type in PAIR_LOSSES:
         args.center_rewards_coefficient = 0.01  # 0 turns it off
     train, held_out = load_splits(script, args, model_args, demo="gemma")
-    run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
+    settings = model_settings(model_args, args)
+    run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **settings), script)
 
 
 if __name__ == "__main__":

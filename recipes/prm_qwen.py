@@ -41,7 +41,8 @@ def main() -> None:
         deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
     )
     train, held_out = load_splits(script, args, model_args, demo="qwen")
-    run(PRMTrainer(args=args, train_dataset=train, eval_dataset=held_out, **model_settings(model_args, args)))
+    settings = model_settings(model_args, args)
+    run(PRMTrainer(args=args, train_dataset=train, eval_dataset=held_out, **settings), script)
 
 
 if __name__ == "__main__":

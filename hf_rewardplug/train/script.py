@@ -4,6 +4,7 @@ In: a command line (every argument of TRL's `ModelConfig`, of the trainer's conf
 file.yaml` too). Out: a trained model in `output_dir` itself, `eval_results.json`, a table, scored examples and a plot.
 """
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,14 @@ from ..data.files import at_most, hold_out, load_split
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
 from .mixture import load_mixture
 from .summary import print_summary, save_items
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_BATCH = 16384
+"""Unique tokens of a batch on a GPU, where nobody asks for rows. The recipes' rows hold so many at most (4 pairs of 2 x
+2,048 tokens, 8 solutions of 2,048), so a batch takes no more memory than theirs. But every batch is full: batches of a
+few short rows make a GPU wait for Python, which takes 70 ms to launch a step of 28 layers, whatever its size. One such
+batch replaces four of rows, and about as many rows make an optimizer step."""
 
 
 @dataclass
@@ -60,6 +69,7 @@ class RecipeArguments(trl.ScriptArguments):
         default=None, metadata={"help": "When a mixture with weights stops: 'first_exhausted', 'all_exhausted', ..."}
     )
     demo: bool = field(default=False, metadata={"help": "A tiny model on generated problems; no network."})
+    if_packed: dict[str, int] = field(default_factory=dict, init=False)  # no option, but what `fill_batches` sets
 
     def __post_init__(self):
         """What belongs to one data set and what belongs to several are not given together."""
@@ -83,7 +93,9 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
     classes = (RecipeArguments, config_class, ModelConfig)
-    given = _Given(classes, add_help=False).parse_args_and_config(fail_with_unknown_args=False)
+    look = _Given(classes, add_help=False)
+    look.set_defaults_with_config(**dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps")))
+    given = look.parse_args_and_config(fail_with_unknown_args=False)  # None: neither asked for
     on_gpu = torch.cuda.is_available()
     fast = {"use_liger_kernel": on_gpu and is_liger_kernel_available(), "dataloader_num_workers": 2 * on_gpu}
     defaults = {"bf16": is_torch_bf16_gpu_available() and not given.fp16, **fast, **defaults}
@@ -102,6 +114,10 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
     arguments, args, model_args = parser.parse_args_and_config()
     if arguments.dataset_name is None and arguments.datasets is None:
         arguments.dataset_name = dataset_name
+    rows_or_tokens = given.per_device_train_batch_size or given.max_tokens_per_batch or given.demo
+    if on_gpu and not rows_or_tokens:
+        accumulation = given.gradient_accumulation_steps or 1
+        arguments.if_packed = {"max_tokens_per_batch": TOKENS_PER_BATCH, "gradient_accumulation_steps": accumulation}
     return arguments, args, model_args
 
 
@@ -189,13 +205,34 @@ def model_settings(model_args: ModelConfig, args: Any) -> dict[str, Any]:
     }
 
 
-def run(trainer) -> dict[str, float]:
+def fill_batches(trainer, settings: dict[str, int]) -> None:
+    """Set the config's options `settings`, which are for packed batches, if this run can have batches by tokens.
+
+    Padded batches, streams, batches by length and split ones stay as they are. So do those of DeepSpeed, whose own
+    config holds the batch size by now.
+    """
+    args = trainer.args
+    packed = getattr(trainer.data_collator, "prefix_sharing", False) and not trainer.is_deepspeed_enabled
+    planned = isinstance(trainer.train_dataset, datasets.Dataset) and not args.accelerator_config.split_batches
+    if settings and packed and planned and args.train_sampling_strategy in ("random", "sequential"):
+        for name, value in settings.items():
+            setattr(args, name, value)
+        if args.process_index == 0:
+            logger.warning(
+                "A batch on a GPU holds up to %d unique tokens, and gradients are accumulated over %d of them. "
+                "`--per_device_train_batch_size N` makes batches of rows.",
+                *(args.max_tokens_per_batch, args.gradient_accumulation_steps),
+            )
+
+
+def run(trainer, arguments: RecipeArguments | None = None) -> dict[str, float]:
     """Train, save to `output_dir`, evaluate, write `eval_results.json`, and show what came out.
 
     Without held-out rows the model alone is saved, and there are no figures to return.
 
     `resume_from_checkpoint` may be a folder, or "true" for the newest whole checkpoint in `output_dir`.
     """
+    fill_batches(trainer, {} if arguments is None else arguments.if_packed)
     resume = trainer.args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()

@@ -1,16 +1,26 @@
 """What the recipes make of a command line and of a YAML file: the same, help and precision included."""
 
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from datasets import Dataset
+from rows import text_pairs
 
-from hf_rewardplug import RewardConfig
+from hf_rewardplug import RewardConfig, RewardTrainer
 from hf_rewardplug.demo import DEMO_ARGUMENTS
 from hf_rewardplug.train import script
-from hf_rewardplug.train.script import parse_recipe
+from hf_rewardplug.train.script import fill_batches, parse_recipe, run
 
-DEFAULTS = {"learning_rate": 1e-5, "dataset_name": "nobody/nothing"}
+DEFAULTS = {
+    "learning_rate": 1e-5,
+    "dataset_name": "nobody/nothing",
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+}
 
 
 @pytest.fixture(params=["command line", "YAML"])
@@ -54,6 +64,102 @@ def test_fp16_alone_turns_the_default_bf16_off(parsed, monkeypatch):
         parsed(fp16=True, bf16=True)
 
 
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(script, "is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr(script, "is_liger_kernel_available", lambda: False)
+
+
+FULL = {"max_tokens_per_batch": 16384, "gradient_accumulation_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "if_packed"),
+    [
+        ({}, FULL),
+        ({"gradient_accumulation_steps": 2}, {**FULL, "gradient_accumulation_steps": 2}),
+        ({"gradient_accumulation_steps": 1}, FULL),
+        ({"per_device_train_batch_size": 8}, {}),  # transformers' own default, but asked for
+        ({"max_tokens_per_batch": 4096}, {}),
+        ({"demo": True}, {}),
+    ],
+)
+def test_batches_on_a_gpu_are_filled_with_tokens_unless_rows_are_asked_for(parsed, on_a_gpu, options, if_packed):
+    arguments, args, _ = parsed(**options)
+    assert arguments.if_packed == if_packed
+    for name, value in options.items():
+        assert getattr(arguments if name == "demo" else args, name) == value
+    if "demo" not in options:  # until it is known whether batches are packed
+        assert args.max_tokens_per_batch == options.get("max_tokens_per_batch")
+        assert args.per_device_train_batch_size == options.get("per_device_train_batch_size", 4)
+        assert args.gradient_accumulation_steps == options.get("gradient_accumulation_steps", 4)
+
+
+def test_batches_on_a_cpu_are_rows(parsed):
+    arguments, args, _ = parsed()
+    assert arguments.if_packed == {} and args.max_tokens_per_batch is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("why", "options", "steps"),
+    [
+        ("packed", {}, 1),  # 40 pairs of some 30 tokens are less than 16,384 tokens
+        ("padded", {"prefix_sharing": False}, 3),  # 40 / (4 * 4)
+        ("attention", {"attn_implementation": "eager"}, 3),
+        ("stream", {"max_steps": 2}, 2),
+        ("split", {"accelerator_config": '{"split_batches": true}'}, 3),
+    ],
+)
+def test_a_default_that_cannot_hold_crashes_no_recipe(why, options, steps, assets, on_a_gpu, tmp_path, monkeypatch):
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    words += ["--output_dir", str(tmp_path), "--use_cpu", "true", "--num_train_epochs", "1", "--report_to", "none"]
+    words += ["--model_name_or_path", str(assets / "stories260K"), "--dataloader_num_workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["recipe", "--logging_steps", "1", "--save_strategy", "no", *words])
+    arguments, args, model_args = parse_recipe(RewardConfig, DEFAULTS, demo="gemma", deepspeed=tmp_path / "zero2.json")
+    rows = Dataset.from_list(text_pairs(40))
+    rows = rows.to_iterable_dataset() if why == "stream" else rows
+    trainer = RewardTrainer(args=args, train_dataset=rows, **script.model_settings(model_args, args))
+    run(trainer, arguments)
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["global_step"] == steps
+    assert args.max_tokens_per_batch == (16384 if why == "packed" else None)
+
+
+def run_of(*, packed=True, deepspeed=False, stream=False, sampling="random", split=False) -> SimpleNamespace:
+    accelerator_config = SimpleNamespace(split_batches=split)
+    rows = Dataset.from_list([{"input_ids": [1]}])
+    return SimpleNamespace(
+        args=SimpleNamespace(
+            **{"max_tokens_per_batch": None, "gradient_accumulation_steps": 4, "process_index": 0},
+            **{"train_sampling_strategy": sampling, "accelerator_config": accelerator_config},
+        ),
+        data_collator=SimpleNamespace(prefix_sharing=packed),
+        train_dataset=rows.to_iterable_dataset() if stream else rows,
+        is_deepspeed_enabled=deepspeed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("trainer", "filled"),
+    [
+        (run_of(), True),
+        (run_of(sampling="sequential"), True),
+        (run_of(packed=False), False),
+        (run_of(deepspeed=True), False),
+        (run_of(stream=True), False),
+        (run_of(sampling="group_by_length"), False),
+        (run_of(split=True), False),
+    ],
+)
+def test_batches_are_filled_where_they_are_packed_and_planned(trainer, filled, caplog):
+    fill_batches(trainer, FULL)
+    assert trainer.args.max_tokens_per_batch == (16384 if filled else None)
+    assert trainer.args.gradient_accumulation_steps == (1 if filled else 4)
+    assert ["up to 16384 unique tokens" in record.getMessage() for record in caplog.records] == [True] * filled
+
+
 def test_help_names_every_option(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["recipe", "--help"])
     with pytest.raises(SystemExit) as done:
@@ -62,3 +168,4 @@ def test_help_names_every_option(monkeypatch, tmp_path, capsys):
     told = capsys.readouterr().out
     for option in ("learning_rate", "loss_type", "max_length", "output_dir", "overlong", "use_peft", "datasets"):
         assert f"--{option} " in told, option
+    assert "if_packed" not in told
