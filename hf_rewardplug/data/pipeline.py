@@ -17,6 +17,7 @@ from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, 
 from .columns import refuse_prompts
 from .encoding import DropRow
 from .formats import FILE_NAME, FILE_ROW
+from .unrendered import UNRENDERED
 
 BOOKKEEPING = {
     "row": Value("int64"),
@@ -25,6 +26,7 @@ BOOKKEEPING = {
     "refused": Value("bool"),  # whether `dropped` is what is wrong with the row
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
+    UNRENDERED: Value("string"),
 }
 """columns that tell what became of a row, and go when it is told"""
 
@@ -125,7 +127,8 @@ class RowPipeline:
                 raise RefusedRow(number, reason_of(error), where=where, row=row) from error
             found = [{**self._left_out(reason_of(error), number), "refused": True}]
         for example in found:
-            example["place"] = place if example["dropped"] is not None or example["cut"] else None
+            told = example["dropped"] is not None or example["cut"] or example[UNRENDERED]
+            example["place"] = place if told else None
         return found
 
     def _examples(self, raw: Row, number: int) -> list[Row]:
@@ -149,7 +152,7 @@ class RowPipeline:
         if isinstance(row, EmptyRow):
             return self._left_out(str(row), number)
         try:
-            encoded = {"row": number, "dropped": None, "refused": False, **self.encode(row)}
+            encoded = {"row": number, "dropped": None, "refused": False, UNRENDERED: None, **self.encode(row)}
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
             if SUBSET in self.columns:
@@ -160,7 +163,8 @@ class RowPipeline:
 
     def _left_out(self, reason: str, number: int) -> Row:
         empty = {key: None if isinstance(kind, Value) else [] for key, kind in self.columns.items()}
-        return {"row": number, "dropped": reason, "refused": False, "cut": 0, "cut_labels": 0, **empty}
+        told = {"row": number, "dropped": reason, "refused": False, UNRENDERED: None}
+        return {**told, "cut": 0, "cut_labels": 0, **empty}
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         """`datasets.map(batched=True, with_indices=True)`'s form."""

@@ -3,6 +3,7 @@
 In: each row's number and fate. Out: a report that prints itself, in the log, in `inspect` and in the model card.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,6 +13,7 @@ from .columns import Unread
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
 """what to do where no row of a data set can be read"""
 
+_ROLES = re.compile(r"the conversation \((?:\w+, )*\w+\)")
 _REASONS, _ROWS, _REFUSED = 20, 10, 50  # reasons, rows of each, and refused rows of each that are printed
 
 
@@ -95,14 +97,31 @@ class PreparationReport:
 
     def leave_out(self, row: int, reason: str, *, refused: bool = False, place: str | None = None) -> None:
         """Count a row that gives no example."""
+        reason = in_general(reason) if refused else reason
         self.dropped.setdefault(reason, []).append(row)
         if refused and reason not in self.refused:
             self.refused.append(reason)
         self.call(row, place)
 
+    def note_unrendered(self, row: int, names: str | None, place: str | None) -> None:
+        """What the chat template leaves out of a row, a line each."""
+        for name in (names or "").splitlines():
+            if row not in self.unrendered.setdefault(name, []):
+                self.unrendered[name].append(row)
+                self.call(row, place)
+
     def call(self, row: int, place: str | None) -> None:
         if place is not None:
             self.places[row] = place
+
+
+def in_general(reason: str) -> str:
+    """What is wrong with a row, without the roles of its own conversation, so that rows are counted together.
+
+    >>> in_general("the chat template refuses the conversation (user, user): Roles must alternate")
+    'the chat template refuses the conversation: Roles must alternate'
+    """
+    return _ROLES.sub("the conversation", reason)
 
 
 def check_refused(report: PreparationReport) -> None:

@@ -14,6 +14,7 @@ from .origin import Origin
 from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RefusedRow, RowPipeline
 from .preparation_report import REMEDY, PreparationReport, check_refused
 from .prepare_streams import prepare_stream
+from .unrendered import UNRENDERED
 
 __all__ = ["PreparationReport", "prepare_dataset"]
 
@@ -76,8 +77,10 @@ def _encoded(dataset: Dataset, pipeline: RowPipeline, origin: Origin, num_proc: 
 
 def _report(encoded: Dataset, name: str, origin: Origin) -> PreparationReport:
     report = PreparationReport(name)
-    columns = (encoded[key][:] for key in ("row", "place", "dropped", "refused", "cut", "cut_labels"))
-    for position, place, reason, refused, cut, cut_labels in zip(*columns, strict=True):
+    columns = (encoded[key][:] for key in ("row", "place", "dropped", "refused", "cut", "cut_labels", UNRENDERED))
+    for position, place, reason, refused, cut, cut_labels, unrendered in zip(*columns, strict=True):
+        if unrendered:
+            report.note_unrendered(origin.number(position), unrendered, place or origin.name(position))
         if reason is None and not cut:
             report.examples += 1
             continue

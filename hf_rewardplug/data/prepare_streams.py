@@ -13,6 +13,7 @@ from datasets import IterableDataset
 from .canonical import EXAMPLE_ID, Row, hash63
 from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RowPipeline
 from .preparation_report import PreparationReport, check_refused
+from .unrendered import UNRENDERED
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,9 @@ class _StreamFilter:
         if example["cut"]:
             self._count("cut to fit", place, f"{example['cut']} tokens lost")
             self._report(example, place)
+        if example[UNRENDERED]:
+            self._count("not rendered in full", place, example[UNRENDERED].replace("\n", ", "))
+            self._report(example, place)
         for column in OPTIONAL:
             given = example.get(column) is not None
             if self.first.setdefault(column, given) != given:
@@ -118,9 +122,10 @@ class _StreamFilter:
         while row in taken:  # of another file
             row += 1
         self.numbers[place] = row
+        self.seen.note_unrendered(row, example[UNRENDERED], example["place"])
         if example["dropped"] is not None:
             self.seen.leave_out(row, example["dropped"], refused=example["refused"], place=example["place"])
-        else:
+        elif example["cut"]:
             self.seen.cut_rows.append(row)
             self.seen.call(row, example["place"])
             self.seen.cut_tokens += example["cut"]

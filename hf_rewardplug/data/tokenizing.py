@@ -107,24 +107,29 @@ class TokenSource:
                 "the row is a conversation, but the tokenizer has no chat template. Set `chat_template` to 'gemma', "
                 "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference') need none"
             )
-        if messages[0]["role"] == "system" and self._folds_system:
-            messages = fold_system_turn(messages)
-        own = row.get("chat_template_kwargs", {})
-        kwargs |= {"tools": row.get("tools"), **template_kwargs(self.chat_template_kwargs, own)}
         try:
-            return self._rendered_ids(messages, kwargs)
+            return self.rendered(messages, row, tokenize=True, return_dict=True, **kwargs)["input_ids"]
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
 
-    def _rendered_ids(self, messages: list[dict], kwargs: dict[str, Any]) -> list[int]:
-        render = partial(self.tokenizer.apply_chat_template, tokenize=True, return_dict=True, **kwargs)
+    def rendered(self, messages: list[dict], row: Row, **options: Any) -> Any:
+        """What `apply_chat_template` gives for the messages, with the tools and the template arguments of `row`.
+
+        Args:
+            options: arguments of `apply_chat_template`, such as `tokenize=False`.
+        """
+        if messages[0]["role"] == "system" and self._folds_system:
+            messages = fold_system_turn(messages)
+        own = row.get("chat_template_kwargs", {})
+        options |= {"tools": row.get("tools"), **template_kwargs(self.chat_template_kwargs, own)}
+        render = partial(self.tokenizer.apply_chat_template, **options)
         try:
-            return render(messages)["input_ids"]
+            return render(messages)
         except Exception:  # some templates join a call's arguments to text, and fail where these are a dict
             if (as_text := with_arguments_as_text(messages)) == messages:
                 raise
-            return render(as_text)["input_ids"]
+            return render(as_text)
 
     def _alone(self, row: Row) -> list[int]:
         """Ids of the prompt, which those of prompt and completion begin with but for what merges at the boundary."""

@@ -22,6 +22,7 @@ from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, TEXT, Counting, RowLooks, WithLook
+from ..data.unrendered import Unrendered, WithUnrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
 from .callbacks import PlanEpoch
@@ -73,6 +74,7 @@ class DataTrainer:
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
         dataset = dataset if raw is None else raw.rows
         encode = self.objective.encode(encoder, tokenized=tokenized, name=dataset_name)
+        encode = encode if tokenized else WithUnrendered(encode, Unrendered(encoder))
         looks = self._row_looks.setdefault(dataset_name, RowLooks())
         if isinstance(dataset, datasets.IterableDataset):
             encode = encode if tokenized else Counting(encode, looks)

@@ -7,7 +7,6 @@ tells pairs, scored completions and steps apart; `cli/wording.py` has the words.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from transformers.utils import cached_file
 from ..canonical import Row
 from ..chat_templates import set_chat_template
 from ..encoding import Encoder
-from ..pipeline import RowPipeline
+from ..origin import Origin
+from ..pipeline import RefusedRow, RowPipeline
 from ..prepare import PreparationReport
 from ..raw import opened
+from ..unrendered import UNRENDERED, Unrendered, WithUnrendered
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
@@ -99,13 +100,15 @@ def inspect_rows(
     ignore_columns: list[str] | None = None,
     max_rows: int | None = None,
     overlong: str | None = None,
+    on_bad_row: str = "error",
     **encoding: Any,
 ) -> Inspection:
     """Run rows through what training does to them.
 
     Args:
         tokenizer: the model's; None looks at the raw rows alone.
-        adapter, column_mapping, ignore_columns, overlong: as in the trainers' configs; defaults are the trainer's.
+        adapter, column_mapping, ignore_columns, overlong, on_bad_row: as in the trainers' configs; defaults are the
+            trainer's. With "error" rows that would stop training are in `refusals`, with "drop" in the report.
         max_rows: of the first ones; None for all.
         encoding: `max_length` (1024 by default, None for no limit), `step_separator`, ... of `Encoder`.
 
@@ -133,13 +136,14 @@ def inspect_rows(
     pipeline = RowPipeline(
         name=name,
         columns=datasets.Features(),
-        encode=kind.encode,
+        encode=kind.encode if kind.encoder is None else WithUnrendered(kind.encode, Unrendered(kind.encoder)),
         expand=kind.expand,
         adapter=chosen,
         column_mapping=column_mapping,
         watched=raw.unread.watched,
     )
-    _read(found, islice(dataset, max_rows), pipeline, kind, tokenizer)
+    origin = Origin.of(dataset) if isinstance(dataset, datasets.Dataset) else Origin()
+    _read(found, islice(dataset, max_rows), pipeline, kind, tokenizer, origin=origin, on_bad_row=on_bad_row)
     return found
 
 
@@ -172,23 +176,36 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> tuple[Any, di
     return tokenizer, options
 
 
-def _read(found: Inspection, rows: Iterable[Row], pipeline: RowPipeline, kind: Kind, tokenizer: Any) -> None:
+def _read(
+    found: Inspection,
+    rows: Iterable[Row],
+    pipeline: RowPipeline,
+    kind: Kind,
+    tokenizer: Any,
+    *,
+    origin: Origin,
+    on_bad_row: str,
+) -> None:
     report, sequences, prompts = found.report, [], []
-    for number, raw in enumerate(rows):
+    for position, raw in enumerate(rows):
         report.rows += 1
+        number, place = origin.number(position), origin.name(position)
         if (subset := raw.get((pipeline.column_mapping or {}).get("subset", "subset"))) is not None:
             found.subsets[str(subset)] += 1
         try:
-            examples = pipeline.examples(raw, number)
-        except ValueError as error:
-            why = re.split(rf", row {number}(?: \(row \d+ of '.*?'\))?: ", str(error), maxsplit=1)[-1]
-            found.refusals.setdefault(why, []).append(number)
+            examples = pipeline.examples(raw, position)
+        except RefusedRow as error:
+            if on_bad_row == "drop":
+                report.leave_out(number, error.reason, refused=True, place=place or error.row)
+            else:
+                found.refusals.setdefault(f"{error.reason}.", []).append(number)
+                report.call(number, place or error.row)
             continue
         for example in examples:
             if example["dropped"] is not None:
-                report.dropped.setdefault(example["dropped"], []).append(number)
+                report.leave_out(number, example["dropped"], place=place or example["place"])
                 continue
-            _add(found, example, number)
+            _add(found, example, number, place)
             if tokenizer is not None:
                 sequences.append(example["sequences"])
                 prompts.append(example["prompt"])
@@ -206,14 +223,16 @@ def _read(found: Inspection, rows: Iterable[Row], pipeline: RowPipeline, kind: K
         found.tokens = TokenFigures.of(prompts, sequences)
 
 
-def _add(found: Inspection, example: Row, number: int) -> None:
+def _add(found: Inspection, example: Row, number: int, place: str | None) -> None:
     report = found.report
     report.examples += 1
+    report.note_unrendered(number, example[UNRENDERED], place or example["place"])
     found.counts.update(example["counts"])
     if "weight" in example["canonical"]:
         found.weights.append(example["canonical"]["weight"])
     if example["cut"]:
         report.cut_rows.append(number)
+        report.call(number, place or example["place"])
         report.cut_tokens += example["cut"]
         report.cut_labels += example["cut_labels"]
 
