@@ -171,3 +171,21 @@ def test_nothing_is_watched_on_the_cpu(assets, tmp_path):
     )
     kinds = {type(callback) for callback in trainer.callback_handler.callbacks}
     assert not kinds & {LaunchWatch, CheckpointingWatch}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_both_watches_on_a_gpu(assets, tmp_path, caplog):
+    options = {"use_cpu": False, "bf16": True, "max_steps": 12, "gradient_checkpointing": True}
+    trainer = RewardTrainer(
+        str(assets / "stories260K"),
+        RewardConfig(**quick(tmp_path, **options)),
+        train_dataset=Dataset.from_list(text_pairs(24)),
+    )
+    trainer.train()
+    watching = {type(callback): callback for callback in trainer.callback_handler.callbacks}
+    times = watching[LaunchWatch].times
+    assert len(times) == 3 and all(0 < 0.9 * host < device for host, device in times)
+    assert watching[CheckpointingWatch].layers == 5 and watching[CheckpointingWatch].largest > 0
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("Gradient checkpointing is on, but is not needed" in message for message in said) == 1
