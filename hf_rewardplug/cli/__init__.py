@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from . import options as opt
-from .options import Aggregate, bench_options, encoder_options, mapping, names, run_options
+from .options import Aggregate, bench_options, encoder_options, mapping, names, run_options, template_arguments
 from .output import console, figure_rows, print_table, quiet
 from .shell import app, command
 
@@ -33,6 +33,7 @@ def inspect(
     step_separator: opt.StepSeparator = None,
     step_token: opt.StepToken = None,
     chat_template: opt.TemplateName = None,
+    chat_template_kwargs: opt.TemplateArguments = None,
     config: opt.RunFile = None,
 ) -> None:
     """What training would see: format, rows left out or cut and why, lengths, padding, sharing, an example.
@@ -57,6 +58,7 @@ def inspect(
         "step_separator": step_separator and step_separator.replace("\\n", "\n"),
         "step_token": step_token,
         "chat_template": chat_template and chat_template.value,
+        "chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs),
     }
     given = {key: value for key, value in given.items() if value is not None}
     options = {**({} if config is None else run_options(config)), **given}
@@ -95,6 +97,8 @@ def score(
     step_separator: opt.StepSeparator = None,
     good_token: opt.GoodToken = None,
     bad_token: opt.BadToken = None,
+    as_text: opt.AsText = False,
+    chat_template_kwargs: opt.TemplateArguments = None,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -117,7 +121,8 @@ def score(
     how = {"adapter": adapter, "column_mapping": column_mapping and mapping(column_mapping)}
     how |= {"ignore_columns": names(ignore_columns), "on_bad_row": on_bad_row.value if on_bad_row else "error"}
     steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
-    steps |= {"aggregate": aggregate.value, "normalize": normalize}
+    steps |= {"aggregate": aggregate.value, "normalize": normalize, "as_text": as_text}
+    steps |= {"chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs)}
     scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
     found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress, **how)
     before = f" ({found.before:,} were there)" if found.before else ""
@@ -167,6 +172,8 @@ def evaluate(
     step_separator: opt.StepSeparator = None,
     good_token: opt.GoodToken = None,
     bad_token: opt.BadToken = None,
+    as_text: opt.AsText = False,
+    chat_template_kwargs: opt.TemplateArguments = None,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -192,7 +199,8 @@ def evaluate(
     quiet()
     from ..score.benchmarks import evaluate as run_benchmark
 
-    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
+    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token, "as_text": as_text}
+    steps |= {"chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs)}
     scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
     given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
     given |= {"adapter": adapter, "ignore_columns": names(ignore_columns)}

@@ -18,7 +18,10 @@ DtypeName = Enum("DtypeName", {name: name for name in ("float32", "bfloat16", "f
 
 BadRow = Enum("BadRow", {name: name for name in ("error", "drop")}, type=str)
 
-ENCODER_OPTIONS = ("max_length", "max_completion_length", "overlong", "step_separator", "step_token")
+ENCODER_OPTIONS = (
+    *("max_length", "max_completion_length", "overlong", "step_separator", "step_token"),
+    "chat_template_kwargs",
+)
 """options of a run that say how rows are encoded"""
 
 Model = Annotated[
@@ -100,6 +103,15 @@ AggregateName = Annotated[Aggregate, typer.Option("--aggregate", help="PRM: a so
 Normalize = Annotated[
     bool, typer.Option("--normalize", help="ORM: mean 0, standard deviation 1 on its evaluation data.")
 ]
+AsText = Annotated[
+    bool, typer.Option("--as-text", help="Strings stay text, of a model that was trained on conversations too.")
+]
+TemplateArguments = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs", metavar="JSON", help="""Of the chat template: '{"enable_thinking": false}'."""
+    ),
+]
 SkipBad = Annotated[
     bool,
     typer.Option(
@@ -162,6 +174,18 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def template_arguments(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"--chat-template-kwargs {text!r} is no JSON object, such as '{{\"enable_thinking\": false}}'."
+        )
+    return found
+
+
 def bench_options(texts: list[str]) -> dict[str, Any]:
     """Options of a benchmark; a value is JSON, or text where it is none.
 
@@ -192,6 +216,8 @@ def run_options(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' holds {type(found).__name__}; expected options, such as `max_length: 512`.")
     if isinstance(found.get("column_mapping"), str):
         found["column_mapping"] = mapping(found["column_mapping"])
+    if isinstance(found.get("chat_template_kwargs"), str):
+        found["chat_template_kwargs"] = template_arguments(found["chat_template_kwargs"])
     if isinstance(found.get("ignore_columns"), str):
         found["ignore_columns"] = names(found["ignore_columns"])
     if found.get("max_length", 0) is None:  # no limit, in a config

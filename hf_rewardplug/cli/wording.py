@@ -10,6 +10,8 @@ from rich.text import Text
 
 from ..data.inspection import Inspection, Segment
 from ..data.inspection.tokens import BATCH_ROWS
+from ..data.row_forms import TEXT, TURNS
+from ..data.template_dates import writes_date
 from ..data.tokenizing import reserved_tokens
 
 _TRAINERS = {"pairs": "RewardTrainer (ORM)", "scored": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
@@ -24,6 +26,8 @@ def lines(found: Inspection, tokenizer=None) -> Iterator[str]:
     yield from _rows(found)
     if found.tokens is not None:
         yield from _tokens(found)
+    if found.tokens is not None and found.counts[TURNS]:
+        yield from _date(tokenizer, found.options.get("chat_template_kwargs") or {})
     if found.merges is not None and found.merges.solutions:
         yield from _merges(found, tokenizer)
 
@@ -47,6 +51,8 @@ def _rows(found: Inspection) -> Iterator[str]:
     yield f"  kept        {report.examples:,} {_what(found)}" + (
         f" of {report.rows:,} rows" if report or found.refusals else ""
     )
+    if report.examples:
+        yield f"  form        {_form(found)}"
     yield from {"pairs": _pairs, "scored": _scored, "steps": _steps}[found.kind](found)
     if found.weights:
         yield f"  weight      in {len(found.weights):,} {_what(found)}: {_spread(found.weights)}"
@@ -65,6 +71,18 @@ def _rows(found: Inspection) -> Iterator[str]:
 def _what(found: Inspection) -> str:
     steps = "trees of steps" if found.counts["trees"] else "solutions"
     return {"pairs": "pairs", "scored": "completions", "steps": steps}[found.kind]
+
+
+def _form(found: Inspection) -> str:
+    text, turns = found.counts[TEXT], found.counts[TURNS]
+    if text and turns:
+        return f"{text:,} text and {turns:,} conversations: a model of both scores each as it is handed over"
+    return "conversations, as the chat template renders them" if turns else "text, which no chat template renders"
+
+
+def _date(tokenizer, chat_template_kwargs: dict) -> Iterator[str]:
+    if writes_date(tokenizer, **chat_template_kwargs):
+        yield "  The chat template writes the date into the prompt; training keeps that of its first day, and saves it."
 
 
 def _losses(found: Inspection) -> str:

@@ -15,7 +15,6 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from .canonical import Row
-from .tokenizing import template_kwargs
 
 TEXT, TURNS = "text", "turns"
 FORMS = (TEXT, TURNS)
@@ -50,7 +49,7 @@ class WithLook:
 
     def __call__(self, row: Row) -> Row:
         form = form_of(row)
-        arguments = template_kwargs(self.chat_template_kwargs, row.get("chat_template_kwargs") or {})
+        arguments = {**self.chat_template_kwargs, **(row.get("chat_template_kwargs") or {})}
         look = [form, arguments if form == TURNS else {}]
         return {**self.encode(row), ROW_LOOK: json.dumps(look, sort_keys=True, default=str)}
 

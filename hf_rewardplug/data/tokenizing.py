@@ -26,15 +26,6 @@ def fold_system_turn(messages: list[dict]) -> list[dict]:
     return [{"role": "user", "content": system}, *rest]
 
 
-def template_kwargs(of_run: dict[str, Any], of_row: dict[str, Any]) -> dict[str, Any]:
-    """A run's arguments of the chat template with a row's own before them, but for None, which Arrow fills in.
-
-    >>> template_kwargs({"enable_thinking": False, "mood": "calm"}, {"enable_thinking": True, "mood": None})
-    {'enable_thinking': True, 'mood': 'calm'}
-    """
-    return {**of_run, **{key: value for key, value in of_row.items() if value is not None or key not in of_run}}
-
-
 def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
     """Token ids of each step with its separator behind it, each step tokenized by itself."""
     return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
@@ -121,8 +112,7 @@ class TokenSource:
         """
         if messages[0]["role"] == "system" and self._folds_system:
             messages = fold_system_turn(messages)
-        own = row.get("chat_template_kwargs", {})
-        options |= {"tools": row.get("tools"), **template_kwargs(self.chat_template_kwargs, own)}
+        options |= {"tools": row.get("tools"), **self.chat_template_kwargs, **row.get("chat_template_kwargs", {})}
         render = partial(self.tokenizer.apply_chat_template, **options)
         try:
             return render(messages)

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..data.row_forms import FORMS, TEXT, TURNS
-from ..data.tokenizing import template_kwargs
 from ..model.inference import attributes
 from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
@@ -217,7 +216,7 @@ def _cases(
         for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], form=as_trained, **more)[0]:
             if form is not None:
                 own = case.get("chat_template_kwargs") or {}
-                case["chat_template_kwargs"] = template_kwargs(form.chat_template_kwargs, own)
+                case["chat_template_kwargs"] = {**form.chat_template_kwargs, **own}
             yield cut_into_steps(case, separator) if kind != "orm" and key != "steps" else case
 
 

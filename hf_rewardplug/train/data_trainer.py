@@ -21,7 +21,7 @@ from ..data.chat_templates import set_chat_template
 from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
-from ..data.row_forms import ROW_LOOK, TEXT, Counting, RowLooks, WithLook
+from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
 from ..data.unrendered import Unrendered, WithUnrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
@@ -105,9 +105,7 @@ class DataTrainer:
         if args.process_index == 0:
             if report:
                 logger.warning("%s", report)
-            if told and looks.rows != TEXT:
-                logger.warning("%s", told)
-            tell_looks(dataset_name, self._row_looks)
+            tell_looks(dataset_name, self._row_looks, of_date=told)
         return dataset
 
     @staticmethod

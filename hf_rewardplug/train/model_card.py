@@ -3,6 +3,7 @@
 In: a trainer that has evaluated. Out: Markdown in place of the template's quick start, whose pipeline knows no prompts.
 """
 
+import json
 import re
 
 from accelerate.utils import is_peft_model
@@ -13,29 +14,29 @@ _SCORE = {
     "orm": """from hf_rewardplug import RewardScorer
 
 scorer = RewardScorer.from_pretrained("{name}")
-scorer.score(["What is 2 + 2?"], [[" 4", " 5"]])  # a reward each; more is better""",
+scorer.score([{prompt}], [{answers}])  # a reward each; more is better""",
     "attributes": """from hf_rewardplug import RewardScorer
 
 scorer = RewardScorer.from_pretrained("{name}")
-scorer.score_attributes(["What is 2 + 2?"], [[" 4", " 5"]])  # {attributes}
-scorer.score(["What is 2 + 2?"], [[" 4", " 5"]])  # their sum with the weights {weights}""",
+scorer.score_attributes([{prompt}], [{answers}])  # {attributes}
+scorer.score([{prompt}], [{answers}])  # their sum with the weights {weights}""",
     "prm": """from hf_rewardplug import RewardScorer
 
 scorer = RewardScorer.from_pretrained("{name}")
-scorer.score_steps(["What is 2 + 2?"], [["2 + 2 is 1 + 3.", "So 5."]])  # the probability that each step is right""",
+scorer.score_steps([{prompt}], [["2 + 2 is 1 + 3.", "So 5."]])  # the probability that each step is right""",
 }
 _PLAIN = {
     "orm": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # the raw reward""",
+{messages}model(**{inputs}).logits  # the raw reward""",
     "attributes": """import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-outputs = model(**tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")).logits  # {attributes}
+{messages}outputs = model(**{inputs}).logits  # {attributes}
 outputs @ torch.tensor({weights})  # the score""",
     "prm": """import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -57,13 +58,14 @@ for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, whi
 labels = tokenizer.convert_tokens_to_ids({labels})  # wrong, right
 model(input_ids=torch.tensor([ids])).logits[0, -1, labels].softmax(-1)""",
 }
+_USER, _ASSISTANT = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
 _SERVE = {
     "orm": """vLLM, as its documentation has it (`problem_type="regression"` in the config keeps the reward raw):
 
 ```
 vllm serve {name} --runner pooling --convert classify
 curl localhost:8000/classify -H 'Content-Type: application/json' \\
-    -d '{{"model": "{name}", "input": "What is 2 + 2? 4{eos}"}}'
+    -d '{request}'
 ```""",
     "attributes": """vLLM (`--convert classify`) returns the outputs (by its documentation, not run here);
 their weighted sum is the client's to make.""",
@@ -88,16 +90,17 @@ def with_usage(card: str, trainer) -> str:
     plain = name + "-merged" * adapter
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
     names = {"name": plain, "separator": separator, "probability": probability, "labels": labels, "weights": weights}
-    names |= {
-        "attributes": ", ".join(trainer.args.attributes) if weights else "",
-        "ids": _ids(trainer.processing_class),
-    }
+    names |= {"attributes": ", ".join(trainer.args.attributes) if weights else ""}
+    names |= (
+        _turns(plain, description) if description.get("rows") == "turns" else _text(plain, trainer.processing_class)
+    )
     alone = not (adapter and trainer.model.active_peft_config.is_prompt_learning)  # which cannot be merged
     sections = [
         f"## Use it\n\n```python\n{_SCORE['attributes' if weights else kind].format(**{**names, 'name': name})}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
-        *(_without_us(form, names, name if adapter else None, trainer.processing_class.eos_token) if alone else ()),
+        *_looks(description),
+        *(_without_us(form, names, name if adapter else None) if alone else ()),
         *_figures(trainer),
         *_data(trainer),
     ]
@@ -106,21 +109,61 @@ def with_usage(card: str, trainer) -> str:
     return _QUICK_START.sub(lambda _: text, card, count=1)
 
 
-def _without_us(form: str, names: dict, adapter: str | None, eos: str | None) -> list[str]:
+def _text(name: str, tokenizer) -> dict[str, str]:
+    """The example as text, for a model whose rows were text."""
+    eos = tokenizer.eos_token or ""
+    added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return {
+        "prompt": '"What is 2 + 2?"',
+        "answers": '[" 4", " 5"]',
+        "messages": "",
+        "inputs": 'tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")',
+        "ids": 'tokenizer("What is 2 + 2?").input_ids'
+        if added or tokenizer.bos_token_id is None  # a BOS in front where the tokenizer has one
+        else '[tokenizer.bos_token_id, *tokenizer("What is 2 + 2?", add_special_tokens=False).input_ids]',
+        "request": json.dumps({"model": name, "input": f"What is 2 + 2? 4{eos}"}),
+    }
+
+
+def _turns(name: str, description: dict) -> dict[str, str]:
+    """The example as turns, for a model whose rows were conversations."""
+    kwargs = description.get("chat_template_kwargs") or {}
+    more = f", **{kwargs!r}" if kwargs else ""
+    prompt = json.dumps([_USER])
+    request = {"model": name, "messages": [_USER, _ASSISTANT]} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+    return {
+        "prompt": prompt,
+        "answers": '["4", "5"]',
+        "messages": f"messages = {json.dumps([_USER, _ASSISTANT])}\n",
+        "inputs": f'tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt"{more})',
+        "ids": "tokenizer.apply_chat_template(\n"
+        f"    {prompt}, add_generation_prompt=True, return_dict=True{more}\n)['input_ids']",
+        "request": json.dumps(request).replace("'", "\\u0027"),  # which would end the shell's text
+    }
+
+
+def _looks(description: dict) -> list[str]:
+    """What the rows looked like, so that nobody scores in another form."""
+    rows, day = description.get("rows"), description.get("date")
+    words = {
+        "turns": "It was trained on conversations, as the chat template renders them. `RewardScorer` renders strings "
+        "as a user's turn and an assistant's (`as_text=True` does not).",
+        "text": "It was trained on text, and has seen no conversation as a chat template renders it.",
+        "both": "It was trained on text and on conversations, and scores both as they are handed over.",
+    }
+    told = [words[rows]] if rows else []
+    if day and rows != "text":
+        told.append(f"The chat template writes a date into the prompt; in this one it is {day} on every day.")
+    return [" ".join(told)] if told else []
+
+
+def _without_us(form: str, names: dict, adapter: str | None) -> list[str]:
     """transformers alone, and a server."""
     merged = f", after `hf_rewardplug.merge_adapter({adapter!r}, {names['name']!r})`" if adapter else ""
     return [
         f"transformers alone{merged}:\n\n```python\n{_PLAIN[form].format(**names)}\n```",
-        _SERVE[form].format(**names, eos=eos or ""),
+        _SERVE[form].format(**names),
     ]
-
-
-def _ids(tokenizer) -> str:
-    """How a prompt's ids are had, with a BOS before them where the tokenizer has one."""
-    added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    if added or tokenizer.bos_token_id is None:
-        return 'tokenizer("What is 2 + 2?").input_ids'
-    return '[tokenizer.bos_token_id, *tokenizer("What is 2 + 2?", add_special_tokens=False).input_ids]'
 
 
 def _figures(trainer) -> list[str]:

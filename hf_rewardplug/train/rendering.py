@@ -100,9 +100,15 @@ def description(looks: RowLooks, tokenizer: PreTrainedTokenizerBase, args: Any) 
     return {key: value for key, value in entries.items() if value is not None}
 
 
-def tell_looks(name: str, looks: dict[str, RowLooks]) -> None:
-    """Warn of rows in two forms, and of eval rows in another form than those that are trained on."""
+def tell_looks(name: str, looks: dict[str, RowLooks], *, of_date: str | None = None) -> None:
+    """Warn of rows in two forms, and of eval rows in another form than those that are trained on.
+
+    Args:
+        of_date: what `freeze_run_date` says; for rows that are conversations.
+    """
     own, trained = looks[name], looks.get("train")
+    if of_date is not None and own.rows != TEXT:
+        logger.warning("%s", of_date)
     if own.rows == "both":
         logger.warning(
             "%s: %d examples are text and %d are conversations. A model of both scores strings as text and messages as "

@@ -8,7 +8,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from rows import quick, solutions, text_pairs
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, merge_adapter
 from hf_rewardplug.demo import save_demo_model
@@ -84,6 +84,59 @@ def test_the_card_puts_a_bos_where_the_tokenizer_does_not(tmp_path):
     )
     assert "bos_token_id" in plain
     assert evaluated(plain)[1].item() == pytest.approx(evaluated(scored)[0][0], abs=1e-4)
+
+
+ARGUED = (
+    "{% if mood is defined %}{{ mood + '\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def of_turns(kind: str, count: int) -> list[dict]:
+    rows = TRAINERS[kind][2](count)
+    for row in rows:
+        row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+        for name in {"chosen", "rejected", "completion"} & {*row}:
+            row[name] = [{"role": "assistant", "content": row[name]}]
+    return rows
+
+
+@pytest.mark.parametrize("kwargs", [None, {"mood": "it's calm"}])
+@pytest.mark.parametrize("kind", [*TRAINERS, "lm"])
+def test_the_card_of_a_model_of_conversations_shows_turns(kind, kwargs, tmp_path):
+    """Every example is in the form of the model: its own score, plain transformers' and the server's request agree."""
+    save_demo_model(tmp_path / "base", style="qwen")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template = ARGUED
+    trainer_class, config_class, _ = TRAINERS["prm" if kind == "lm" else kind]
+    labels = {"good_token": "1", "bad_token": "0"} if kind == "lm" else {}
+    trainer = trainer_class(
+        str(tmp_path / "base"),
+        config_class(**quick(tmp_path / "out", chat_template_kwargs=kwargs, **labels)),
+        train_dataset=Dataset.from_list(of_turns("prm" if kind == "lm" else kind, 6)),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(model_name="tiny")
+    card = ModelCard.load(str(tmp_path / "out" / "README.md"))
+    assert "It was trained on conversations" in card.text
+    scored, _, plain = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
+    assert '{"role": "user", "content": "What is 2 + 2?"}' in scored and "apply_chat_template" in plain
+    of_scorer, of_plain = evaluated(scored), evaluated(plain)
+    if kind in ("prm", "lm"):
+        assert of_plain[1].item() == pytest.approx(of_scorer[0][0], abs=1e-4)
+        return
+    assert of_plain.item() == pytest.approx(of_scorer[0][0], abs=1e-4)
+    if kind == "orm":
+        request = json.loads(re.search(r"-d '(.*)'", card.text)[1])
+        assert request.get("chat_template_kwargs") == kwargs
+        saved = AutoTokenizer.from_pretrained(tmp_path / "out")
+        text = saved.apply_chat_template(request["messages"], tokenize=False, **(kwargs or {}))
+        ids = {"input_ids": saved(text, add_special_tokens=False, return_tensors="pt").input_ids}
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+        assert model(**ids).logits.item() == pytest.approx(of_plain.item(), abs=1e-6)
 
 
 def evaluated(code: str):

@@ -25,6 +25,7 @@ from ..origin import Origin
 from ..pipeline import RefusedRow, RowPipeline
 from ..prepare import PreparationReport
 from ..raw import opened
+from ..row_forms import form_of
 from ..unrendered import UNRENDERED, Unrendered, WithUnrendered
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
@@ -63,7 +64,8 @@ class Inspection:
         refusals: rows that stop training: what is wrong -> row numbers.
         counts: of the kept examples: "margin", "weight", "chosen_probability" (that have one), "longer_wins" (chosen
             has more tokens, half where both have as many), "solutions", "trees", "labels", "wrong", "soft" (labels
-            that are neither 0 nor 1), "outcomes" (solutions without labels), "bad_outcomes". Of all rows: "ties" (pairs
+            that are neither 0 nor 1), "outcomes" (solutions without labels), "bad_outcomes"; and by their form "text"
+            and "turns". Of all rows: "ties" (pairs
             that are ties), "lists" (ranked rows), "lists of 4" (those of four completions).
         scores: {attribute or "score": every score}, of ranked rows too. weights: of the kept examples.
         subsets: rows of each `subset`.
@@ -228,6 +230,7 @@ def _add(found: Inspection, example: Row, number: int, place: str | None) -> Non
     report.examples += 1
     report.note_unrendered(number, example[UNRENDERED], place or example["place"])
     found.counts.update(example["counts"])
+    found.counts[form_of(example["canonical"])] += 1
     if "weight" in example["canonical"]:
         found.weights.append(example["canonical"]["weight"])
     if example["cut"]:
