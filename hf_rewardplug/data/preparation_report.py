@@ -134,6 +134,6 @@ def check_refused(report: PreparationReport) -> None:
     if refused and len(refused) == report.rows:
         first, reason = min((report.dropped[reason][0], reason) for reason in report.refused)
         raise ValueError(
-            f"{report.name} data set: every row was refused. The first, {report.places.get(first, f'row {first}')}: "
+            f"{report.name}: every row was refused. The first, {report.places.get(first, f'row {first}')}: "
             f"{reason}. {REMEDY}"
         )

@@ -52,7 +52,7 @@ def prepare_stream(
 
 def _first_kept(dataset: IterableDataset, pipeline: RowPipeline) -> Row | None:
     """The first example that is not left out, among those of the first rows."""
-    report = PreparationReport(f"first {_PROBED} rows of the {pipeline.name}")
+    report = PreparationReport(f"the first {_PROBED} rows of {pipeline.name}")
     for number, raw in enumerate(islice(dataset, _PROBED)):
         report.rows += 1
         for example in pipeline.examples(raw, number):

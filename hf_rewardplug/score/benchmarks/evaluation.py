@@ -13,6 +13,7 @@ from hf_rewardplug.data.adapters import get_adapter, rename_columns
 from hf_rewardplug.data.columns import check_ignored
 from hf_rewardplug.data.origin import Origin
 from hf_rewardplug.data.pipeline import ON_BAD_ROW
+from hf_rewardplug.data.preparation_report import in_general
 
 from .examples import file_names
 from .registry import (
@@ -101,7 +102,7 @@ def run(benchmark: Benchmark, scorer: Any, rows: Rows, *, on_bad_row: str = "err
         return result
     reasons: dict[str, list[str]] = {}
     for place, reason in refused.items():
-        reasons.setdefault(reason, []).append(place)
+        reasons.setdefault(in_general(reason), []).append(place)
     return replace(result, figures={**result.figures, "refused": len(refused)}, refused=reasons)
 
 
