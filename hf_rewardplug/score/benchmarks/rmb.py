@@ -5,7 +5,7 @@
 
 Zhou et al. 2024 (arXiv:2410.09893), Zhou-Zoey/RMB-Reward-Model-Benchmark: pairs and their accuracy are those of
 eval/scripts/my_run_rm.py. The repository has no code for the best-of-n set: the best answer has to win against each
-other one, as the paper says and eval/RMB-Reward-Model-Benchmark of RM-R1-UIUC/RM-R1 writes it.
+other one, as eval/RMB-Reward-Model-Benchmark of RM-R1-UIUC/RM-R1 computes it.
 """
 
 from typing import Any, NamedTuple
