@@ -139,11 +139,11 @@ class Benchmark:
 
 def table(name: str, stage: dict, columns: tuple[str, ...] = COLUMNS) -> str:
     """A stage's figures and notes, a contestant a line."""
-    lines = [f"\n{name} ({stage['kernel']})", f"{'':24}" + "".join(f"{column:>19}" for column in columns)]
+    lines = [f"\n{name} ({stage['kernel']})", f"{'':26}" + "".join(f"{column:>19}" for column in columns)]
     for contestant, figures in stage["contestants"].items():
         cells = ("-" if figures[column] is None else figures[column] for column in columns)
-        lines.append(f"{contestant:24}" + "".join(f"{cell:>19}" for cell in cells))
-    lines += [f"{contestant:24}{note}" for contestant, note in stage["notes"].items()]
+        lines.append(f"{contestant:26}" + "".join(f"{cell:>19}" for cell in cells))
+    lines += [f"{contestant:26}{note}" for contestant, note in stage["notes"].items()]
     return "\n".join(lines)
 
 

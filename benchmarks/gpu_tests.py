@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers  # noqa: F401  (before the start)
-from parts import as_part, record
+from parts import FOLDER, as_part, record
 
 if torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "0"  # whether or not `tests/conftest.py` finds `nvidia-smi`
@@ -37,6 +37,8 @@ def read_report(path: Path) -> dict:
 
 
 def main() -> None:
+    os.chdir(FOLDER.parent)
+    sys.path.insert(0, str(FOLDER.parent))  # the package, where it is not installed
     with as_part(), tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         options = ["--junitxml", str(report), "-p", "no:cacheprovider", "--tb=short", "-rs"]
