@@ -12,11 +12,14 @@ from .forward import ScoredRows
 _INDEX = re.compile(r"^(?:completions|steps)\[0\](?:\[(\d+)\])?: ")
 
 
-def refusals(scorer: Any, prompts: Sequence[Any], items: Sequence[Any], *, method: str = "score") -> dict[int, str]:
+def refusals(
+    scorer: Any, prompts: Sequence[Any], items: Sequence[Any], *, method: str = "score", **more: Sequence[Any]
+) -> dict[int, str]:
     """What `scorer` says of each prompt that it refuses.
 
     Args:
         method: "score" or "score_steps".
+        more: arguments of it, with a value for each prompt.
 
     A `RewardScorer` encodes the prompts and computes nothing. Any other scorer is asked for halves, down to the prompts
     that are at fault.
@@ -28,20 +31,23 @@ def refusals(scorer: Any, prompts: Sequence[Any], items: Sequence[Any], *, metho
     indices = range(len(prompts))
     found: dict[int, str] = {}
     for start in range(0, len(prompts), size or 1):
-        found |= _refused(call, prompts, items, indices[start : start + size])
+        found |= _refused(call, prompts, items, indices[start : start + size], more)
     return found
 
 
-def _refused(call: Any, prompts: Sequence[Any], items: Sequence[Any], indices: Sequence[int]) -> dict[int, str]:
+def _refused(
+    call: Any, prompts: Sequence[Any], items: Sequence[Any], indices: Sequence[int], more: dict[str, Sequence[Any]]
+) -> dict[int, str]:
     if not indices:
         return {}
     try:
-        call([prompts[index] for index in indices], [items[index] for index in indices])
+        of_indices = {name: [values[index] for index in indices] for name, values in more.items()}
+        call([prompts[index] for index in indices], [items[index] for index in indices], **of_indices)
     except ValueError as error:
         if len(indices) == 1:
             return {indices[0]: reason_of(str(error))}
         middle = len(indices) // 2
-        halves = (_refused(call, prompts, items, half) for half in (indices[:middle], indices[middle:]))
+        halves = (_refused(call, prompts, items, half, more) for half in (indices[:middle], indices[middle:]))
         return {index: reason for half in halves for index, reason in half.items()}
     return {}
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardScorer, RewardTrainer
 from hf_rewardplug.demo import save_demo_model
+from hf_rewardplug.score.benchmarks import evaluate
 from hf_rewardplug.score.check import check_model
 
 TEMPLATE = (
@@ -125,6 +126,24 @@ def test_tools_in_every_call(calm):
         scorer.score(PROMPTS, ANSWERS, tools=[TOOLS, TOOLS])
     with pytest.raises(ValueError, match=r"completions\[1\]: column 'tools': is not JSON"):
         scorer.score(PROMPTS, ANSWERS, tools=[None, "{", None])
+
+
+def test_a_benchmark_of_rows_with_tools(calm):
+    """The accuracy of pairs is that of their scores, each with its own tools."""
+    rows = [{**row, "tools": TOOLS} if index % 2 else row for index, row in enumerate(conversations(6, 1))]
+    scorer = RewardScorer.from_pretrained(calm)
+    expected = [
+        plain(
+            calm, [{**row, "chosen": row[side]} for side in ("chosen", "rejected")], mood="calm", tools=row.get("tools")
+        )
+        for row in rows
+    ]
+    result = evaluate(scorer, rows)
+    for item, scores in zip(result.items, expected, strict=True):
+        assert item["scores"] == pytest.approx(scores, abs=1e-5)
+    bad = [rows[0], {**rows[1], "tools": "{"}, rows[2]]
+    with pytest.raises(ValueError, match=r"row 1: column 'tools': is not JSON"):
+        evaluate(scorer, bad)
 
 
 def test_steps_and_attributes_take_them(base, tmp_path):

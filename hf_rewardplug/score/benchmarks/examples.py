@@ -41,18 +41,20 @@ def scored(
     completions: list[list[Completion]],
     *,
     places: Sequence[str] | None = None,
+    **more: Sequence[Any],
 ) -> list[list[float]]:
     """One finite float for each completion, from one call of the scorer.
 
     Args:
         places: what errors call each prompt: its row, as `places_of` calls it.
+        more: arguments of the scorer, with a value for each prompt: `tools`, `chat_template_kwargs`.
 
     Raises:
         RefusedRows: the scorer refuses prompts, and `places` are given.
         ValueError: it refuses one and they are not; other numbers of scores, or NaN and infinity, which would count as
             wrong in silence.
     """
-    found = asked(name, scorer, "score", prompts, completions, places=places)
+    found = asked(name, scorer, "score", prompts, completions, places=places, **more)
     if [len(scores) for scores in found] != [len(several) for several in completions]:
         raise ValueError(f"benchmark '{name}': the scorer gave other numbers of scores than there are completions.")
     scores = [[float(score) for score in row] for row in found]
@@ -66,7 +68,14 @@ def scored(
 
 
 def asked(
-    name: str, scorer: Any, method: str, prompts: list[Prompt], items: list, *, places: Sequence[str] | None
+    name: str,
+    scorer: Any,
+    method: str,
+    prompts: list[Prompt],
+    items: list,
+    *,
+    places: Sequence[str] | None,
+    **more: Sequence[Any],
 ) -> list:
     """What the scorer gives for all prompts; where it refuses some, all of them are named by their rows.
 
@@ -74,11 +83,11 @@ def asked(
         RefusedRows: `places` are given, and one of the scorer's errors is a row's.
     """
     try:
-        return getattr(scorer, method)(prompts, items)
+        return getattr(scorer, method)(prompts, items, **more)
     except ValueError as error:
         if places is None:
             raise
-        refused = refusals(scorer, prompts, items, method=method)
+        refused = refusals(scorer, prompts, items, method=method, **more)
         named = {places[index]: reason for index, reason in refused.items()}
         if not named or not all(place.startswith("row ") for place in named):  # of rows to tune on, say
             raise

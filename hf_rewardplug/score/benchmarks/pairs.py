@@ -4,12 +4,13 @@ In: rows that an adapter of `hf_rewardplug.data` reads as pairs or ranked lists,
 An answer is right where it scores higher than the other one; a tie is wrong.
 """
 
+import inspect
 import json
 from typing import Any
 
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.fields import text
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.canonical import RowError, template_arguments
 from hf_rewardplug.data.expansion import to_pairs
 
 from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, subset_name, text_of
@@ -17,6 +18,9 @@ from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
 """a prompt, its different completions, which of them is chosen over which, and the subset"""
+
+_OF_TEMPLATE = ("tools", "chat_template_kwargs")
+"""columns that the chat template takes"""
 
 _CATEGORIES = {
     "mmlu-pro": "knowledge",
@@ -51,17 +55,21 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
     if subset is not None and subset not in first:
         raise ValueError(f"benchmark 'preference': there is no column {subset!r} for subset; found {sorted(first)}.")
 
-    def read(row: Row) -> list[Group]:
+    def read(row: Row) -> list[tuple[Group, Row]]:
         name = None if column is None else subset_name(row.get(column))
-        groups = [_group(canonical, name) for canonical in found(row)]
-        return [group for group in groups if group[2]]
+        groups = [(_group(canonical, name), _arguments(canonical, scorer)) for canonical in found(row)]
+        return [(group, arguments) for group, arguments in groups if group[2]]
 
     read_groups = read_rows("preference", rows, read, columns=found.columns or ())
-    groups = [group for several in read_groups for group in several]
+    groups = [group for several in read_groups for group, _ in several]
+    given = [arguments for several in read_groups for _, arguments in several]
     if not groups:
         raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
     places = [place for place, several in zip(places_of(rows), read_groups, strict=True) for _ in several]
-    scores = scored("preference", scorer, [group[0] for group in groups], [group[1] for group in groups], places=places)
+    prompts, answers = [group[0] for group in groups], [group[1] for group in groups]
+    names = [name for name in _OF_TEMPLATE if any(name in arguments for arguments in given)]
+    more = {name: [arguments.get(name) for arguments in given] for name in names}
+    scores = scored("preference", scorer, prompts, answers, places=places, **more)
     items = [
         pair_item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
         for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)
@@ -120,8 +128,6 @@ def _group(canonical: Row, subset: str | None) -> Group:
     """
     places, completions, pairs, prompt = {}, [], [], ""
     for pair in to_pairs(canonical):
-        if extra := [name for name in ("tools", "chat_template_kwargs") if name in pair]:
-            raise RowError("`scorer.score` takes no arguments of the chat template; take the column away", extra[0])
         prompt = pair.get("prompt", "" if isinstance(pair["chosen"], str) else [])
         for side in ("chosen", "rejected"):
             key = json.dumps(pair[side], sort_keys=True)
@@ -130,6 +136,15 @@ def _group(canonical: Row, subset: str | None) -> Group:
                 completions.append(pair[side])
         pairs.append(tuple(places[json.dumps(pair[side], sort_keys=True)] for side in ("chosen", "rejected")))
     return prompt, completions, pairs, subset
+
+
+def _arguments(canonical: Row, scorer: Any) -> Row:
+    """Tools and template arguments of a row, which this package's scorers render."""
+    arguments = template_arguments(canonical)
+    for name in arguments:
+        if name not in inspect.signature(scorer.score).parameters:
+            raise RowError("`scorer.score` takes no arguments of the chat template; take the column away", name)
+    return arguments
 
 
 def _ties(items: list[dict]) -> float:
