@@ -102,6 +102,14 @@ def test_an_adapter_that_reads_more_without_saying_so_is_found_by_what_it_reads(
     assert unread(row).names == ()
 
 
+def test_an_adapter_that_fails_is_not_blamed_for_what_it_did_not_come_to_read():
+    def fails(row):
+        raise ZeroDivisionError
+
+    register_adapter("fails")(fails)
+    assert unread({**TEXT, "context": "Paris is on the Seine."}, "fails").names == ()
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 

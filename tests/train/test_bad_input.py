@@ -444,7 +444,7 @@ PAIRS = [
      at("chosen") + "message 0 has content 7; expected text"),
     ("content with an image", orm(stream(third(TALK, prompt=[{"role": "user", "content": [{"type": "image",
      "image": "a.png"}]}])), processing_class=lambda p: p.tokenizer(PLAIN)),
-     at("prompt") + "message 0 has content .*image.*; expected text, or text parts only"),
+     at("prompt") + r"message 0 \(user\) holds 'image', but .* text alone"),
     ("a message without a role", orm(stream(third(TALK, rejected=[{"content": "a"}])),
      processing_class=lambda p: p.tokenizer(PLAIN)),
      at("rejected") + "message 0 is .*expected {'role': ..., 'content': ...}"),
@@ -656,7 +656,7 @@ def test_bad_input_is_one_clear_error_before_any_step(case, place):
     with pytest.raises(kind) as raised:
         attempt(place)
     error = raised.value
-    assert type(error).__module__ in ("builtins", "hf_rewardplug.data.canonical"), type(error)
+    assert type(error).__module__.startswith(("builtins", "hf_rewardplug.data.")), type(error)
     assert type(error) not in (KeyError, IndexError, AttributeError, UnicodeEncodeError, UnicodeDecodeError)
     assert error.__context__ is None or error.__suppress_context__
     assert re.search(pattern, str(error), re.DOTALL), str(error)

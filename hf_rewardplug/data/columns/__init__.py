@@ -123,6 +123,8 @@ def unread_columns(
     for raw, row in zip(rows, renamed, strict=True):
         held = [name for name in names if has_content(raw.get(name))]
         known = _known(adapter, row) if held else None
+        if known is None and adapter.optional is None:  # it may have read no further than to its error
+            held = []
         for name in held:
             parts[name].add(part_of_prompt(name, raw[name], known))
     if refused := {name: part for part in ("prompt", "media") for name in names if part in parts[name]}:
