@@ -4,16 +4,18 @@ name, hub id, file, data set or list  ->  prepare  ->  the benchmark and its row
 """
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_rewardplug.data.adapters import get_adapter, rename_columns
-from hf_rewardplug.data.columns import check_ignored
+from hf_rewardplug.data.adapters import detect_adapter, get_adapter, rename_columns
+from hf_rewardplug.data.columns import check_ignored, unread_columns
 from hf_rewardplug.data.origin import Origin
 from hf_rewardplug.data.pipeline import ON_BAD_ROW
 from hf_rewardplug.data.preparation_report import in_general
+from hf_rewardplug.data.raw import plain_rows
 
 from .examples import file_names
 from .registry import (
@@ -21,12 +23,16 @@ from .registry import (
     Benchmark,
     RefusedRows,
     Result,
+    Row,
     Rows,
     benchmark_of_format,
     detect_benchmark,
     get_benchmark,
 )
 
+logger = logging.getLogger(__name__)
+
+_OF_FORMATS = ("preference", "steps")  # benchmarks that read their rows by adapters
 _PROBED = 100  # rows among which a named format must be able to read one
 
 
@@ -67,7 +73,7 @@ def evaluate(
 
     Raises:
         RefusedRows: a bad row, by its number. ValueError: an unknown name or option, data that cannot be read, columns
-            that are missing, or every row is refused.
+            that are missing or that look like parts of the prompt and are not read, or every row is refused.
     """
     wanted = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": column_mapping}
     benchmark, rows = prepare(name_or_data, adapter=adapter, ignore_columns=ignore_columns, **wanted)
@@ -98,6 +104,7 @@ def run(benchmark: Benchmark, scorer: Any, rows: Rows, *, on_bad_row: str = "err
                     f"benchmark '{error.name}': every row was refused. The first, {place}: {reason}. Name the format "
                     "(adapter=...), or map columns (column_mapping={expected: yours})."
                 ) from error
+    result = replace(result, unread=rows.unread)
     if not refused:
         return result
     reasons: dict[str, list[str]] = {}
@@ -137,9 +144,30 @@ def prepare(
         raise ValueError(f"the data {data!r:.80} have no rows. Give some.")
     if ignored := check_ignored(ignore_columns, dict.fromkeys(name for row in rows for name in row)):
         rows = rows.changed(lambda row: {name: value for name, value in row.items() if name not in ignored})
+    raw, of_mapping = rows, column_mapping or {}
     if column_mapping:
         rows = rows.changed(lambda row: rename_columns(row, column_mapping))
-    return benchmark or _detected(rows, adapter), rows
+    benchmark = benchmark or _detected(rows, adapter)
+    rows.unread = _unread(benchmark, raw, rows[0], adapter, column_mapping=of_mapping, ignored=ignored)
+    return benchmark, rows
+
+
+def _unread(benchmark: Benchmark, raw: Rows, first: Row, adapter: str | None, **columns: Any) -> str:
+    """Which columns the format of the rows does not read, told once.
+
+    Raises:
+        ValueError: one of them looks like a part of the prompt.
+    """
+    if benchmark.name not in _OF_FORMATS:  # the others have columns of their own
+        return ""
+    try:
+        chosen = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+    except ValueError:  # which the benchmark will say
+        return ""
+    unread = unread_columns(chosen, raw, **columns)
+    if unread:
+        logger.warning("%s: %s", benchmark.name, unread)
+    return str(unread)
 
 
 def _detected(rows: Rows, adapter: str | None) -> Benchmark:
@@ -245,7 +273,7 @@ def _sample(data: Any, max_rows: int | None) -> Rows:
         raise ValueError(f"the data are a mapping of {sorted(data, key=str)}, not rows. Choose one of its splits.")
     source = data.numbers if isinstance(data, Rows) else None
     if hasattr(data, "with_format"):
-        data = data.with_format(None)  # lists and numbers, no tensors
+        data = plain_rows(data)
         source = Origin.of(data).file_numbers if hasattr(data, "__len__") else None
     if not hasattr(data, "__len__"):
         return Rows(row for row, _ in zip(data, range(max_rows or 10**12), strict=False))

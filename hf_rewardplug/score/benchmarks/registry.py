@@ -33,12 +33,14 @@ class Result:
         figures: flat: "accuracy", "accuracy/Chat", ..., and the counts "n", "n/Chat".
         items: one an example, JSON-able: prompt, completions, scores, right (bool or float), subset.
         refused: what is wrong with rows -> their names ("row 7"), which `on_bad_row="drop"` passed over.
+        unread: which columns nobody read, in words.
     """
 
     name: str
     figures: dict[str, float]
     items: list[dict]
     refused: dict[str, list[str]] = field(default_factory=dict)
+    unread: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Rows(list):
         files: the name of each row's file without folder and suffix, where the rows are from files: some benchmarks'
             own files tell a part of the benchmark by their name alone.
         names: number -> what the row is called where its number does not say it: "row 3 of b.jsonl".
+        unread: which columns nobody reads, in words.
 
     >>> Rows(["a", "c"], numbers=[0, 2]).numbers
     [0, 2]
@@ -165,6 +168,7 @@ class Rows(list):
         self.numbers = list(range(len(self)) if numbers is None else numbers)
         self.files = [""] * len(self) if files is None else list(files)
         self.names = dict(names or {})
+        self.unread = ""
 
     def without(self, places: Iterable[str]) -> "Rows":
         """The rows but those called so, by `places_of`."""
