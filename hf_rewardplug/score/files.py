@@ -96,6 +96,7 @@ def score_file(
     _check_proof(scorer, progress, request, column, out)
     run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
     run.outcome.before, run.outcome.rejected = progress.lines, len(progress.rejected)
+    run.outcome.report.examples = progress.lines - len(progress.dropped)
     for line, why in progress.dropped:
         run.leave_out(line, why)
     bar = tqdm(desc="Reading", total=_rows_of(files), initial=progress.last, unit="row", leave=False, disable=None)
