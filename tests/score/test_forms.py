@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -251,3 +253,37 @@ def test_eval_rows_of_another_form_are_told(base, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trained("orm", base, tmp_path, conversations(6), held_out=text_pairs(4, 1))
     assert "eval: the examples are text, but those of the train data set are conversations" in caplog.text
+
+
+def command(*arguments):
+    """`rewardplug ...` in a process of its own, since a command quietens the whole process."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from hf_rewardplug.cli import app; app()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def test_the_commands(talker, tmp_path):
+    """score, evaluate and inspect of strings and of conversations."""
+    folder, expected = talker
+    rows = [{"prompt": prompt, "completion": answer} for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--device", "cpu", "-o")
+    done = command("score", folder, tmp_path / "rows.jsonl", *options, tmp_path / "a.jsonl")
+    scores = [json.loads(line)["score"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert scores == pytest.approx(expected, abs=1e-5) and done.stderr.count(NOTICE) == 1
+    done = command("score", folder, tmp_path / "rows.jsonl", "--as-text", *options, tmp_path / "b.jsonl")
+    scores = [json.loads(line)["score"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert scores == pytest.approx(plain(folder, [row["prompt"] + row["completion"] for row in rows]), abs=1e-5)
+    assert NOTICE not in done.stderr
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in text_pairs(12, 1)))
+    command("evaluate", folder, tmp_path / "pairs.jsonl", *options, tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert figures == pytest.approx(evaluate(RewardScorer.from_pretrained(folder), conversations(12, 1)).figures)
+    assert "form        text" in command("inspect", tmp_path / "pairs.jsonl").stdout
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conversations(3)))
+    assert "form        conversations" in command("inspect", tmp_path / "talks.jsonl", "--model", folder).stdout
