@@ -45,10 +45,10 @@ def cases(kernel: str, dims: list[int]) -> Iterator[Heads]:
     """The heads that the kernel is tried on, those that most models have first."""
     softcaps = (None,) if kernel == "flash_attention" else (None, 5.0)
     for softcap, window, groups, dim in itertools.product(softcaps, (None, 40), (8, 1), dims):
-        yield Heads(DEVICE, DTYPE, QUERY_HEADS, QUERY_HEADS // groups, dim, dim, softcap, window)
+        yield Heads(DEVICE, DTYPE, QUERY_HEADS, QUERY_HEADS // groups, dim, dim, dim**-0.5, softcap, window)
     if CUDA and kernel != "flash_attention":
         for dim in dims:
-            yield Heads(DEVICE, torch.float32, QUERY_HEADS, QUERY_HEADS // 8, dim, dim)
+            yield Heads(DEVICE, torch.float32, QUERY_HEADS, QUERY_HEADS // 8, dim, dim, dim**-0.5)
 
 
 def say_errors(kernel: str, dims: list[int]) -> None:

@@ -88,8 +88,10 @@ class Subject:
 
     def _heads(self) -> kernels.Heads:
         config, layer = self.model.config, self.model.model.layers[0].self_attn
-        counts = (config.num_attention_heads, config.num_key_value_heads, layer.head_dim, layer.head_dim)
-        return kernels.Heads(DEVICE, self.dtype, *counts, getattr(config, "attn_logit_softcapping", None))
+        counts = {"query": config.num_attention_heads, "key": config.num_key_value_heads}
+        dims = {"query_dim": layer.head_dim, "value_dim": layer.head_dim, "scale": layer.scaling}
+        softcap = getattr(config, "attn_logit_softcapping", None)
+        return kernels.Heads(device=DEVICE, dtype=self.dtype, **counts, **dims, softcap=softcap)
 
     def prepare(self, setting: Setting) -> None:
         """Set the model up for a contestant."""

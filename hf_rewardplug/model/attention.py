@@ -135,9 +135,9 @@ def prefix_tree_attention(
         key.shape[1],
         query.shape[-1],
         value.shape[-1],
+        scale,
         softcap,
         window,
-        backward=module.training or torch.is_grad_enabled(),
     )
     attend = choose_kernel(heads)
     tensors = (tensor.squeeze(0) for tensor in (query, key, value))  # `[0]` copies a whole gradient in the backward

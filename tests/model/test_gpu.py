@@ -23,6 +23,7 @@ from hf_rewardplug.model.attention import share_prefixes
 from hf_rewardplug.model.head import install_reward_head
 from hf_rewardplug.model.kernels import (
     Heads,
+    choice,
     choose_kernel,
     flash_attention,
     flex_attention,
@@ -112,7 +113,7 @@ def assert_is_the_definition(kernel, layout: TreeLayout, inputs, softcap=None, w
 
 def test_the_card_takes_its_main_kernel():
     """A card of compute capability 8.0 or more has flash attention in every torch that is supported: no skip."""
-    heads = Heads(DEVICE, torch.bfloat16, 16, 2, 128, 128)
+    heads = Heads(DEVICE, torch.bfloat16, 16, 2, 128, 128, 128**-0.5)
     expected = flash_attention if torch.cuda.get_device_capability() >= (8, 0) else span_attention
     assert choose_kernel(heads) is expected
     if expected is flash_attention:
@@ -269,6 +270,8 @@ def test_fp32_is_the_padded_batch(family):
 
 def test_heads_of_eight_take_spans_and_say_so(assets, caplog):
     """stories260K's heads are narrower than what Triton multiplies."""
+    choice._checked_kernel.cache_clear()  # or an earlier test has had the warning
+    choice._warn_once.cache_clear()
     padded, packed = batches()
     models = [
         AutoModelForSequenceClassification.from_pretrained(assets / "stories260K", num_labels=1, dtype=dtype).to(DEVICE)
@@ -320,7 +323,10 @@ def test_the_workers_index_is_the_layouts(family):
 
 
 def test_many_batches_compile_nothing_again():
-    """With gradient checkpointing, as TRL trains; Gemma 2's two graphs and those of a single block are all there is."""
+    """With gradient checkpointing, as TRL trains; Gemma 2's two masks are all there is.
+
+    The first row has more blocks than key heads, since dynamo takes two sizes that are equal for the same one.
+    """
     torch._dynamo.reset()
     _compiled_flex.cache_clear()
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -328,12 +334,12 @@ def test_many_batches_compile_nothing_again():
     share_prefixes(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     sizes = set()
-    for count in range(2, 42):
+    for count in range(10, 50):
         _, packed = batches(count // 2 * 2, seed=count)
         sizes.add(packed["input_ids"].shape[1])
         scores_and_gradient(model, packed)
-    assert len(sizes) > 25
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 4
+    assert len(sizes) > 25 and min(sizes) > 3 * 128
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 2
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

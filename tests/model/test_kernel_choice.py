@@ -21,7 +21,7 @@ CUDA = torch.device("cuda", 0)
 
 
 def heads_of(dtype=torch.bfloat16, query_dim=128, value_dim=None, device=CUDA, **options) -> Heads:
-    return Heads(device, dtype, 4, 2, query_dim, query_dim if value_dim is None else value_dim, **options)
+    return Heads(device, dtype, 4, 2, query_dim, query_dim if value_dim is None else value_dim, 0.3, **options)
 
 
 @pytest.fixture
@@ -196,19 +196,36 @@ def test_without_memory_nothing_is_decided(card, on_the_cpu):
     assert choose_kernel(heads_of(query_dim=16)).__name__ == "flash_attention"
 
 
-def test_a_kernel_is_checked_once_a_device_and_backward(card, on_the_cpu):
+def test_a_kernel_is_checked_once(card, on_the_cpu):
     calls = []
 
     def flash(*arguments):
-        calls.append(torch.is_grad_enabled())
+        calls.append(arguments[4:])
         return span_attention(*arguments)
 
     card(flash_attention=wrong(flash))
     for _ in range(3):
         for window in (None, 4096, 100):  # a small tree shows that of 40
             choose_kernel(heads_of(query_dim=16, window=window))
-        choose_kernel(heads_of(query_dim=16, backward=False))
-    assert sorted(calls) == [False, True, True]
+    with torch.no_grad():  # a scorer's kernel is checked with its backward too
+        choose_kernel(heads_of(query_dim=16))
+    assert calls == [(0.3, None, None), (0.3, None, 40)], "with the model's own scale"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+def test_other_libraries_words_for_a_full_card(error):
+    def full(*arguments):
+        raise error
+
+    with pytest.raises(torch.OutOfMemoryError):
+        find_fault(full, heads_of(torch.float32, 16, device=torch.device("cpu")))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -230,12 +247,17 @@ def test_the_check_leaves_no_trace_in_the_step(card, on_the_cpu, reentrant):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention is compiled with g++ here")
-@pytest.mark.parametrize("backward", [False, True])
-def test_a_compiled_kernel_is_checked_too(backward):
-    """The CPU's FlexAttention is right, and has no backward."""
-    heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0, window=40, backward=backward)
+def test_a_compiled_kernel_is_checked_in_its_backward():
+    """The CPU's FlexAttention has none."""
+    heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0, window=40)
     fault = choice._in_a_thread(find_fault, flex_attention, heads)
-    assert fault.startswith("fails (NotImplementedError: FlexAttention") if backward else fault is None
+    assert fault.startswith("fails (NotImplementedError: FlexAttention")
+
+
+def test_flex_attention_that_would_not_be_compiled_is_refused(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0)
+    assert "FlexAttention is not compiled where TORCHDYNAMO_DISABLE is set" in find_fault(flex_attention, heads)
 
 
 def test_flash_attention_refuses_a_soft_cap():

@@ -90,7 +90,7 @@ def test_a_default_step_computes_in_bf16_and_reads_nothing(cuda_kernels, family,
     assert logits.dtype == torch.float32
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
-    assert {heads.dtype for heads in cuda_kernels} == {torch.bfloat16} and all(heads.backward for heads in cuda_kernels)
+    assert {heads.dtype for heads in cuda_kernels} == {torch.bfloat16}
     reads = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
     assert not reads & {name for _, name in operations.count}
 

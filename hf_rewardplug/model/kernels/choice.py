@@ -34,9 +34,9 @@ class Heads(NamedTuple):
         device, dtype: of the tensors.
         query, key: number of heads.
         query_dim, value_dim: how wide a head is.
+        scale: of the scores; a compiled kernel takes it for a constant, as it does the soft-cap.
         softcap: of the scores, or None.
         window: tokens of the sliding window, or None.
-        backward: whether gradients are needed.
     """
 
     device: torch.device
@@ -45,9 +45,9 @@ class Heads(NamedTuple):
     key: int
     query_dim: int
     value_dim: int
+    scale: float
     softcap: float | None = None
     window: int | None = None
-    backward: bool = True
 
 
 def choose_kernel(heads: Heads) -> Kernel:
@@ -68,7 +68,7 @@ def choose_kernel(heads: Heads) -> Kernel:
 def candidates(heads: Heads, capability: tuple[int, int]) -> tuple[list[Kernel], str | None]:
     """The kernels that are worth a try on a card of this compute capability, fastest first, and why none is.
 
-    >>> heads = Heads(torch.device("cuda"), torch.bfloat16, 16, 2, 128, 128)
+    >>> heads = Heads(torch.device("cuda"), torch.bfloat16, 16, 2, 128, 128, 128**-0.5)
     >>> [kernel.__name__ for kernel in candidates(heads, (9, 0))[0]]
     ['flash_attention', 'flex_attention']
     >>> candidates(heads, (7, 5))
@@ -98,7 +98,10 @@ def _checked_kernel(heads: Heads) -> Kernel:
                 _warn_once(f"{'; '.join(reasons)}. `{kernel.__name__}` takes its place.")
             return kernel
         reasons.append(f"`{kernel.__name__}` {fault}")
-    _warn_once(f"{'; '.join(reasons)}. `span_attention` takes its place, which gives the same numbers slowly.")
+    _warn_once(
+        f"{'; '.join(reasons)}. `span_attention` takes its place, which gives the same numbers slowly. "
+        "`prefix_sharing=False` pads the batches instead, which may be faster here."
+    )
     return span_attention
 
 
@@ -110,8 +113,8 @@ def _warn_once(reason: str) -> None:
 def _in_a_thread(function: Callable, *args):
     """Call `function` where neither autocast nor inference mode is on, and where nobody counts saved tensors.
 
-    The check runs in the midst of a model's forward. Its tensors must not become part of what a gradient checkpoint
-    saves, and all these modes belong to their thread.
+    The check runs in the midst of a model's first forward. Its tensors must not become part of what a gradient
+    checkpoint saves, and all these modes belong to their thread.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(function, *args).result()
@@ -126,16 +129,33 @@ def find_fault(kernel: Kernel, heads: Heads) -> str | None:
     try:
         errors = errors_on_small_tree(kernel, heads)
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:  # compilers wrap what went wrong
-            if isinstance(cause, torch.OutOfMemoryError):
-                raise cause from None
-            cause = cause.__cause__
+        if (full := out_of_memory(error)) is not None:
+            raise full from None
         message = str(error).strip().split("\n")[0]
         return f"fails ({type(error).__name__}: {message[:300]})"
     worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
     if not errors[worst] <= TOLERANCES[heads.dtype]:
         return f"is wrong (its {worst} is {errors[worst]:.2g} off the definition, relative to its norm)"
+    return None
+
+
+def out_of_memory(error: BaseException) -> torch.OutOfMemoryError | None:
+    """The error as torch's for a full card, where it is that or was caused by it; compilers wrap what went wrong.
+
+    cuBLAS and Triton have other errors for it. A kernel that needs more shared memory than there is has "out of
+    resource" in its message, which says something about the kernel.
+
+    >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    OutOfMemoryError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')
+    >>> out_of_memory(RuntimeError("out of resource: shared memory, Required: 152576"))
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.OutOfMemoryError):
+            return cause
+        if isinstance(cause, RuntimeError) and ("out of memory" in str(cause) or "ALLOC_FAILED" in str(cause)):
+            return torch.OutOfMemoryError(str(cause))
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -151,18 +171,16 @@ def errors_on_small_tree(kernel: Kernel, heads: Heads) -> dict[str, float]:
     shapes = [(heads.query, heads.query_dim), (heads.key, heads.query_dim), (heads.key, heads.value_dim)]
     inputs = [random(*shape) for shape in shapes]
     weights = random(heads.query, heads.value_dim)
-    options = (layout, heads.query_dim**-0.5, heads.softcap, heads.window)
+    options = (layout, heads.scale, heads.softcap, heads.window)
 
     def computed(function: Kernel, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        with torch.set_grad_enabled(heads.backward):
-            output_HTD = function(*(tensor.requires_grad_(heads.backward) for tensor in tensors), *options)
-        gradients = torch.autograd.grad(output_HTD, tensors, weights.to(output_HTD)) if heads.backward else ()
-        return [output_HTD.detach(), *gradients]
+        output_HTD = function(*(tensor.requires_grad_() for tensor in tensors), *options)
+        return [output_HTD.detach(), *torch.autograd.grad(output_HTD, tensors, weights.to(output_HTD))]
 
     truth = computed(reference_attention, [tensor.detach().float() for tensor in inputs])
     tensors = computed(kernel, inputs)
     names = ("output", "gradient of the queries", "gradient of the keys", "gradient of the values")
-    pairs = zip(names, tensors, truth, strict=False)
+    pairs = zip(names, tensors, truth, strict=True)
     return {name: float((tensor.float() - exact).norm() / exact.norm()) for name, tensor, exact in pairs}
 
 

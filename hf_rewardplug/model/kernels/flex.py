@@ -5,6 +5,7 @@ only the compiled one is called.
 """
 
 import functools
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +15,19 @@ from ..layout import TreeLayout
 BLOCK = 128
 """tokens of a block of the mask"""
 
-SMALL_BLOCKS = {
-    **dict.fromkeys(("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"), 32),
-    "num_stages": 1,
-    "num_warps": 4,
-}
-"""Tiles of the forward (M queries, N keys) and of the backward's two passes that fit into every card's shared memory"""
+TILES = ("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2")
+"""tokens of a tile: of the forward's queries (M) and keys (N), and the same of the backward's two passes"""
 
 
 def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap=None, window=None):
-    """The attention of a packed row in one launch."""
-    return _compiled_flex()(
+    """The attention of a packed row in one launch.
+
+    Raises:
+        RuntimeError: `TORCHDYNAMO_DISABLE` is set, and all T x T scores would be computed.
+    """
+    if torch._dynamo.config.disable:
+        raise RuntimeError("FlexAttention is not compiled where TORCHDYNAMO_DISABLE is set")
+    output_1HTD = _compiled_flex()(
         query_HTD[None],
         key_KTD[None],
         value_KTD[None],
@@ -33,30 +36,47 @@ def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, sof
         scale=scale,
         enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
         kernel_options=kernel_options(query_HTD.shape[-1], query_HTD.dtype, shared_memory(query_HTD.device)),
-    )[0]
+    )
+    return output_1HTD.squeeze(0)  # `[0]` copies a whole gradient in the backward
 
 
 def kernel_options(dim: int, dtype: torch.dtype, memory: int) -> dict:
     """What Inductor is asked for beyond its own choice, for heads `dim` wide on a card with `memory` bytes a block.
 
-    Inductor's tiles for wide heads are those of an A100 (166,912 bytes) or H100 (232,448). An RTX 30 or 40, L4 or A10
-    has 101,376 bytes, of which a head of Gemma 2 (256 wide) would take 152,576, and a compilation would fail. Under 128
-    queries Inductor takes its decoding kernel, which refuses grouped heads, unless it is told to stay.
+    Inductor's own tiles stay where they fit. Bytes that a block of threads needs of them, and may have:
+
+                                        RTX 30, 40    RTX 50     A100       H100
+    a head of 256 bytes (bf16 128)          99,328    66,048     99,328    164,864
+    of 512 (bf16 256, fp32 128)            152,576   114,688    152,576    197,632
+    of 512, padded (bf16 192, fp32 96)     173,056   173,056    173,056    230,400
+    of 1,024 (fp32 256)                    135,680         -    135,680    168,576
+    of 1,024, padded (fp32 192)            345,344         -          -          -
+    may have                               101,376   101,376    166,912    232,448
+
+    Elsewhere tiles have 32 tokens, and 16 in fp32, as Inductor's own backward has, and on a T4 (65,536 bytes). Under
+    128 queries Inductor would take its decoding kernel, which refuses grouped heads.
 
     >>> kernel_options(256, torch.bfloat16, 232_448)
     {'FORCE_USE_FLEX_ATTENTION': True}
     >>> kernel_options(256, torch.bfloat16, 101_376)["BLOCK_N"]
     32
     """
-    fits = memory >= 160 * 1024 or dim * dtype.itemsize <= 128
-    return {"FORCE_USE_FLEX_ATTENTION": True, **({} if fits else SMALL_BLOCKS)}
+    options = {"FORCE_USE_FLEX_ATTENTION": True}
+    padded = 1 << (dim - 1).bit_length()  # as wide as Triton makes a head
+    if padded * dtype.itemsize <= 256 or (padded == dim and memory >= 160 * 1024):
+        return options
+    size = 32 if dtype.itemsize == 2 and memory >= 96 * 1024 else 16
+    return {**options, **dict.fromkeys(TILES, size), "num_stages": 1, "num_warps": 4}
 
 
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a block of threads may ask for; without a GPU no limit."""
     if device.type != "cuda":
         return 1 << 30
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(
+        properties, "shared_memory_per_block_optin", 65_536
+    )  # AMD's cards, which do not say it, have as much
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,8 +89,14 @@ def _compiled_flex():
     """
     from torch.nn.attention import flex_attention as module
 
-    compiled = torch.compile(module.flex_attention, dynamic=True)
-    return torch._dynamo.config.patch(specialize_float=True, recompile_limit=64)(compiled)
+    compiled, lock = torch.compile(module.flex_attention, dynamic=True), threading.Lock()
+    patched = torch._dynamo.config.patch(specialize_float=True, recompile_limit=64)(compiled)
+
+    def in_turn(*args, **kwargs):
+        with lock:  # before torch 2.13 the configuration is that of all threads
+            return patched(*args, **kwargs)
+
+    return in_turn
 
 
 @functools.lru_cache(maxsize=8)
