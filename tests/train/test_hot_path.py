@@ -11,9 +11,18 @@ import torch
 from datasets import Dataset
 from rows import quick, solutions, text_pairs
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
+from hf_rewardplug.model import attention
+from hf_rewardplug.model.kernels import flash_attention
 
 READS = ("item", "tolist", "cpu", "numpy", "nonzero")
 READING_OPS = ("_local_scalar_dense", "nonzero", "masked_select")
@@ -93,11 +102,11 @@ class Reads(TorchDispatchMode, TrainerCallback):
         return read
 
 
-def train(kind: str, assets, folder, callback, **options):
+def train(kind: str, assets, folder, callback, model: str | None = None, **options):
     trainer_class, config_class, make_rows = TRAINERS[kind]
     defaults = {"max_steps": 4, "logging_steps": 100, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
     trainer = trainer_class(
-        str(assets / "stories260K"),
+        model or str(assets / "stories260K"),
         config_class(**quick(folder, **{**defaults, **options})),
         train_dataset=Dataset.from_list(make_rows(40)),
         callbacks=[callback],
@@ -144,20 +153,54 @@ def test_copies_do_not_block_unless_they_are_asked_to(tmp_path):
             assert args.accelerator_config.non_blocking is (expected and args.dataloader_pin_memory)
 
 
+def wide_model(assets, folder, auto_class, **options) -> str:
+    """stories260K's tokenizer with heads of 64, which flash attention takes; its own have 8. Random weights."""
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+    config = AutoConfig.from_pretrained(assets / "stories260K", **sizes, num_hidden_layers=2, **options)
+    auto_class.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(assets / "stories260K").save_pretrained(folder)
+    return str(folder)
+
+
+def label_tokens(**options):
+    return PRMConfig(good_token="+", bad_token="-", **options)
+
+
+ON_A_GPU = [(kind, "wide", liger) for kind in ("orm", "prm", "label tokens") for liger in (False, True)]
+ON_A_GPU += [(kind, "narrow", False) for kind in TRAINERS]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("liger", [False, True])
-@pytest.mark.parametrize("kind", TRAINERS)
-def test_a_step_on_a_gpu_waits_for_nothing(kind, liger, assets, tmp_path):
+@pytest.mark.parametrize(("kind", "heads", "liger"), ON_A_GPU)
+def test_a_step_on_a_gpu_waits_for_nothing(kind, heads, liger, assets, tmp_path, monkeypatch):
     """CUDA raises at whatever synchronises, transformers' part of the step included."""
     if liger:
         pytest.importorskip("liger_kernel")
+    monkeypatch.setitem(TRAINERS, "label tokens", (PRMTrainer, label_tokens, solutions))
+    model, kernels = None, set()
+    if heads == "wide":
+        auto_class = AutoModelForCausalLM if kind == "label tokens" else AutoModelForSequenceClassification
+        labels = {} if kind == "label tokens" else {"num_labels": 1}
+        if kind == "prm":
+            auto_class, labels = AutoModelForTokenClassification, {"num_labels": 2}
+        model = wide_model(assets, tmp_path / "wide", auto_class, **labels)
+        choose = attention.choose_kernel
+        monkeypatch.setattr(attention, "choose_kernel", lambda heads: kernels.add(choose(heads)) or choose(heads))
     options = {"use_cpu": False, "bf16": True, "use_liger_kernel": liger}
     try:
-        trainer = train(kind, assets, tmp_path, Reads(), **options)
+        trainer = train(kind, assets, tmp_path / "run", Reads(), model, **options)
         assert trainer.args.use_liger_kernel is liger
+        assert kernels == ({flash_attention} if heads == "wide" else set())
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_wide_model_trains(assets, tmp_path, monkeypatch):
+    """On the CPU, so that the test above does not fail for its own model."""
+    monkeypatch.setitem(TRAINERS, "label tokens", (PRMTrainer, label_tokens, solutions))
+    model = wide_model(assets, tmp_path / "wide", AutoModelForCausalLM)
+    train("label tokens", assets, tmp_path / "run", TrainerCallback(), model)
 
 
 @pytest.mark.gpu
