@@ -234,7 +234,7 @@ def test_reads_of_values_and_operations_are_counted():
 
 def test_a_kernel_that_is_wrong_is_named(monkeypatch, capsys):
     kernels = importlib.import_module("gpu_kernels")
-    heads, right = kernels.Heads(torch.device("cpu"), torch.float32, 4, 2, 16, 16), kernels.kernels.span_attention
+    heads, right = kernels.Heads(torch.device("cpu"), torch.float32, 4, 2, 16, 16, 0.25), kernels.kernels.span_attention
     monkeypatch.setattr(kernels.kernels, "span_attention", lambda *args: 1.1 * right(*args))
     monkeypatch.setattr(kernels, "cases", lambda kernel, dims: [heads])
     with pytest.raises(RuntimeError, match="1 cases are wrong or fail, the first: span_attention 4/2 heads 16 wide"):
