@@ -92,7 +92,9 @@ def score_file(
     files = local_files(source)
     how = {"adapter": adapter, "column_mapping": column_mapping, "ignore_columns": ignore_columns}
     request = Requests(column, **how, any_format=True)
-    any(request.adapter for _ in islice(read_source(files, request), WINDOW))  # in a run that goes on too
+    for _ in islice(read_source(files, request), WINDOW):  # tells the format and the columns, in a run that goes on too
+        pass
+    request.check_ignored()
     _check_proof(scorer, progress, request, column, out)
     run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
     run.outcome.before, run.outcome.rejected = progress.lines, len(progress.rejected)

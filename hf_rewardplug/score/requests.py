@@ -9,16 +9,19 @@ In: a raw row. Out: rows of `RewardScorer.score_rows`, one for each canonical ro
     a tree of steps                         "steps": each path to a last step; `node_scores` undoes it
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..data.adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from ..data.canonical import EmptyRow, RowError, checked_completion, checked_list, checked_pair, template_arguments
-from ..data.columns import unread_columns
+from ..data.columns import Unread, check_ignored, refuse_prompts, unread_columns
 from ..data.expansion import row_type, to_steps
 from .inputs import EXPECTED, KEYS, key_of
 
 Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class Requests:
@@ -49,7 +52,8 @@ class Requests:
         self.named = None if adapter is None else get_adapter(adapter)
         self.mapping, self.ignored, self.any_format = column_mapping, tuple(ignore_columns or ()), any_format
         self.adapter: Adapter | None = self.named
-        self._checked: set[Adapter] = set()
+        self._unread: dict[Adapter, Unread] = {}
+        self._columns: dict[str, None] = {}
 
     def __call__(self, row: Any) -> Row:
         """The only request of a row.
@@ -71,15 +75,26 @@ class Requests:
             raise RowError(f"found {type(row).__name__}; expected a JSON object")
         if taken := [key for key in self.taken if key in row]:
             raise RowError("is there already; name the new one otherwise: --column (column=...)", column=taken[0])
-        row = {key: value for key, value in row.items() if key not in self.ignored}
-        row = rename_columns(row, self.mapping) if self.mapping else row
+        self._columns.update(dict.fromkeys(row))
+        raw = {key: value for key, value in row.items() if key not in self.ignored}
+        row = rename_columns(raw, self.mapping) if self.mapping else raw
         if self.named is None and (key := key_of(row)):
-            self._check(_PLAIN, row)
+            self._check(_PLAIN, raw, _PLAIN(row))
             return [_plain(row, key)]
         adapter = self._adapter_of(row)
-        if requests := [asked(canonical) for canonical in adapter(row)]:
+        self._look(adapter, raw)
+        rows = adapter(row)
+        self._check(adapter, raw, rows)
+        if requests := [asked(canonical) for canonical in rows]:
             return requests
         raise EmptyRow("the adapter gives none (a tie)")
+
+    def check_ignored(self) -> None:
+        """
+        Raises:
+            ValueError: a column to ignore was in none of the rows so far.
+        """
+        check_ignored(self.ignored, self._columns)
 
     def _adapter_of(self, row: Row) -> Adapter:
         if self.named is None and (self.adapter is None or not self.adapter.has_columns(row)):
@@ -90,14 +105,19 @@ class Requests:
             except ValueError as error:
                 remedy = "Rename the columns, or name the format: --adapter (adapter=...)"
                 raise RowError(f"found {sorted(row)}; {EXPECTED}, or a format of training. {remedy}") from error
-        self._check(self.adapter, row)
         return self.adapter
 
-    def _check(self, adapter: Adapter, row: Row) -> None:
-        """Once a format: no part of a prompt is left unread in silence."""
-        if adapter not in self._checked:
-            unread_columns(adapter, [row])
-            self._checked.add(adapter)
+    def _look(self, adapter: Adapter, raw: Row) -> None:
+        """Once a format: what it does not read."""
+        if adapter not in self._unread:
+            self._unread[adapter] = found = unread_columns(adapter, [raw], column_mapping=self.mapping)
+            if found:
+                logger.warning("%s: %s", adapter.name, found)
+
+    def _check(self, adapter: Adapter, raw: Row, canonical: list[Row]) -> None:
+        """No part of a prompt is left unread in silence."""
+        self._look(adapter, raw)
+        refuse_prompts(adapter, raw, self._unread[adapter].watched, canonical)
 
 
 _PLAIN = Adapter(

@@ -1,0 +1,77 @@
+"""Scoring and evaluation leave no part of a prompt unread in silence either."""
+
+import json
+import logging
+
+import pytest
+from datasets import Dataset
+
+from hf_rewardplug.score.benchmarks import evaluate
+from hf_rewardplug.score.files import score_file
+from hf_rewardplug.score.requests import Requests
+
+PAIR = {"prompt": "Capital of France?", "chosen": " Paris", "rejected": " Lyon"}
+PLAIN = {"prompt": "Capital of France?", "completion": " Paris"}
+STEPS = {"prompt": "2+2+2?", "completions": ["2+2=4", "4+2=6"], "labels": [True, True]}
+TALK = {"prompt": [{"role": "user", "content": "Capital of France?"}], "completions": [["Paris"], ["Lyon"]]}
+
+
+class Longer:
+    """Scores by length; a process reward model too."""
+
+    def score(self, prompts, completions):
+        return [[float(len(str(one))) for one in several] for several in completions]
+
+    def score_steps(self, prompts, steps):
+        return [[1.0] * len(one) for one in steps]
+
+
+@pytest.mark.parametrize("row", [PAIR, PLAIN, {**PLAIN, "completions": ["a"]}, STEPS], ids=lambda row: list(row)[-1])
+@pytest.mark.parametrize(
+    "beside", [{"context": "Seine."}, {"images": ["a.png"]}, {"system_prompt": "Be brief."}], ids=str
+)
+def test_score_refuses_what_it_would_not_read(row, beside):
+    (name,) = beside
+    with pytest.raises(ValueError, match=f"^column '{name}'.*ignore_columns"):
+        Requests(any_format=True)({**row, **beside})
+    ignoring = Requests(any_format=True, ignore_columns=[name])
+    assert ignoring({**row, **beside}) == Requests(any_format=True)(row)
+
+
+@pytest.mark.parametrize("row", [PAIR, PLAIN], ids=["pairs", "plain"])
+def test_score_watches_the_rows_behind_the_first_one(row, caplog):
+    requests = Requests(any_format=True)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            requests({**row, "context": None, "remark": "by hand"})
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == ["columns that are not read: remark"]
+    with pytest.raises(ValueError, match=r"^column 'context': holds a part of the prompt"):
+        requests({**row, "context": "Seine.", "remark": "by hand"})
+
+
+def test_score_knows_the_columns_to_ignore_from_the_first_rows(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in (PLAIN, {**PLAIN, "context": "Seine."})))
+    with pytest.raises(ValueError, match=r"ignore_columns names 'contxt', which is no column; found \['prompt'"):
+        score_file(None, source, tmp_path / "out.jsonl", ignore_columns=["contxt"])
+
+
+@pytest.mark.parametrize(("name", "row"), [("preference", PAIR), ("steps", STEPS)])
+def test_evaluate_refuses_and_tells(name, row, caplog):
+    rows = [row] * 70 + [{**row, "context": "Seine.", "remark": "by hand"}]
+    with pytest.raises(ValueError, match=r"^column 'context' looks like a part of the prompt"):
+        evaluate(Longer(), name, data=rows)
+    with caplog.at_level(logging.WARNING):
+        result = evaluate(Longer(), name, data=rows, ignore_columns=["context"])
+    assert result.unread == "columns that are not read: remark; ignored as asked: context"
+    assert [record.getMessage() for record in caplog.records] == [f"{name}: {result.unread}"]
+    with pytest.raises(ValueError, match="ignore_columns names 'contxt', which is no column"):
+        evaluate(Longer(), name, data=rows, ignore_columns=["contxt"])
+
+
+def test_evaluate_reads_what_a_transform_shows():
+    rows = Dataset.from_list([PAIR] * 3).with_transform(
+        lambda batch: {**batch, "chosen": ["Paris it is"] * len(batch["prompt"])}
+    )
+    (item, *_) = evaluate(Longer(), rows).items
+    assert item["completions"][0] == "Paris it is"
