@@ -44,7 +44,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from parts import Part, default_json, run_parts, say, write_json
+from parts import Part, default_json, run_parts, say, selected, write_json
 
 STAGE_SECONDS = 35
 """of a stage, where the time suffices: about two rounds on an H200"""
@@ -151,11 +151,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default=default_json("gpu.json"), help="write the figures to this file")
     parser.add_argument("--seconds", type=float, default=420, help="end within so many")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only parts with such a word in the name")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes: whether it runs at all")
     options = parser.parse_args()
     until = math.inf if options.smoke else time.monotonic() + options.seconds
     benchmark = Benchmark(options.smoke, until, options.json)
-    run_parts(benchmark.parts())
+    run_parts(selected(benchmark.parts(), options.only))
     benchmark.say_what_is_missing()
     return int(benchmark.failed)
 

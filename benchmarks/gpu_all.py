@@ -1,6 +1,7 @@
 """Everything that a GPU is asked, in one command that ends within 520 seconds.
 
     python benchmarks/gpu_all.py [--json OUT] [--seconds 520]
+    python benchmarks/gpu_all.py --only "32 pairs" "flex tests"   these parts alone, in a second run
     python benchmarks/gpu_all.py --smoke                          on whatever device there is, in a few minutes
 
 In: nothing; `hf_rewardplug` need not be installed. Out: everything as it comes, a summary at the end, and all figures
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 from gpu import Benchmark, table
 from gpu_probe import figures_of, probe_parts
-from parts import Part, default_json, line_of, run_parts, say, write_json
+from parts import Part, default_json, line_of, run_parts, say, selected, write_json
 
 ENDS = {"probe": 0.30, "kernel tests": 0.44, "benchmark": 0.78, "flex tests": 0.90, "hot path": 0.99}
 """share of the time by which each ends"""
@@ -39,7 +40,7 @@ def all_parts(benchmark: Benchmark, smoke: bool, until: Callable[[str], float]) 
         tests("kernel tests", until("kernel tests"), smoke, kernels, "-k", f"not ({COMPILED})"),
         *benchmark.parts(),
         tests("flex tests", until("flex tests"), smoke, kernels, "-k", COMPILED),
-        tests("hot path", until("hot path"), smoke, hot_path),
+        tests("hot path", until("hot path"), smoke, hot_path, "tests/train/test_launch_watch.py"),
     ]
 
 
@@ -69,6 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default=default_json("gpu_all.json"), help="write the figures to this file")
     parser.add_argument("--seconds", type=float, default=520, help="end within so many")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only parts with such a word in the name")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes: whether it runs at all")
     options = parser.parse_args()
     begun, seconds = time.monotonic(), math.inf if options.smoke else options.seconds
@@ -78,7 +80,7 @@ def main() -> int:
     def write(done: list[Part]) -> None:
         write_json({"parts": figures_of(done), "benchmark": benchmark.results}, options.json)
 
-    done = run_parts(stages, write)
+    done = run_parts(selected(stages, options.only), write)
     say(summary(done, benchmark))
     benchmark.say_what_is_missing()
     say(f"{time.monotonic() - begun:.0f} s in all")

@@ -202,6 +202,12 @@ def run_parts(stages: Iterable[list[Part]], then: Callable[[list[Part]], None] =
     return done
 
 
+def selected(stages: list[list[Part]], words: list[str]) -> list[list[Part]]:
+    """The parts whose name has one of `words`, or all of them without words: what a rerun needs no more is left out."""
+    chosen = [[part for part in stage if not words or any(word in part.name for word in words)] for stage in stages]
+    return [stage for stage in chosen if stage]
+
+
 def write_json(results: dict, path: str | None) -> None:
     if path:
         Path(path).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
