@@ -56,9 +56,8 @@ def _rows(found: Inspection) -> Iterator[str]:
     yield from {"pairs": _pairs, "scored": _scored, "steps": _steps}[found.kind](found)
     if found.weights:
         yield f"  weight      in {len(found.weights):,} {_what(found)}: {_spread(found.weights)}"
-    if report:
-        yield from (f"  {line.strip()}" for line in str(report).splitlines()[1:])
-    elif not found.refusals:
+    yield from (f"  {line.strip()}" for line in str(report).splitlines()[1:])
+    if not (report.dropped or report.cut_rows or found.refusals):
         yield "  left out    none" + (", none cut" if found.tokens else "")
     if found.refusals:
         yield "  REFUSED     training stops at the first of these (on_bad_row: drop leaves them out)"
