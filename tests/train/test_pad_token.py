@@ -7,11 +7,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from rows import conversations, quick, text_pairs
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rewardplug import RewardConfig, RewardScorer, RewardTrainer, merge_adapter
 from hf_rewardplug.demo import save_demo_model
 from hf_rewardplug.model.loading import choose_pad_token
+from hf_rewardplug.score.check import check_model
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
 GEMMA = (
@@ -140,3 +141,30 @@ def test_the_families_pad_tokens_are_their_own(assets):
     assert choose_pad_token(tokenizer, 128256) == "<|reserved_special_token_0|>"
     tokenizer = AutoTokenizer.from_pretrained(assets / "tokenizers" / "qwen2_5")
     assert choose_pad_token(tokenizer, 151936) == "<|endoftext|>"  # turns end in <|im_end|> and a new line
+
+
+def test_a_checkpoint_that_pads_with_its_template_s_end_is_found_out(tmp_path):
+    """As trainers saved it before: the scorer and plain transformers score different tokens, and check says why."""
+    model, tokenizer = base(tmp_path / "base", "qwen")
+    saved = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+    saved.config.pad_token_id, saved.config.problem_type = tokenizer.pad_token_id, "regression"
+    saved.save_pretrained(tmp_path / "old")
+    tokenizer.save_pretrained(tmp_path / "old")
+    found = {one.check: one for one in check_model(str(tmp_path / "old"))}
+    assert not found["pad token"].ok and "the chat template ends conversations with it" in found["pad token"].found
+    assert not found["scores in fp32"].ok
+
+
+def test_a_pooling_head_refuses_what_ends_in_the_pad_token(tmp_path):
+    """A head of another name is scored where its own pooling looks, which would be another token."""
+    _, tokenizer = base(tmp_path / "base", "qwen")
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 0}
+    config = AutoConfig.for_model("modernbert-decoder", **sizes, **ids, vocab_size=len(tokenizer), num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    scorer, row = RewardScorer(model, tokenizer), conversations(1)[0]
+    with pytest.raises(
+        ValueError, match=r"completions\[0\]: column 'completion': ends in the pad token '<\|im_end\|>'"
+    ):
+        scorer.score([row["prompt"]], [row["chosen"]])
+    assert scorer.score(["a"], ["b"]) == scorer.score(["a"], ["b"])  # text ends in the EOS
