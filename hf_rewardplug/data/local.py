@@ -38,11 +38,19 @@ def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
     except BrokenFile:
         raise
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
+        raise _fault(name, files, error) from error
+
+
+def _fault(name: str, files: list[Path], error: Exception) -> ValueError:
+    """What is wrong with the files, with the line; or the reader's own words."""
+    try:
         for file in files:
             check_rows(file)
         if not any(True for _ in read_files(files)):
-            raise ValueError(f"'{name}' has no rows. Give some.") from error
-        raise ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
+            return ValueError(f"'{name}' has no rows. Give some.")
+    except BrokenFile as broken:
+        return broken
+    return ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}")
 
 
 def _check_lines(files: list[Path], tables: list[Path], dataset: datasets.Dataset) -> None:

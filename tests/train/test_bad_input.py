@@ -4,6 +4,7 @@ A case is (id, attempt, pattern of the message[, exception: ValueError if not sa
 trainer on a real model and train it; what is a function among their arguments is called with the case's `Place`.
 """
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -589,22 +590,25 @@ SCRIPTS = [
     ("no such folder", lambda p: load_split("./no/such/folder", "train"), "'./no/such/folder' is neither a file or"),
     ("a data set of the hub that is not there", lambda p: load_split("nobody/nothing", "train"),
      "'nobody/nothing' is neither"),
-    ("an empty folder", folder_of(), "/data' holds nothing; expected .json, .jsonl, .parquet files"),
+    ("an empty folder", folder_of(), "/data' holds nothing; expected .json, .jsonl, .csv, .*files"),
     ("a mixed folder", folder_of("a.jsonl", "b.parquet"),
-     "/data' holds a.jsonl, b.parquet; expected .json, .jsonl, .parquet files of one kind"),
-    ("a folder of another kind", folder_of("a.csv"), "/data' holds .*a.csv.*expected .json, .jsonl, .parquet"),
-    ("a file of another kind", splits("a.txt", "hello"), "a.txt' holds a.txt; expected .json, .jsonl, .parquet"),
+     "/data' holds a.jsonl, b.parquet; expected .json, .jsonl, .csv, .parquet, .arrow files of one kind"),
+    ("a folder of another kind", folder_of("a.txt"), "/data' holds .*a.txt.*expected .json, .jsonl, .csv, .parquet"),
+    ("a file of another kind", splits("a.txt", "hello"), "a.txt' holds a.txt; expected .json, .jsonl, .csv, .parquet"),
     ("an empty file", splits("a.jsonl", ""), "a.jsonl' is empty"),
     ("a broken line", splits("a.jsonl", '{"chosen": "a"}\n{"chosen": "b"\n{"chosen": "c"}\n'),
-     "a.jsonl', line 2: Expecting ',' delimiter.*one JSON object a line"),
+     "a.jsonl', line 2: no JSON: Expecting ',' delimiter.*one JSON object a line"),
     ("a broken line of a stream", splits("a.jsonl", '{"chosen": "a"}\n{"chosen": "b"\n{"chosen": "c"}\n',
      streaming=True),
      "a.jsonl', line 2: "),
-    ("a broken array", splits("a.json", '[{"chosen": "a"}, {"chosen"'), "a.json' cannot be read: "),
+    ("a broken array", splits("a.json", '[{"chosen": "a"}, {"chosen"'), "a.json', line 1: no JSON: Exp"),
     ("a line that is no object", splits("a.jsonl", '{"chosen": "a"}\n[1]\n'),
-     "a.jsonl', line 2: found list. Expected one JSON object a line"),
+     "a.jsonl', line 2: found list; .*Expected one JSON object a line"),
     ("another encoding than UTF-8", splits("a.jsonl", b'{"chosen": "a"}\n{"chosen": "\xe9t\xe9"}\n'),
      "a.jsonl', line 2: .*decode byte 0xe9.*UTF-8"),
+    ("a cell too few", splits("a.csv", "prompt,chosen\na\n"), "a.csv', line 2: 1 cells, but the header has 2 "),
+    ("a list in a cell", splits("a.csv", 'scores\n"[1, 2]"\n'), "a.csv', line 2: column 'scores' holds a list .*jsonl"),
+    ("half a gzip file", splits("a.jsonl.gz", gzip.compress(b'{"chosen": "a"}')[:-9]), "gz', line 1: no more can"),
     ("a broken parquet file", splits("a.parquet", b"PAR1 and no more"), "a.parquet' is no whole parquet file: "),
     ("nothing to hold out", halves(0.0), "test_size=0.0 .*between 0 and 1"),
     ("everything held out", halves(1.0), "test_size=1.0 .*between 0 and 1"),

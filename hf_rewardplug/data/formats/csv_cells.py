@@ -66,7 +66,7 @@ def csv_records(file: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
             remedy = "Put a cell with quotes, commas or line breaks in double quotes, and double the quotes within"
             raise CsvError(f"no csv: {error}. {remedy}", line) from error
         except UnicodeDecodeError as error:
-            raise CsvError(f"no UTF-8: {error.reason} at byte {error.start + 1}", text.line) from error
+            raise CsvError(f"no UTF-8: {error}", text.line) from error
         if record is None:
             return
         if record:

@@ -75,7 +75,7 @@ def parse_line(text: bytes, *, number: int, line: int) -> FileRow:
     except json.JSONDecodeError as error:
         return FileRow(number, line, error=f"no JSON: {error.msg} at character {error.pos + 1}")
     except UnicodeDecodeError as error:
-        return FileRow(number, line, error=f"no UTF-8: {error.reason} at byte {error.start + 1}")
+        return FileRow(number, line, error=f"no UTF-8: {error}")
     except ValueError as error:
         return FileRow(number, line, error=str(error))
     if not isinstance(row, dict):
@@ -89,7 +89,7 @@ def _list(path: Path, content: bytes) -> list[FileRow]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise BrokenFile(path, f"no UTF-8: {error.reason} at byte {error.start + 1} of the file", line) from error
+        raise BrokenFile(path, f"no UTF-8: {error}", line) from error
 
     def fault(why: str, place: int) -> BrokenFile:
         return BrokenFile(path, f"no JSON: {why}", text.count("\n", 0, place) + 1)
