@@ -2,10 +2,12 @@
 
 import datetime
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import transformers.utils.chat_template_utils as chat_template_utils
+import trl
 from datasets import Dataset
 from peft import LoraConfig
 from rows import conversations, quick, solutions, text_pairs
@@ -104,6 +106,22 @@ def test_every_directive_and_every_white_space(source, base, on):
     freeze_date(tokenizer, datetime.date(2027, 6, 9))
     on(2031, 12, 24)
     assert tokenizer.apply_chat_template([SYSTEM], **more) == expected
+
+
+def test_trls_copies_of_the_families_templates(base, on):
+    """Llama 3.2's, gpt-oss's and others, as TRL ships them: rendered on the day, and frozen."""
+    folder = Path(trl.__file__).parent / "chat_templates"
+    sources = [text for path in sorted(folder.glob("*.jinja")) if "strftime_now" in (text := path.read_text("utf-8"))]
+    tokenizer, talk = tokenizer_of(base, None), conversations(1)[0]
+    for source in sources:
+        on(2027, 6, 9)
+        tokenizer.chat_template = source
+        expected = tokenizer.apply_chat_template(talk["prompt"] + talk["chosen"], tokenize=False)
+        assert writes_date(tokenizer)
+        freeze_date(tokenizer, datetime.date(2027, 6, 9))
+        on(2031, 12, 24)
+        assert tokenizer.apply_chat_template(talk["prompt"] + talk["chosen"], tokenize=False) == expected
+        assert "2027" in expected and not writes_date(tokenizer)
 
 
 def test_templates_by_name_are_frozen_each(base, on):
