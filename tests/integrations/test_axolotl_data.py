@@ -167,3 +167,17 @@ def test_several_entries_are_a_mixture(tmp_path):
 def test_what_is_not_there(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load_entry(entry(**{"path": write(tmp_path / "a.jsonl"), **given}))
+
+
+def test_columns_to_ignore_belong_to_an_entry(tmp_path):
+    one = entry(path="p", type="preference", ignore_columns=["context"])
+    assert format_options([one], test_entries=[])["ignore_columns"] == ["context"]
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c", "context": "Paris is on the Seine."}]
+    parts = [
+        entry(path=write(tmp_path / "a.jsonl", rows * 2), ignore_columns=["context"]),
+        entry(path=write(tmp_path / "b.jsonl", [{key: rows[0][key] for key in ("prompt", "chosen", "rejected")}] * 2)),
+    ]
+    train, _ = train_and_held_out(parts, test_entries=[], val_set_size=0, seed=0)
+    assert len(train) == 4
+    with pytest.raises(ValueError, match=r"`datasets.0..ignore_columns` is 'context'; expected a list"):
+        entry(path="p", ignore_columns="context")

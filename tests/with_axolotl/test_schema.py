@@ -24,7 +24,8 @@ def test_keys_of_a_run():
 
 def test_keys_of_a_data_set():
     known = TAKEN_OF_DATA | {*keys.IGNORED_OF_DATA, *keys.REFUSED_OF_DATA}
-    assert known - {"column_mapping", "subset", "weight"} == names(SFTDataset, DPODataset, StepwiseSupervisedDataset)
+    ours = {"column_mapping", "ignore_columns", "subset", "weight"}
+    assert known - ours == names(SFTDataset, DPODataset, StepwiseSupervisedDataset)
 
 
 def test_optimizers():

@@ -21,7 +21,7 @@ _FALLBACK = "tokenizer_default_fallback_"
 
 _OF_OTHERS = frozenset(
     """
-    adapter column_mapping chat_template logging_nan_inf_filter max_length learning_rate num_labels
+    adapter column_mapping ignore_columns chat_template logging_nan_inf_filter max_length learning_rate num_labels
     dataset_num_proc model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
     """.split()
 )

@@ -67,8 +67,9 @@ def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> lis
     """axolotl's schema drops whatever it does not know."""
     others = {name for one in KINDS for name in own_options(one)}.difference(own)
     of_axolotl = {*keys.known(), *own}
-    if given.get("column_mapping"):
-        raise ValueError("`column_mapping` belongs to a data set: set it in an entry of `datasets`.")
+    for name in ("column_mapping", "ignore_columns"):
+        if given.get(name):
+            raise ValueError(f"`{name}` belongs to a data set: set it in an entry of `datasets`.")
     warnings = []
     for key in map(str, given):
         if key in others:

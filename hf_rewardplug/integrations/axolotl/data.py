@@ -29,11 +29,12 @@ _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools"
 
 @dataclass(frozen=True, kw_only=True)
 class DataEntry:
-    """One entry of `datasets:`; `adapter` is its `type`, the last three are this package's.
+    """One entry of `datasets:`; `adapter` is its `type`, the last four are this package's.
 
     Args:
         path, split, name, data_files, ds_type, revision, shards, shards_idx: axolotl's.
         column_mapping: {column that the format expects: column of the data}, `field_chosen` and the like within.
+        ignore_columns: columns that are not to be read.
         subset: name of these rows in evaluation. weight: share of these rows in the mixture.
     """
 
@@ -47,6 +48,7 @@ class DataEntry:
     shards: int | None = None
     shards_idx: int = 0
     column_mapping: dict[str, str] | None = None
+    ignore_columns: list[str] | None = None
     subset: str | None = None
     weight: float | None = None
 
@@ -199,7 +201,11 @@ def format_options(entries: list[DataEntry], *, test_entries: list[DataEntry]) -
     """
     if is_mixture(entries, test_entries=test_entries):
         return {}
-    formats = [{"adapter": one.adapter, "column_mapping": one.column_mapping} for one in (*entries, *test_entries)]
+    formats = [
+        {"adapter": one.adapter, "column_mapping": one.column_mapping}
+        | ({"ignore_columns": one.ignore_columns} if one.ignore_columns else {})
+        for one in (*entries, *test_entries)
+    ]
     if formats[0] != formats[-1]:
         raise ValueError(
             "`test_datasets` has another `type` or other columns than `datasets`. Name them alike, or give both a "
@@ -262,6 +268,7 @@ def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: b
             subset=name,
             adapter=one.adapter,
             column_mapping=one.column_mapping,
+            ignore_columns=one.ignore_columns,
             weight=one.weight if weigh else None,
         )
         for one, dataset, name in zip(entries, loaded, _subset_names(entries), strict=True)
