@@ -5,7 +5,9 @@ import logging
 
 import pytest
 from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_rewardplug import RewardScorer
 from hf_rewardplug.score.benchmarks import evaluate
 from hf_rewardplug.score.files import score_file
 from hf_rewardplug.score.requests import Requests
@@ -75,3 +77,31 @@ def test_evaluate_reads_what_a_transform_shows():
     )
     (item, *_) = evaluate(Longer(), rows).items
     assert item["completions"][0] == "Paris it is"
+
+
+@pytest.fixture(scope="module")
+def scorer(assets):
+    base = str(assets / "stories260K")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'developer' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    return RewardScorer(model, tokenizer)
+
+
+def test_the_scorer_tells_once_what_its_template_leaves_out(scorer, caplog):
+    prompts = [[{"role": role, "content": "Name a prime."}] for role in ("developer", "user")]
+    answer = [{"role": "assistant", "content": "7"}]
+    with caplog.at_level(logging.WARNING, logger="hf_rewardplug.data"):
+        for _ in range(2):
+            scorer.score([[*prompts[0], *prompts[1]], prompts[1]], [answer, answer])
+    assert [record.getMessage() for record in caplog.records] == [
+        "The chat template does not render 'developer' turns, which the scores therefore do not see."
+    ]
+
+
+def test_a_reward_function_refuses_images_of_the_data_set(scorer):
+    with pytest.raises(ValueError, match=r"^column 'images': images, sound and video are not scored"):
+        scorer(prompts=["a", "b"], completions=["c", "d"], images=[None, ["cat.png"]])
+    assert len(scorer(prompts=["a", "b"], completions=["c", "d"], images=[None, []], trainer_state=object())) == 2
