@@ -3,6 +3,7 @@
 # make test-all   the same with the whole matrix of launchers; its last result stands in tests/README.md
 # make test-axolotl   the plugin against the real axolotl 0.19 with its pins, in .venv-axolotl
 # make test-oldest    the tests on the lowest versions that pyproject.toml allows, in .venv-oldest (torch: OLDEST_TORCH)
+# make test-cuda      the tests without a card, with a CUDA build of torch (several GB), in .venv-cuda (torch: CUDA_TORCH)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,6 +11,9 @@ AXOLOTL_VENV ?= .venv-axolotl
 OLDEST_VENV ?= .venv-oldest
 # constraints.txt's torch; its lowest version, torch==2.7.0, where the index has a build for this machine
 OLDEST_TORCH ?= torch
+CUDA_VENV ?= .venv-cuda
+# PyPI's build for Linux; for another version name another folder too: CUDA_TORCH=torch==2.15.0 CUDA_VENV=.venv-cuda-2.15
+CUDA_TORCH ?= torch==2.11.0
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
@@ -18,7 +22,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-all test-axolotl test-oldest lint clean
+.PHONY: install demo test test-all test-axolotl test-oldest test-cuda lint clean
 
 install: $(VENV)/.installed
 
@@ -71,5 +75,16 @@ $(OLDEST_VENV)/.installed: pyproject.toml constraints.txt
 		--no-build-isolation -e '.[deepspeed,liger,plots,dev]'
 	touch $@
 
+test-cuda: $(CUDA_VENV)/.installed
+	$(CUDA_VENV)/bin/python -m pytest tests/without_a_card
+
+$(CUDA_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check $(CUDA_TORCH)
+	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
+	$(CUDA_VENV)/bin/pip freeze | grep '^torch==' >> $(CUDA_VENV)/constraints.txt
+	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CUDA_VENV)/constraints.txt -e . pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(AXOLOTL_VENV) $(OLDEST_VENV) runs build *.egg-info
+	rm -rf $(VENV) $(AXOLOTL_VENV) $(OLDEST_VENV) $(CUDA_VENV) runs build *.egg-info

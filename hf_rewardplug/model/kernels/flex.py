@@ -43,28 +43,33 @@ def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, sof
 def kernel_options(dim: int, dtype: torch.dtype, memory: int) -> dict:
     """What Inductor is asked for beyond its own choice, for heads `dim` wide on a card with `memory` bytes a block.
 
-    Inductor's own tiles stay where they fit. Bytes that a block of threads needs of them, and may have:
+    Inductor's tiles stay where they fit. The bytes that a block of threads needs of them, and may have at most:
 
-                                        RTX 30, 40    RTX 50     A100       H100
-    a head of 256 bytes (bf16 128)          99,328    66,048     99,328    164,864
-    of 512 (bf16 256, fp32 128)            152,576   114,688    152,576    197,632
-    of 512, padded (bf16 192, fp32 96)     173,056   173,056    173,056    230,400
-    of 1,024 (fp32 256)                    135,680         -    135,680    168,576
-    of 1,024, padded (fp32 192)            345,344         -          -          -
-    may have                               101,376   101,376    166,912    232,448
+                                                RTX 30, 40    RTX 50      A100      H100
+    a head of 128 bytes (bf16 64, fp32 32)          50,176    35,328    50,176   116,736
+    of 256 bytes (bf16 128, fp32 64)               102,400    66,560   100,352   164,864
+    of 512 and 1,024 bytes (Gemma 2)               152,576   114,688   152,576   197,632
+    of as many, but padded (bf16 192)              173,056   173,056   173,056   230,400
+    at most                                        101,376   101,376   166,912   232,448
 
-    Elsewhere tiles have 32 tokens, and 16 in fp32, as Inductor's own backward has, and on a T4 (65,536 bytes). Under
-    128 queries Inductor would take its decoding kernel, which refuses grouped heads.
+    Where 256 bytes are too many, two stages of the pipeline instead of three are enough. Wider heads get tiles of 32
+    tokens, in fp32 of 16, as Inductor's own backward has in fp32; so does a T4 (65,536 bytes). Under 128 queries
+    Inductor would take its decoding kernel, which refuses grouped heads.
 
     >>> kernel_options(256, torch.bfloat16, 232_448)
     {'FORCE_USE_FLEX_ATTENTION': True}
+    >>> kernel_options(128, torch.bfloat16, 101_376)
+    {'FORCE_USE_FLEX_ATTENTION': True, 'num_stages': 2}
     >>> kernel_options(256, torch.bfloat16, 101_376)["BLOCK_N"]
     32
     """
     options = {"FORCE_USE_FLEX_ATTENTION": True}
     padded = 1 << (dim - 1).bit_length()  # as wide as Triton makes a head
-    if padded * dtype.itemsize <= 256 or (padded == dim and memory >= 160 * 1024):
+    head, large = padded * dtype.itemsize, memory >= 160 * 1024
+    if head <= 128 or (large and (head <= 256 or padded == dim)):
         return options
+    if head <= 256:
+        return {**options, "num_stages": 2}
     size = 32 if dtype.itemsize == 2 and memory >= 96 * 1024 else 16
     return {**options, **dict.fromkeys(TILES, size), "num_stages": 1, "num_warps": 4}
 
