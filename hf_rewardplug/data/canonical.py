@@ -52,6 +52,17 @@ class EmptyRow(RowError):
     """The row holds nothing to learn from (no step, or an empty one): it is left out and reported, not refused."""
 
 
+def subset_name(value: Any) -> str | None:
+    """What figures call a row's subset: text as it is, the names of a list joined; None where there is none.
+
+    >>> subset_name("chat"), subset_name(["math", "algebra"]), subset_name(3), subset_name([]), subset_name(None)
+    ('chat', 'math, algebra', '3', None, None)
+    """
+    if isinstance(value, list | tuple):
+        value = ", ".join(str(name) for name in value if name is not None) or None
+    return None if value is None else str(value)
+
+
 def prompt_key(row: Row) -> int:
     """63 bits of a row's prompt; without one, of what all its answers begin with, or of its only answer."""
     prompt = row.get("prompt") or row.get("input_ids") or row.get("completion")

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Features, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
-from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key
+from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key, subset_name
 from .columns import refuse_prompts
 from .encoding import DropRow
 from .formats import FILE_NAME, FILE_ROW
@@ -156,7 +156,7 @@ class RowPipeline:
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
             if SUBSET in self.columns:
-                encoded[SUBSET] = None if subset is None else str(subset)
+                encoded[SUBSET] = subset_name(subset)
             return encoded
         except DropRow as drop:
             return self._left_out(drop.reason, number)

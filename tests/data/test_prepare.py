@@ -3,10 +3,11 @@
 import logging
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 
 from hf_rewardplug.data.adapters import Adapter, get_adapter
+from hf_rewardplug.data.canonical import SUBSET
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.expansion import to_pairs, to_steps
 from hf_rewardplug.data.pipeline import RowPipeline, choose_adapter
@@ -458,3 +459,11 @@ def test_a_stream_tells_of_rows_left_out_and_cut(pairs, caplog):
         "train stream: 1 of 11 examples cut to fit so far; the last one is row 10: 4 tokens lost.",
         "train stream: 10 of 20 examples left out so far; the last one is row 19: chosen and rejected are identical.",
     ]
+
+
+def test_the_names_of_a_list_valued_subset_are_joined():
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "subset": ["math", "algebra"]}
+    columns = Features({SUBSET: Value("string")})
+    expand = lambda canonical: [canonical]  # noqa: E731
+    pipeline = RowPipeline("eval", columns, lambda row: {}, lambda row: [row], get_adapter("preference"))
+    assert [example[SUBSET] for example in pipeline.examples(row, 0)] == ["math, algebra"]

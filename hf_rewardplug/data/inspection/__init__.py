@@ -18,7 +18,7 @@ import datasets
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from ..canonical import Row
+from ..canonical import Row, subset_name
 from ..chat_templates import set_chat_template
 from ..encoding import Encoder
 from ..origin import Origin
@@ -192,8 +192,8 @@ def _read(
     for position, raw in enumerate(rows):
         report.rows += 1
         number, place = origin.number(position), origin.name(position)
-        if (subset := raw.get((pipeline.column_mapping or {}).get("subset", "subset"))) is not None:
-            found.subsets[str(subset)] += 1
+        if (subset := subset_name(raw.get((pipeline.column_mapping or {}).get("subset", "subset")))) is not None:
+            found.subsets[subset] += 1
         try:
             examples = pipeline.examples(raw, position)
         except RefusedRow as error:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_rewardplug.data.adapters.fields import Row, field, integer, items, shown, text
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.canonical import RowError, subset_name
 
-from .examples import file_names, subset_name
+from .examples import file_names
 from .process_bench import as_turns, check_threshold, first_below, step_probabilities
 from .registry import Result, read_rows, register_benchmark
 

@@ -118,17 +118,6 @@ def text_of(completion: Completion) -> str:
     return "\n".join(message.get("content", "") for message in completion)
 
 
-def subset_name(value: Any) -> str | None:
-    """What figures call a row's subset: text as it is, the names of a list joined; None where there is none.
-
-    >>> subset_name("chat"), subset_name(["math", "algebra"]), subset_name(3), subset_name([]), subset_name(None)
-    ('chat', 'math, algebra', '3', None, None)
-    """
-    if isinstance(value, list | tuple):
-        value = ", ".join(str(name) for name in value if name is not None) or None
-    return None if value is None else str(value)
-
-
 def file_names(rows: list) -> list[str]:
     """The name of each row's file without folder and suffix, "" where it is not known.
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.fields import text
-from hf_rewardplug.data.canonical import RowError, template_arguments
+from hf_rewardplug.data.canonical import RowError, subset_name, template_arguments
 from hf_rewardplug.data.expansion import to_pairs
 
-from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, subset_name, text_of
+from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]

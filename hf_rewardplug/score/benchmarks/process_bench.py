@@ -16,9 +16,9 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, integer, shown
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
 from hf_rewardplug.data.adapters.turns import user
-from hf_rewardplug.data.canonical import UNLABELLED, RowError, checked_steps, prompt_key
+from hf_rewardplug.data.canonical import UNLABELLED, RowError, checked_steps, prompt_key, subset_name
 
-from .examples import asked, subset_name
+from .examples import asked
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"

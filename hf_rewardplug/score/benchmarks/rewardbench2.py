@@ -13,9 +13,9 @@ import numpy as np
 
 from hf_rewardplug.data.adapters.fields import field, integer, text
 from hf_rewardplug.data.adapters.fields import items as list_of
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.canonical import RowError, subset_name
 
-from .examples import Completion, Prompt, as_chat, mean_by, scored, subset_name
+from .examples import Completion, Prompt, as_chat, mean_by, scored
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 logger = logging.getLogger(__name__)

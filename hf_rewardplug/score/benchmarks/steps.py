@@ -7,11 +7,10 @@ In: rows of solutions with labels of their steps, of trees of steps, or of solut
 from typing import Any, NamedTuple
 
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter
-from hf_rewardplug.data.canonical import UNLABELLED, RowError
+from hf_rewardplug.data.canonical import UNLABELLED, RowError, subset_name
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
 
 from ..requests import node_scores, paths_of
-from .examples import subset_name
 from .process_bench import as_turns, step_probabilities
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
