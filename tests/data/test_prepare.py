@@ -463,7 +463,11 @@ def test_a_stream_tells_of_rows_left_out_and_cut(pairs, caplog):
 
 def test_the_names_of_a_list_valued_subset_are_joined():
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "subset": ["math", "algebra"]}
-    columns = Features({SUBSET: Value("string")})
-    expand = lambda canonical: [canonical]  # noqa: E731
-    pipeline = RowPipeline("eval", columns, lambda row: {}, lambda row: [row], get_adapter("preference"))
+    pipeline = RowPipeline(
+        name="eval",
+        columns=Features({SUBSET: Value("string")}),
+        encode=lambda canonical: {"cut": 0, "cut_labels": 0},
+        expand=lambda canonical: [canonical],
+        adapter=get_adapter("preference"),
+    )
     assert [example[SUBSET] for example in pipeline.examples(row, 0)] == ["math, algebra"]
