@@ -8,7 +8,8 @@ that is saved with the model.
     with `freeze_date(tokenizer, date(2026, 11, 30))` Today: 30 Nov 2026, on any day
 
 transformers gives templates a function `strftime_now`. The frozen template defines a macro of that name in front, and
-Jinja prefers the template's own. Whether a template writes the date is found by rendering it under two dates.
+Jinja prefers the template's own. Whether a template writes the date into a common conversation is found by rendering
+it under two dates; whoever asks for the date at all is frozen, since some rows may be another case.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any
 
 _DIRECTIVES = re.compile(r"%-?[a-zA-Z]")
 _MARK = "strftime_now"
+_CALL_WITH_NAME = re.compile(r"strftime_now\(\s*(?:format\s*=\s*)?[^\s'\"]")  # the format is in a variable
 _FROZEN = re.compile(r"\{#- hf_rewardplug: the date is (\d{4}-\d{2}-\d{2}) -#\}")
 _TWO_DATES = (datetime(2001, 2, 3, 4, 5, 6), datetime(2024, 11, 28, 19, 47, 38))
 """in no directive of `strftime` alike"""
@@ -75,6 +77,11 @@ def writes_date(tokenizer: Any, **chat_template_kwargs: Any) -> bool:
     return False
 
 
+def may_write_date(tokenizer: Any) -> bool:
+    """Whether the chat template asks for the date of the day anywhere, for whichever rows."""
+    return any(_MARK in template and not _FROZEN.match(template) for template in _templates(tokenizer))
+
+
 def today(tokenizer: Any) -> date:
     """The day that `strftime_now` gives to templates."""
     source = "{{ strftime_now('%Y-%m-%d') }}"
@@ -97,7 +104,7 @@ def freeze_date(tokenizer: Any, day: date) -> None:
 
 def frozen_date(tokenizer: Any) -> str | None:
     """The date in a template that `freeze_date` wrote, as 2026-11-30; None in any other."""
-    return next((found[1] for template in _templates(tokenizer) if (found := _FROZEN.match(template))), None)
+    return next((match[1] for template in _templates(tokenizer) if (match := _FROZEN.match(template))), None)
 
 
 def with_date(tokenizer: Any, day: date) -> Any:
@@ -115,7 +122,9 @@ def _templates(tokenizer: Any) -> Iterator[str]:
 
 def _prefix(moment: datetime, template: str) -> str:
     """A macro `strftime_now` that gives `moment`; the new line behind it is Jinja's to drop (`trim_blocks`)."""
-    directives = {*_DIRECTIVES.findall(template)} or {f"%{letter}" for letter in ascii_letters}
+    directives = {*_DIRECTIVES.findall(template)}
+    if _CALL_WITH_NAME.search(template):
+        directives |= {f"%{letter}" for letter in ascii_letters}
     values = {directive: moment.strftime(directive) for directive in sorted(directives)}
     replaced = "".join(f" | replace('{name}', '{value}')" for name, value in values.items() if value != name)
     body = "{{ format" + replaced + " }}"

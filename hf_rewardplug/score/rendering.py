@@ -16,7 +16,7 @@ from typing import Any
 
 from ..data.adapters.turns import assistant, helpsteer2_turns, hh_turns, is_hh_text
 from ..data.row_forms import TEXT, TURNS
-from ..data.template_dates import today, with_date, writes_date
+from ..data.template_dates import may_write_date, today, with_date, writes_date
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,14 @@ class TrainedForm:
     def __init__(self, name: str, tokenizer: Any, description: dict[str, Any], chat_template_kwargs: dict[str, Any]):
         self.name, self.rows, self.tokenizer = name, description.get("rows"), tokenizer
         self.chat_template_kwargs = chat_template_kwargs
-        self._told: set[str] = set()
+        self._notices: set[str] = set()
         self._marks: tuple[str, ...] | None = None
         self._today = ""
-        if writes_date(tokenizer, **chat_template_kwargs):
-            day = description.get("date")
-            self._today = "" if day else today(tokenizer).isoformat()
-            self.tokenizer = with_date(tokenizer, date.fromisoformat(day or self._today))
+        if may_write_date(tokenizer):
+            day = description.get("date") or today(tokenizer).isoformat()
+            if "date" not in description and writes_date(tokenizer, **chat_template_kwargs):
+                self._today = day
+            self.tokenizer = with_date(tokenizer, date.fromisoformat(day))
 
     def completions(self, prompt: Any, completion: Any, *, as_text: bool = False) -> tuple[Any, Any]:
         """A prompt and what follows it."""
@@ -73,13 +74,13 @@ class TrainedForm:
         if self._marks is None:
             self._marks = control_tokens(self.tokenizer)
         if text.lstrip().startswith(self._marks):
-            self._tell(
+            self._notify(
                 "rendered",
                 f"strings that begin with {' or '.join(self._marks)} are taken for rendered conversations, and scored "
                 "as they are. Messages are rendered exactly as in training.",
             )
             return False
-        self._tell(
+        self._notify(
             TURNS,
             "the model was trained on conversations, so strings are rendered as a user's turn and an assistant's, as "
             "in training (as_text=True keeps them as they are).",
@@ -88,13 +89,13 @@ class TrainedForm:
 
     def _look_at_turns(self) -> None:
         if self.rows == TEXT:
-            self._tell(
+            self._notify(
                 TEXT,
                 "the model was trained on text, and has never seen a conversation as the chat template renders it. "
                 "Give it strings, as its training data had them.",
             )
         if self._today:
-            self._tell(
+            self._notify(
                 "date",
                 "the chat template writes the date into the prompt, and the checkpoint does not say which. This scorer "
                 f"renders with {self._today}; one of another day gives other scores. Set the date by "
@@ -102,9 +103,9 @@ class TrainedForm:
                 "`hf_rewardplug.data.template_dates.freeze_date`.",
             )
 
-    def _tell(self, what: str, text: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _notify(self, what: str, text: str) -> None:
+        if what not in self._notices:
+            self._notices.add(what)
             logger.warning("'%s': %s", self.name, text)
 
 

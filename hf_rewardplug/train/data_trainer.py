@@ -68,7 +68,7 @@ class DataTrainer:
             columns[SUBSET] = datasets.Value("string")
         if dataset_name == "train" and args.group_by_prefix:
             columns[PROMPT_KEY] = datasets.Value("int64")
-        told = None if tokenized else self._set_up_template(processing_class, args)
+        date_notice = None if tokenized else self._set_up_template(processing_class, args)
         sizes = {"vocab_size": self.vocab_size, "pad_token_id": processing_class.pad_token_id}
         encoder = replace(self.encoder(processing_class, args), **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
@@ -105,7 +105,7 @@ class DataTrainer:
         if args.process_index == 0:
             if report:
                 logger.warning("%s", report)
-            tell_looks(dataset_name, self._row_looks, of_date=told)
+            tell_looks(dataset_name, self._row_looks, date_notice=date_notice)
         return dataset
 
     @staticmethod
@@ -132,7 +132,7 @@ class DataTrainer:
         tokenizer, a pad token that ends no conversation of it.
 
         Returns:
-            What to tell of the date, or None.
+            A notice about the date, or None.
         """
         if args.chat_template_path is not None and not os.path.isfile(args.chat_template_path):
             DataTrainer._choose_pad_token(tokenizer, args, len(tokenizer))

@@ -151,10 +151,10 @@ def _looks(description: dict) -> list[str]:
         "text": "It was trained on text, and has seen no conversation as a chat template renders it.",
         "both": "It was trained on text and on conversations, and scores both as they are handed over.",
     }
-    told = [words[rows]] if rows else []
+    sentences = [words[rows]] if rows else []
     if day and rows != "text":
-        told.append(f"The chat template writes a date into the prompt; in this one it is {day} on every day.")
-    return [" ".join(told)] if told else []
+        sentences.append(f"The chat template writes a date into the prompt; in this one it is {day} on every day.")
+    return [" ".join(sentences)] if sentences else []
 
 
 def _without_us(form: str, names: dict, adapter: str | None) -> list[str]:

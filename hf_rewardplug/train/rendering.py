@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from ..data.row_forms import TEXT, TURNS, RowLooks
-from ..data.template_dates import freeze_date, frozen_date, today, writes_date
+from ..data.template_dates import freeze_date, frozen_date, may_write_date, today, writes_date
 from ..model.loading import ADAPTER_MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,11 @@ def freeze_run_date(tokenizer: PreTrainedTokenizerBase, args: Any) -> str | None
     before anybody asks for a resume, so the newest checkpoint in `output_dir` counts where the config names none.
 
     Returns:
-        What to tell of it; None where the template writes no date, or has one for good.
+        A notice; None where conversations show no date, or show one and the same on every day.
     """
-    kwargs = args.chat_template_kwargs or {}
-    shows = writes_date(tokenizer, **kwargs)
-    if not shows and not writes_date(tokenizer):  # the saved template is rendered without the run's arguments too
+    if not may_write_date(tokenizer):
         return None
+    shows = writes_date(tokenizer, **(args.chat_template_kwargs or {}))
     folder = checkpoint_to_resume(args)
     days = [(folder and date_of_checkpoint(folder)) or today(tokenizer).isoformat()]
     if args.world_size > 1:
@@ -70,8 +69,8 @@ def date_of_checkpoint(folder: str | Path) -> str | None:
             config = json.loads(Path(folder, name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if found := (config.get("rewardplug") or {}).get("date"):
-            return found
+        if day := (config.get("rewardplug") or {}).get("date"):
+            return day
     return None
 
 
@@ -100,15 +99,15 @@ def description(looks: RowLooks, tokenizer: PreTrainedTokenizerBase, args: Any) 
     return {key: value for key, value in entries.items() if value is not None}
 
 
-def tell_looks(name: str, looks: dict[str, RowLooks], *, of_date: str | None = None) -> None:
+def tell_looks(name: str, looks: dict[str, RowLooks], *, date_notice: str | None = None) -> None:
     """Warn of rows in two forms, and of eval rows in another form than those that are trained on.
 
     Args:
-        of_date: what `freeze_run_date` says; for rows that are conversations.
+        date_notice: what `freeze_run_date` returned. It concerns conversations alone.
     """
     own, trained = looks[name], looks.get("train")
-    if of_date is not None and own.rows != TEXT:
-        logger.warning("%s", of_date)
+    if date_notice is not None and own.rows != TEXT:
+        logger.warning("%s", date_notice)
     if own.rows == "both":
         logger.warning(
             "%s: %d examples are text and %d are conversations. A model of both scores strings as text and messages as "

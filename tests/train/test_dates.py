@@ -96,6 +96,7 @@ def test_a_frozen_template_renders_the_day_on_every_day(template, base, on):
         "\n  {% if true %}x{% endif %}{{ strftime_now('%A %B %d %m %Y %H:%M:%S %j %p %y %a %b %U %% %-d %%d') }}",
         "  {{ strftime_now(format='%e %F') }}\n",
         "{{ strftime_now(day_format) }}",
+        "{% set f = '%Y' %}{{ strftime_now( f ) + strftime_now('%H') + strftime_now(format = day_format) }}",
     ],
 )
 def test_every_directive_and_every_white_space(source, base, on):
@@ -227,6 +228,25 @@ def test_a_run_s_own_date(base, on, tmp_path, caplog):
     scorer = RewardScorer.from_pretrained(str(tmp_path / "out"))
     prompts, answers = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
     assert scorer.score(prompts, answers) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_date_in_some_rows_alone_is_frozen_too(base, on, tmp_path):
+    """No common conversation shows it: the rows' own argument asks for it."""
+    template = "{% if dated %}{{ strftime_now('%d %b %Y') }}{% endif %}" + TURNS
+    rows = [{**row, "chat_template_kwargs": {"dated": True}} for row in conversations(4)]
+    on(2027, 6, 9)
+    trainer = trainer_of(base, tmp_path / "out", template, rows=rows)
+    trainer.train()
+    trainer.save_model()
+    expected = trainer.predict(Dataset.from_list(rows)).predictions[:, 0].tolist()
+    on(2031, 12, 24)
+    found = list(
+        RewardScorer.from_pretrained(str(tmp_path / "out")).score_rows(
+            {"prompt": row["prompt"], "completion": row["chosen"], "chat_template_kwargs": {"dated": True}}
+            for row in rows
+        )
+    )
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_run_on_text_is_told_nothing_of_a_date(base, tmp_path, caplog):
