@@ -10,12 +10,15 @@ shape, which is the roles and the fields of all turns, and not once a row.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from .canonical import Row
 from .tokenizing import TokenSource
+
+logger = logging.getLogger(__name__)
 
 UNRENDERED = "unrendered"
 """column of encoded rows with what was not rendered, a line each; it goes when it is counted"""
@@ -76,10 +79,23 @@ class WithUnrendered:
         return {**encoded, UNRENDERED: "\n".join(self.unrendered(row)) or None}
 
 
+class UnrenderedNotice:
+    """Warns of what the template leaves out of rows that are scored, once of each name."""
+
+    def __init__(self, source: TokenSource):
+        self._unrendered, self._told = Unrendered(source), set()
+
+    def __call__(self, row: Row) -> None:
+        for name in self._unrendered(row):
+            if name not in self._told:
+                self._told.add(name)
+                logger.warning("The chat template does not render %s, which the scores therefore do not see.", name)
+
+
 def _conversations(row: Row) -> Iterator[tuple[list[dict], dict[str, Any]]]:
     """The conversations that a row is encoded from, and how they are rendered."""
     prompt = row.get("prompt") or []
-    if "labels" in row:  # steps are text, behind a prompt that is a conversation or text
+    if isinstance(next(iter(row.get("completions", ())), None), str):  # steps, behind a conversation or text
         answers, options = [[]], {"add_generation_prompt": True}
     else:
         answers, options = [row[key] for key in ("chosen", "rejected", "completion") if key in row], {}

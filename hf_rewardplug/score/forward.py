@@ -8,6 +8,7 @@ import math
 import operator
 import threading
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data.batching import packed_batches, padded_batches
 from ..data.canonical import UNLABELLED, RowError
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder
+from ..data.unrendered import UnrenderedNotice
 from ..model.head import behind_virtual_tokens, step_probabilities
 from ..model.inference import evaluating
 
@@ -52,9 +54,14 @@ class ScoredRows:
         while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
             yield from self._window(window)
 
+    @cached_property
+    def _notice(self) -> UnrenderedNotice:
+        return UnrenderedNotice(self.encoder)
+
     def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
         """Token ids, and a label wherever a score is wanted."""
         try:
+            self._notice(row)
             if self.kind == "prm":
                 encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
             else:

@@ -25,6 +25,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collator import StepCollator
+from ..data.columns import media_columns
 from ..data.encoding import Encoder, check_whole
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
@@ -239,7 +240,13 @@ class RewardScorer(ScoredRows):
             start += len(batch)
 
     def __call__(self, prompts, completions, **kwargs) -> list[float]:
-        """TRL's reward function: `(prompts, completions, columns of the data set) -> [reward]`."""
+        """TRL's reward function: `(prompts, completions, columns of the data set) -> [reward]`.
+
+        Raises:
+            ValueError: as in `score`; or a column holds images, sound or video.
+        """
+        if media := media_columns(kwargs):
+            raise ValueError(f"column '{media[0]}': images, sound and video are not scored. Leave such rows out.")
         return self.score(prompts, completions, **{name: kwargs.get(name) for name in TEMPLATE_COLUMNS})
 
     def _rows(self, prompts, items, kind, *, as_text: bool | None = None, **more) -> tuple:

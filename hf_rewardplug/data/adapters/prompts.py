@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from ..canonical import RowError
+from ..messages import cleaned_message
 from .fields import Row, expect, field, items, shown, text
 from .turns import Message, assistant, user
 
@@ -88,7 +89,7 @@ def sharegpt_turn(turn: Any, column: str) -> Message:
     """
     turn = expect(turn, dict, "a turn {'from': ..., 'value': ...}", column)
     if "from" not in turn and "role" in turn:
-        return {key: value for key, value in turn.items() if value is not None}
+        return cleaned_message(turn)
     name, content = field(turn, "from", column), text(turn, "value", column)
     if name not in SHAREGPT_ROLES:
         raise RowError(f"a turn is from {shown(name)}; expected one of {', '.join(SHAREGPT_ROLES)}", column)

@@ -180,6 +180,15 @@ def part_of_prompt(name: str, value: Any, known: KnownTexts | None) -> str | Non
     return "beside" if kind in (PROMPT, MAYBE) and not messages and known is not None and known.is_trl else "prompt"
 
 
+def media_columns(columns: Mapping[str, Any]) -> list[str]:
+    """Names of columns that hold images, sound or video, by their names.
+
+    >>> media_columns({"images": [None, ["a.png"]], "audio": None, "prompts": ["Hi"]})
+    ['images']
+    """
+    return [name for name, value in columns.items() if kind_of_name(name) == MEDIA and has_content(value)]
+
+
 def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
     """Whether text of a column of this kind is a part of a prompt."""
     if kind in (PROMPT, CONTEXT):
