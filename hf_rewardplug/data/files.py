@@ -66,6 +66,8 @@ def local_files(path: str | Path, data_files: str | list | dict | None = None) -
         ValueError: there is none, or they are of several formats or of none.
     """
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no file or folder '{path}'. Give its path from here, or a whole one.")
     files = _named_files(path, data_files)
     formats = {file_format(file) if file.is_file() else None for file in files}
     if len(formats) != 1 or None in formats:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from .benchmarks import BENCHMARKS, prepare
+from .benchmarks.evaluation import run
 
 
 class BenchmarkCallback(TrainerCallback):
@@ -29,6 +30,7 @@ class BenchmarkCallback(TrainerCallback):
             tell their benchmark (`hf_rewardplug.score.benchmarks.evaluate`).
         max_rows: of each, at even distances; None: all.
         options: {name: options of that benchmark}.
+        on_bad_row: as in `evaluate`: "error", or "drop", which counts the rows that were refused as a figure.
         trainer: whose `log` the figures go through. This package's trainers tell it themselves; of another one, such as
             TRL's, give it, or the figures reach its metrics and history but no tracker.
 
@@ -43,11 +45,12 @@ class BenchmarkCallback(TrainerCallback):
         max_rows: int | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         trainer: Any = None,
+        on_bad_row: str = "error",
     ):
         self.benchmarks, self.max_rows, self.options = dict(benchmarks), max_rows, dict(options or {})
         if strange := sorted(set(self.options) - set(self.benchmarks)):
             raise ValueError(f"options for {strange}, which are not among the benchmarks {sorted(self.benchmarks)}.")
-        self._prepared, self._trainer = None, trainer
+        self._prepared, self._trainer, self.on_bad_row = None, trainer, on_bad_row
         self._training, self._step, self._figures = False, None, {}
 
     def attach_trainer(self, trainer: Any) -> None:
@@ -99,7 +102,7 @@ class BenchmarkCallback(TrainerCallback):
         with evaluating(model):
             scorer = RewardScorer(model, processing_class)
             return {
-                name: benchmark.run(scorer, rows, **self.options.get(name, {})).figures
+                name: run(benchmark, scorer, rows, on_bad_row=self.on_bad_row, **self.options.get(name, {})).figures
                 for name, (benchmark, rows) in self._prepare().items()
             }
 

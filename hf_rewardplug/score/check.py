@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
+from ..data.files import local_files
 from ..data.row_forms import FORMS, TEXT, TURNS
 from ..model.inference import attributes
 from ..model.label_tokens import CAUSAL_LMS
@@ -22,7 +23,7 @@ from ..model.weights import find_file
 from . import findings
 from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
-from .lines import Requests, read_lines
+from .lines import Requests, read_source
 from .plain import load_plain, plain_scores, weight_files
 from .rendering import TEMPLATE_COLUMNS, TrainedForm
 from .scorer import RewardScorer
@@ -63,19 +64,18 @@ def check_model(name: str, *, rows: Iterable[dict[str, Any]] | None = None, dtyp
 
 
 def rows_of_file(path: str | Path, count: int = ROWS) -> list[dict[str, Any]]:
-    """The first rows of a jsonl file, as `check_model` takes them.
+    """The first rows of a file or folder of any format that training reads, as `check_model` takes them.
 
     Raises:
         ValueError: one of them cannot be scored, with its line.
     """
-    with open(path, "rb") as lines:
-        found = list(islice(read_lines(lines, Requests()), count))
+    found = list(islice(read_source(local_files(path), Requests(any_format=True)), count))
     for line in found:
         if line.error is not None:
-            raise ValueError(f"'{path}', line {line.number}: {line.error}.")
+            raise ValueError(f"{line.place}: {line.error.rstrip('.')}.")
     if not found:
-        raise ValueError(f"'{path}' is empty. Fill it, or leave it out: there are built-in rows.")
-    return [line.request for line in found]
+        raise ValueError(f"'{path}' has no rows. Give some, or leave it out: there are built-in rows.")
+    return [request for line in found for request in line.requests]
 
 
 def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Finding]:

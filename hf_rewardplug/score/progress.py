@@ -62,7 +62,7 @@ def find_progress(
                 if seen and seen % window == 0:
                     whole = replace(progress, last=last, proof=tuple(proof))
                 seen, last = seen + 1, line.index + 1
-                if (record := rejects.get(_key(line.record))) is None:
+                if (record := rejects.get(_key(line.record)) or rejects.get((None, None, line.number))) is None:
                     break
                 rejected.append((line.index, record))
                 line = None

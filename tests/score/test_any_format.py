@@ -13,6 +13,7 @@ from tiny_checkpoints import checkpoint
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.data.adapters import registry
+from hf_rewardplug.score.check import rows_of_file
 from hf_rewardplug.score.files import find_progress, rejects_of, score_file
 
 PAIRS = text_pairs(5)
@@ -272,3 +273,19 @@ def test_solutions_keep_their_scores_whatever_the_file(prm, tmp_path):
     one = scores_of(prm, rows, tmp_path)
     score_file(prm, write(tmp_path / "rows.parquet.gz", rows), tmp_path / "two.jsonl")
     assert [row["scores"] for row in read(tmp_path / "two.jsonl")] == [near(row["scores"]) for row in one]
+
+
+def test_rejects_of_an_earlier_version_are_known(orm, tmp_path):
+    source, out = jsonl(tmp_path / "in.jsonl", bad_pairs()), tmp_path / "out.jsonl"
+    score_file(orm, source, out, skip_bad=True)
+    whole, rejects = out.read_bytes(), read(rejects_of(out))
+    rejects_of(out).write_text("".join(json.dumps({"line": one["line"], "error": "x"}) + "\n" for one in rejects))
+    assert score_file(orm, source, out, skip_bad=True).before == 3 and out.read_bytes() == whole
+
+
+def test_check_reads_them_too(orm, tmp_path):
+    asked = [{"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"]]} for row in PAIRS]
+    for kind in KINDS:
+        assert rows_of_file(write(tmp_path / f"rows.{kind}", PAIRS)) == asked
+    with pytest.raises(ValueError, match=r"in\.csv', line 4: column 'rejected'"):
+        rows_of_file(write(tmp_path / "in.csv", [PAIRS[0], {**PAIRS[1], "rejected": ""}]))

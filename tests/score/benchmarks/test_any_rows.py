@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets import Dataset, load_dataset
 from hf_rewardplug.data.adapters import registry
 from hf_rewardplug.score.benchmarks import detect_benchmark, evaluate, register_benchmark, scored
 from hf_rewardplug.score.benchmarks.registry import BENCHMARKS, RefusedRows, places_of, read_rows
+from hf_rewardplug.score.callback import BenchmarkCallback
 from hf_rewardplug.train.figures import step_figures
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -262,3 +264,13 @@ def test_a_scorer_is_not_asked_for_each_row():
     scorer = Strict()
     evaluate(scorer, pairs(256, bad=[100]), on_bad_row="drop")
     assert scorer.calls <= 2 + 1 + 2 * 8  # fails, halves down to one row, and once more without it
+
+
+def test_the_callback_passes_over_them_too(monkeypatch):
+    callback = BenchmarkCallback({"mine": pairs(6, bad=[2])}, on_bad_row="drop")
+    monkeypatch.setattr("hf_rewardplug.score.scorer.RewardScorer", lambda model, tokenizer: Strict())
+    monkeypatch.setattr("hf_rewardplug.model.inference.evaluating", nullcontext)
+    assert callback._run(None, None)["mine"]["refused"] == 1
+    callback.on_bad_row = "error"
+    with pytest.raises(ValueError, match=r"'preference', row 2: column 'completion': asks"):
+        callback._run(None, None)
