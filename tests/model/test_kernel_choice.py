@@ -254,10 +254,10 @@ def test_a_compiled_kernel_is_checked_in_its_backward():
     assert fault.startswith("fails (NotImplementedError: FlexAttention")
 
 
-def test_flex_attention_that_would_not_be_compiled_is_refused(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+def test_flex_attention_that_would_not_be_compiled_is_refused():
     heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0)
-    assert "FlexAttention is not compiled where TORCHDYNAMO_DISABLE is set" in find_fault(flex_attention, heads)
+    with torch._dynamo.config.patch(disable=True):
+        assert "FlexAttention is not compiled where TORCHDYNAMO_DISABLE is set" in find_fault(flex_attention, heads)
 
 
 def test_flash_attention_refuses_a_soft_cap():

@@ -227,7 +227,7 @@ _REFUSED = {
     "rows are taken as they are; give an entry of `datasets` its own `split`, such as 'train[:1000]'": """
         dataset_shard_num dataset_shard_idx dataset_exact_deduplication""",
     "templates take what their rows hold; write it into the template (`chat_template: jinja`)": """
-        chat_template_kwargs default_system_message""",
+        default_system_message""",
     "compilation is left to `torch_compile`, for padded batches": "deepcompile torch_compile_options",
 }
 
