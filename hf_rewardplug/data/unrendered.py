@@ -31,15 +31,17 @@ _THOUGHTS = "</think>"
 
 @dataclass(frozen=True)
 class Unrendered:
-    """Names what the template of `source` leaves out of a row."""
+    """Names what the template of `source` leaves out of a row; of text, which it does not render, tools alone."""
 
     source: TokenSource
     _shapes: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, row: Row) -> tuple[str, ...]:
-        """Each name once; none of a row of text."""
-        names = {name: None for turns, options in _conversations(row) for name in self._names(turns, row, options)}
-        return tuple(names)
+        """Each name once."""
+        conversations = list(_conversations(row))
+        if not conversations:
+            return ("tools",) if row.get("tools") else ()
+        return tuple({name: None for turns, options in conversations for name in self._names(turns, row, options)})
 
     def __getstate__(self) -> dict[str, Any]:
         return {"source": self.source, "_shapes": {}}  # which is no part of what `datasets` hashes

@@ -100,6 +100,8 @@ def test_rows_of_every_kind(encoder):
     assert unrendered({"chosen": [DEVELOPER, Q, A], "rejected": [Q, B]}) == left_out
     assert unrendered({"prompt": "2+2?", "chosen": "4", "rejected": "5"}) == ()
     assert unrendered({"prompt": "2+2?", "completions": ["4"], "labels": [1]}) == ()
+    for text in ({"chosen": "4", "rejected": "5"}, {"completion": "4"}, {"completions": ["4"], "labels": [1]}):
+        assert unrendered({"prompt": "2+2?", **text, "tools": TOOLS}) == ("tools",)
 
 
 def test_a_template_that_refuses_tells_it_elsewhere(encoder):

@@ -23,8 +23,8 @@ from typing import Any
 
 from ..adapters import Adapter, rename_columns
 from ..canonical import Row, RowError
-from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, kind_of_name
-from .reading import KnownTexts, value_is_known
+from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, TOPIC, kind_of_name
+from .reading import KnownTexts
 from .refusal import refusal
 from .values import has_content, is_id, is_media, is_messages, is_of_assistant, is_sentence, is_tools, parsed, texts_of
 
@@ -130,7 +130,7 @@ def unread_columns(
     if refused := {name: part for part in ("prompt", "media") for name in names if part in parts[name]}:
         raise ValueError(refusal(adapter, refused, renamed[0]))
     return Unread(
-        tuple(name for name in names if parts[name] and kind_of_name(name) != FREE),
+        tuple(name for name in names if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
         tuple(name for name in names if "beside" in parts[name]),
         tuple(name for name in names if not parts[name]),
         ignored,
@@ -173,9 +173,11 @@ def part_of_prompt(name: str, value: Any, known: KnownTexts | None) -> str | Non
     if is_media(value) or (kind == MEDIA and (texts or isinstance(value, bytes))):
         return "media"
     messages = is_messages(value) and not (kind == ANSWER and is_of_assistant(value))
-    if not texts or not (messages or is_tools(value) or _is_prompt(kind, texts, known)):
+    if is_tools(value):
+        return "prompt"
+    if not texts or not (messages or _is_prompt(kind, texts, known)):
         return None
-    if known is not None and value_is_known(known, value, messages=messages):
+    if known is not None and known.holds(texts, answers=isinstance(value, list)):
         return None
     return "beside" if kind in (PROMPT, MAYBE) and not messages and known is not None and known.is_trl else "prompt"
 

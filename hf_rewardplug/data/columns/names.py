@@ -7,21 +7,25 @@ last word decides first, as in English: a `prompt_id` is an id, a `question_type
 import re
 from functools import cache
 
-FREE, ANSWER, PROMPT, CONTEXT, MAYBE, MEDIA, OTHER = "free", "answer", "prompt", "context", "maybe", "media", "other"
-"""ids, sources, scores; answers and what is said of them; what is asked; what stands around it (system turn, documents,
-tools); perhaps a part of a prompt; images and sound; no idea"""
+FREE, TOPIC, ANSWER, PROMPT, CONTEXT = "free", "topic", "answer", "prompt", "context"
+"""ids, sources, scores; a task or a topic, which is a word or all that is asked; answers and what is said of them; what
+is asked; what stands around it (a system turn, documents, tools)"""
+
+MAYBE, MEDIA, OTHER = "maybe", "media", "other"
+"""perhaps a part of a prompt; images and sound; no idea"""
 
 _FREE = frozenset(
     """
     id ids idx index indices uid uuid guid hash md5 sha fingerprint key number num nr no count counts n len length
     lengths size tokens position rank ranks order seed source sources src origin dataset datasets data split subset
-    subsets fold partition domain domains category categories subcategory type types kind tag tags topic topics subject
-    subjects task tasks skill skills genre style aspect level difficulty language languages lang locale model models llm
-    engine generator version name names author annotator annotators worker workers labeler rater url urls uri
-    link links path file filename license date time timestamp created updated at utc status state flag flags quality
-    grade tier round batch group cluster role roles format
+    subsets fold partition domain domains category categories subcategory type types kind tag tags skill skills
+    genre style aspect level difficulty language languages lang locale model models llm engine generator version
+    name names author annotator annotators worker workers labeler rater url urls uri link links path file filename
+    license date time timestamp created updated at utc status state flag flags quality grade tier round batch group
+    cluster role roles format
     """.split()
 )
+_TOPIC = frozenset({"topic", "topics", "subject", "subjects", "task", "tasks"})
 _SCORES = frozenset(
     """
     score scores rating ratings reward rewards margin margins prob probs probability probabilities logprob logprobs logp
@@ -82,6 +86,8 @@ def kind_of_name(name: str) -> str:
         return MEDIA
     if last in _FREE or _SCORES & {*words}:
         return FREE
+    if last in _TOPIC:
+        return TOPIC
     if last in _ANSWER:
         return ANSWER
     if _CONTEXT & {*words} or any(stem in word for stem in _CONTEXT_STEMS for word in words):

@@ -7,7 +7,6 @@ Many data sets hold their prompt twice: beside a whole conversation, or as `mess
 import re
 from collections.abc import Collection, Iterable
 from itertools import takewhile
-from typing import Any
 
 from ..canonical import Row
 from .values import texts_of
@@ -57,8 +56,3 @@ def _within(text: str, prompt: str) -> bool:
     if text == prompt or (len(text) >= _LONG and text in prompt):
         return True
     return text in prompt and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prompt) is not None
-
-
-def value_is_known(known: KnownTexts, value: Any, *, messages: bool) -> bool:
-    """Whether the reading has all texts of the value; those of messages may be answers too."""
-    return known.holds(texts_of(value), answers=messages)
