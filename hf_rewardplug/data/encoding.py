@@ -50,6 +50,10 @@ class DropRow(Exception):
         self.reason = reason
 
 
+class OverlongRow(RowError):
+    """The row is too long, and `overlong="error"` asks to stop there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoder(TokenSource):
     """Token ids for rows, by one tokenizer and one set of options.
@@ -274,7 +278,7 @@ class Encoder(TokenSource):
         """Raise for "drop" and "error"; return for "truncate"."""
         allowed = getattr(self, limit)
         if self.overlong == "error":
-            raise RowError(
+            raise OverlongRow(
                 f"{length} tokens are more than {limit}={allowed}. Raise {limit}, or set overlong='drop' or 'truncate'"
             )
         if self.overlong == "drop":

@@ -67,17 +67,22 @@ class Origin:
             return None if before in (None, position) else f"row {position} (row {before} before it was selected)"
         if len(self.files) < 2:
             return None
-        file, number = self._within(self.number(position))
+        try:
+            file, number = self._within(self.number(position))
+        except (OSError, ValueError):  # gone or changed since it was read
+            return None
         return f"row {number} of {file.name}"
 
     def described(self, position: int) -> str:
         """What the row is called where it is the only one: its line too, if the file has lines."""
-        name, number = self.name(position), self.number(position)
-        if not self.files:
-            return name or f"row {number}"
-        file, within = self._within(number)
-        line = _line_of(file, within)
-        return (name or f"row {number}") + (f" (line {line} of {file.name})" if line is not None else "")
+        number = self.number(position)
+        name = self.name(position) or f"row {number}"
+        try:
+            file, within = self._within(number)
+            line = line_of(file, within)
+        except (LookupError, OSError, ValueError):  # no file, or gone or changed since it was read
+            return name
+        return name if line is None else f"{name} (line {line} of {file.name})"
 
     def _within(self, number: int) -> tuple[Path, int]:
         if len(self.files) == 1:
@@ -90,13 +95,6 @@ class Origin:
 @lru_cache(maxsize=1024)
 def _count_rows(file: Path, changed: int) -> int:
     return count_rows(file)
-
-
-def _line_of(file: Path, number: int) -> int | None:
-    try:
-        return line_of(file, number)
-    except (OSError, ValueError):  # gone or changed since it was read
-        return None
 
 
 def _numbers(dataset: Dataset, blocks: list[MemoryMappedTable]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from datasets import Features, Value
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key, subset_name
 from .columns import refuse_prompts
-from .encoding import DropRow
+from .encoding import DropRow, OverlongRow
 from .formats import FILE_NAME, FILE_ROW
 from .unrendered import UNRENDERED
 
@@ -88,7 +88,7 @@ class RowPipeline:
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
         watched: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
-        on_bad_row: one of `ON_BAD_ROW`.
+        on_bad_row: one of `ON_BAD_ROW`. Of rows that are too long the encoder's `overlong` says it.
     """
 
     name: str
@@ -119,7 +119,7 @@ class RowPipeline:
         except EmptyRow as error:
             found = [self._left_out(str(error), number)]
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
-            if self.on_bad_row == "error":
+            if self.on_bad_row == "error" or isinstance(error, OverlongRow):
                 source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
                 where, row = f"{self.name} data set, {source}", place
                 if place is not None and "source_row" in raw:  # of a mixture

@@ -72,7 +72,7 @@ def rows_of_file(path: str | Path, count: int = ROWS) -> list[dict[str, Any]]:
     found = list(islice(read_source(local_files(path), Requests(any_format=True)), count))
     for line in found:
         if line.error is not None:
-            raise ValueError(f"{line.place}: {line.error.rstrip('.')}.")
+            raise ValueError(f"{line.place}: {line.error.removesuffix('.')}.")
     if not found:
         raise ValueError(f"'{path}' has no rows. Give some, or leave it out: there are built-in rows.")
     return [request for line in found for request in line.requests]

@@ -190,7 +190,7 @@ class _Run:
     def _stopped(self, line: Line) -> ValueError:
         rows = self.outcome.before + self.outcome.scored
         return ValueError(
-            f"{line.place}: {line.error.rstrip('.')}. '{self.out}' has the {rows} rows before it: mend the row and go "
+            f"{line.place}: {line.error.removesuffix('.')}. '{self.out}' has the {rows} rows before it: mend the row and go "
             "on with the same command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
             "pass over them, --skip-bad (skip_bad=True)."
         )

@@ -60,7 +60,7 @@ def reason_of(message: str) -> str:
     """
     place = _INDEX.match(message)
     number = place and place[1] and int(place[1])
-    return f"completion {number}: " * bool(number) + message[place.end() if place else 0 :].rstrip(".")
+    return f"completion {number}: " * bool(number) + message[place.end() if place else 0 :].removesuffix(".")
 
 
 def _without_model(scorer: ScoredRows) -> ScoredRows:

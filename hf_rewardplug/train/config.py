@@ -31,7 +31,7 @@ class DataOptions:
             counted and reported.
         on_bad_row (`str`): what becomes of a row that the adapter, the checks or the chat template refuses: "error"
             (the run stops) or "drop" (it is left out, counted and named in the report and in the model card). A data
-            set of which every row is refused is an error.
+            set of which every row is refused is an error. Of rows that are too long `overlong` says it.
         prefix_sharing (`bool`): compute what sequences of a batch have in common once, and pad nothing. Same losses and
             gradients; a model, collator or loss that cannot take it gets padded batches, and the log says why.
         max_tokens_per_batch (`int`, *optional*): fill each device's batches up to so many unique tokens, instead of

@@ -169,3 +169,9 @@ def test_another_word_is_an_error(value, tmp_path):
 def test_an_axolotl_config_may_say_it():
     given = yaml.safe_load("base_model: m\nreward_model: true\non_bad_row: drop\ndatasets: [{path: a.csv}]\n")
     assert translate(given).config["on_bad_row"] == "drop"
+
+
+def test_rows_that_are_too_long_are_no_bad_rows(assets, tokenizer, tmp_path):
+    rows = Dataset.from_list([*text_pairs(3), {"prompt": "the cat " * 50, "chosen": "sat", "rejected": "ran"}])
+    with pytest.raises(ValueError, match=r"row 3: .* tokens are more than max_length=64"):
+        orm(assets, tokenizer, tmp_path, rows, on_bad_row="drop", overlong="error", max_length=64)

@@ -212,7 +212,7 @@ class RefusedRows(ValueError):
 
     def __init__(self, name: str, refused: Mapping[str, str]):
         place, reason = next(iter(refused.items()))
-        super().__init__(f"benchmark '{name}', {place}: {reason.rstrip('.')}.")
+        super().__init__(f"benchmark '{name}', {place}: {reason.removesuffix('.')}.")
         self.name, self.refused = name, dict(refused)
 
 
