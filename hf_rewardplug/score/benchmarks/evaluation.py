@@ -271,15 +271,17 @@ def _sample(data: Any, max_rows: int | None) -> Rows:
         raise ValueError(f"max_rows={max_rows!r} is no number of rows. Give 1 or more, or None for all.")
     if isinstance(data, Mapping):
         raise ValueError(f"the data are a mapping of {sorted(data, key=str)}, not rows. Choose one of its splits.")
-    source = data.numbers if isinstance(data, Rows) else None
+    numbers, names = getattr(data, "numbers", None), getattr(data, "names", {})
     if hasattr(data, "with_format"):
         data = plain_rows(data)
-        source = Origin.of(data).file_numbers if hasattr(data, "__len__") else None
+        if hasattr(data, "__len__"):
+            origin = Origin.of(data)
+            numbers, called = origin.file_numbers, map(origin.name, range(len(data)))
+            names = {} if numbers is not None else {place: name for place, name in enumerate(called) if name}
     if not hasattr(data, "__len__"):
         return Rows(row for row, _ in zip(data, range(max_rows or 10**12), strict=False))
-    numbers = range(len(data))
+    places, files = range(len(data)), file_names(data)
     if max_rows is not None and max_rows < len(data):
-        numbers = [index * len(data) // max_rows for index in range(max_rows)]
-    files = [file_names(data)[number] for number in numbers]
-    rows, names = (data[number] for number in numbers), getattr(data, "names", None)
-    return Rows(rows, numbers if source is None else [int(source[n]) for n in numbers], files=files, names=names)
+        places = [index * len(data) // max_rows for index in range(max_rows)]
+    numbers = places if numbers is None else [int(numbers[place]) for place in places]
+    return Rows((data[place] for place in places), numbers, files=[files[place] for place in places], names=names)

@@ -14,7 +14,6 @@ import numpy as np
 
 from hf_rewardplug.data.adapters.turns import assistant, user
 
-from ..refusals import refusals
 from .registry import RefusedRows
 
 Prompt = str | list[dict]

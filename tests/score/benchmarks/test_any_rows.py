@@ -200,6 +200,7 @@ def test_numbers_are_those_of_the_data_behind_a_sample_a_file_or_a_flattening(tm
         (data.shuffle(seed=1), {}, [21, 22, 36]),
         (data.skip(22), {}, [22, 36]),
         (rows, {"max_rows": 10}, [36]),
+        (Dataset.from_list(rows), {}, [21, 22, 36]),
         (data, {"max_rows": 20}, [22, 36]),
     ):
         found = evaluate(Strict(), given, on_bad_row="drop", **options).refused
@@ -211,6 +212,12 @@ def test_numbers_are_those_of_the_data_behind_a_sample_a_file_or_a_flattening(tm
         evaluate(Strict(), lists)
     with pytest.raises(ValueError, match=r"row 4: completion 2: column 'completion': asks"):
         evaluate(Strict(), "best_of_n", data=[{**row, "correct": [0, 1, 0]} for row in lists])
+
+
+def test_rows_made_in_python_are_named_by_both_numbers():
+    rows = Dataset.from_list(with_none(pairs(9), 7)).select([0, 7, 2])
+    with pytest.raises(ValueError, match=r"'preference', row 1 \(row 7 before it was selected\): column 'rejected'"):
+        evaluate(Strict(), rows)
 
 
 def test_rows_of_several_files_have_names(tmp_path):
