@@ -9,19 +9,17 @@ In: a raw row. Out: rows of `RewardScorer.score_rows`, one for each canonical ro
     a tree of steps                         "steps": each path to a last step; `node_scores` undoes it
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..data.adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from ..data.canonical import EmptyRow, RowError, checked_completion, checked_list, checked_pair, template_arguments
-from ..data.columns import Unread, check_ignored, refuse_prompts, unread_columns
+from ..data.columns import check_ignored
+from ..data.columns.watch import RowWatch
 from ..data.expansion import row_type, to_steps
 from .inputs import EXPECTED, KEYS, key_of
 
 Row = dict[str, Any]
-
-logger = logging.getLogger(__name__)
 
 
 class Requests:
@@ -52,7 +50,7 @@ class Requests:
         self.named = None if adapter is None else get_adapter(adapter)
         self.mapping, self.ignored, self.any_format = column_mapping, tuple(ignore_columns or ()), any_format
         self.adapter: Adapter | None = self.named
-        self._unread: dict[Adapter, Unread] = {}
+        self._watch = RowWatch(column_mapping)
         self._columns: dict[str, None] = {}
 
     def __call__(self, row: Any) -> Row:
@@ -79,13 +77,11 @@ class Requests:
         raw = {key: value for key, value in row.items() if key not in self.ignored}
         row = rename_columns(raw, self.mapping) if self.mapping else raw
         if self.named is None and (key := key_of(row)):
-            self._check(_PLAIN, raw, _PLAIN(row))
+            self._watch(PLAIN, raw)
             return [_plain(row, key)]
         adapter = self._adapter_of(row)
-        self._look(adapter, raw)
-        rows = adapter(row)
-        self._check(adapter, raw, rows)
-        if requests := [asked(canonical) for canonical in rows]:
+        self._watch(adapter, raw)
+        if requests := [asked(canonical) for canonical in adapter(row)]:
             return requests
         raise EmptyRow("the adapter gives none (a tie)")
 
@@ -107,25 +103,14 @@ class Requests:
                 raise RowError(f"found {sorted(row)}; {EXPECTED}, or a format of training. {remedy}") from error
         return self.adapter
 
-    def _look(self, adapter: Adapter, raw: Row) -> None:
-        """Once a format: what it does not read."""
-        if adapter not in self._unread:
-            self._unread[adapter] = found = unread_columns(adapter, [raw], column_mapping=self.mapping)
-            if found:
-                logger.warning("%s: %s", adapter.name, found)
 
-    def _check(self, adapter: Adapter, raw: Row, canonical: list[Row]) -> None:
-        """No part of a prompt is left unread in silence."""
-        self._look(adapter, raw)
-        refuse_prompts(adapter, raw, self._unread[adapter].watched, canonical)
-
-
-_PLAIN = Adapter(
+PLAIN = Adapter(
     "plain rows",
     lambda row: {"prompt": row["prompt"], "completions": row[key_of(row)]},
     columns=("prompt",),
-    optional=(*KEYS, "labels", "outcome", "scores", "tools", "chat_template_kwargs"),
+    optional=(*KEYS, "labels", "outcome", "scores", "parents", "tools", "chat_template_kwargs"),
 )
+"""what `RewardScorer.score_rows` reads of a row"""
 
 
 def _plain(row: Row, key: str) -> Row:

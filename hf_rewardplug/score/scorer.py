@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
+from ..data.columns.watch import RowWatch
 from ..data.encoding import Encoder, check_whole
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
@@ -42,6 +43,7 @@ from .aggregates import aggregated, check_aggregate
 from .forward import ScoredRows
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .rendering import TEMPLATE_COLUMNS, TrainedForm
+from .requests import PLAIN
 
 
 class RewardScorer(ScoredRows):
@@ -213,7 +215,8 @@ class RewardScorer(ScoredRows):
 
         Args:
             rows: `{"prompt", "completion"}`, or "completions" (a list), or "steps" (a solution or a list of them). A
-                prompt may be empty or None, but not left out. `tools` and `chat_template_kwargs` are rendered.
+                prompt may be empty or None, but not left out. `tools` and `chat_template_kwargs` are rendered. Another
+                column with a part of a prompt is an error.
             window: rows that are read, sorted and scored at a time.
             as_text: the scorer's own when None.
 
@@ -221,9 +224,14 @@ class RewardScorer(ScoredRows):
             ValueError: a row that cannot be scored, by its number.
         """
         check_whole("window", window)
-        rows, start = iter(rows), 0
+        rows, start, watch = iter(rows), 0, RowWatch()
         while batch := list(islice(rows, window)):
             scores: dict[int, Any] = {}
+            for index, row in enumerate(batch):
+                try:
+                    _ = key_of(row) and watch(PLAIN, row)
+                except ValueError as error:
+                    raise ValueError(f"row {start + index}: {error}") from error
             for key in KEYS:
                 chosen = [index for index, row in enumerate(batch) if key_of(row) == key]
                 if chosen:

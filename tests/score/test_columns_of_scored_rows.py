@@ -47,8 +47,9 @@ def test_score_watches_the_rows_behind_the_first_one(row, caplog):
         for _ in range(3):
             requests({**row, "context": None, "remark": "by hand"})
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == ["columns that are not read: remark"]
-    with pytest.raises(ValueError, match=r"^column 'context': holds a part of the prompt"):
-        requests({**row, "context": "Seine.", "remark": "by hand"})
+    for later in ({"context": "Seine."}, {"document": "Seine.", "note": "a note"}):
+        with pytest.raises(ValueError, match=f"^column '{next(iter(later))}' looks like a part of the prompt"):
+            requests({**row, **later})
 
 
 def test_score_knows_the_columns_to_ignore_from_the_first_rows(tmp_path):
@@ -99,6 +100,13 @@ def test_the_scorer_tells_once_what_its_template_leaves_out(scorer, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "The chat template does not render 'developer' turns, which the scores therefore do not see."
     ]
+
+
+def test_rows_for_the_scorer_are_watched_too(scorer):
+    row = {"prompt": "a", "completion": "b", "subset": "c", "id": 3}
+    assert len(list(scorer.score_rows([row] * 3))) == 3
+    with pytest.raises(ValueError, match=r"^row 1: column 'system' looks like a part of the prompt"):
+        list(scorer.score_rows([row, {**row, "system": "Be brief."}]))
 
 
 def test_a_reward_function_refuses_images_of_the_data_set(scorer):

@@ -1,0 +1,47 @@
+"""Columns of rows that come one by one and need not have the same: what a format does not read is found as it comes.
+
+In: an adapter and a raw row, again and again. Out: nothing, or the error of `unread_columns`; what else is not read is
+told once.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ..adapters import Adapter
+from . import unread_columns
+from .values import has_content
+
+logger = logging.getLogger(__name__)
+
+
+class RowWatch:
+    """
+    >>> from hf_rewardplug.data.adapters import get_adapter
+    >>> watch, row = RowWatch(), {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    >>> for beside in ({}, {"context": None}, {"context": "Sums."}): watch(get_adapter("preference"), {**row, **beside})
+    Traceback (most recent call last):
+    ValueError: column 'context' looks like a part of the prompt, but the format 'preference' does not read it, ...
+    """
+
+    def __init__(self, column_mapping: Mapping[str, str] | None = None):
+        self._mapping = column_mapping
+        self._settled: dict[Adapter, set[str]] = {}  # columns that are read, or were met with content
+
+    def __call__(self, adapter: Adapter, raw: Mapping[str, Any]) -> None:
+        """
+        Args:
+            raw: the row before `column_mapping`, without the columns to ignore.
+
+        Raises:
+            ValueError: a column looks like a part of the prompt, and the adapter does not read it.
+        """
+        settled = self._settled.setdefault(adapter, set())
+        new = [name for name in raw if name not in settled]
+        if not new or not any(has_content(raw[name]) for name in new):
+            return
+        found = unread_columns(adapter, [dict(raw)], column_mapping=self._mapping)
+        told = [name for name in found.names if name in new]
+        if told:
+            logger.warning("%s: columns that are not read: %s", adapter.name, ", ".join(told))
+        settled.update(name for name in raw if has_content(raw[name]))
