@@ -19,7 +19,10 @@ class RowWatch:
     """
     >>> from hf_rewardplug.data.adapters import get_adapter
     >>> watch, row = RowWatch(), {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
-    >>> for beside in ({}, {"context": None}, {"context": "Sums."}): watch(get_adapter("preference"), {**row, **beside})
+    >>> pairs = get_adapter("preference")
+    >>> watch(pairs, row), watch(pairs, {**row, "context": None})
+    (None, None)
+    >>> watch(pairs, {**row, "context": "Sums."})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: column 'context' looks like a part of the prompt, but the format 'preference' does not read it, ...
     """
