@@ -188,10 +188,9 @@ class _Run:
         return _columns(line.requests, scores, self.scorer, self.column)
 
     def _stopped(self, line: Line) -> ValueError:
-        rows = self.outcome.before + self.outcome.scored
+        rows, why = self.outcome.before + self.outcome.scored, line.error.removesuffix(".")
         return ValueError(
-            f"{line.place}: {line.error.removesuffix('.')}. '{self.out}' has the {rows} rows before it: mend the row and go "
-            "on with the same command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
+            f"{line.place}: {why}. '{self.out}' has the {rows} rows before it: mend the row and go on with the same command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
             "pass over them, --skip-bad (skip_bad=True)."
         )
 

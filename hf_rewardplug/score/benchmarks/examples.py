@@ -86,6 +86,8 @@ def asked(
     except ValueError as error:
         if places is None:
             raise
+        from ..refusals import refusals  # which imports torch
+
         refused = refusals(scorer, prompts, items, method=method, **more)
         named = {places[index]: reason for index, reason in refused.items()}
         if not named or not all(place.startswith("row ") for place in named):  # of rows to tune on, say
