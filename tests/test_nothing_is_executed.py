@@ -94,7 +94,7 @@ def test_yaml_is_data(tmp_path, monkeypatch, capsys):
 def test_a_script_beside_the_data_is_not_run(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
-    with pytest.raises(ValueError, match=r"expected \.json, \.jsonl, \.parquet"):
+    with pytest.raises(ValueError, match=r"expected \.json, \.jsonl, \.csv, \.parquet, \.arrow"):
         load_split(str(tmp_path / "data"), "train")
     assert not (tmp_path / "trace").exists()
 
