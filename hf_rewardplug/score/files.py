@@ -190,7 +190,8 @@ class _Run:
     def _stopped(self, line: Line) -> ValueError:
         rows, why = self.outcome.before + self.outcome.scored, line.error.removesuffix(".")
         return ValueError(
-            f"{line.place}: {why}. '{self.out}' has the {rows} rows before it: mend the row and go on with the same command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
+            f"{line.place}: {why}. '{self.out}' has the {rows} rows before it: mend the row and go on with the same "
+            "command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
             "pass over them, --skip-bad (skip_bad=True)."
         )
 
