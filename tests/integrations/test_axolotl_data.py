@@ -72,6 +72,21 @@ def test_files_whose_kind_their_name_tells_as_in_axolotl(kind, tmp_path):
     assert load_entry(entry(path=str(path))).to_list() == ROWS
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "data_files", "ds_type"])
+def test_csv_files_are_read_by_one_reader(kind, tmp_path):
+    """pandas makes numbers of answers and nothing of "NA"."""
+    rows = [{"input": "1+1?", "chosen": "2", "rejected": "3"}, {"input": "Na?", "chosen": "4", "rejected": "5"}]
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(b"input,chosen,rejected\n1+1?,2,3\nNa?,4,5\n"))
+    given = {"file": {"path": str(path)}, "ds_type": {"path": str(path), "ds_type": "csv"}}.get(
+        kind, {"path": str(tmp_path), **({"data_files": [str(path)]} if kind == "data_files" else {})}
+    )
+    assert load_entry(entry(**given)).to_list() == rows
+    path.write_bytes(gzip.compress(b"input,chosen,rejected\n1+1?,2\n"))
+    with pytest.raises(ValueError, match=r"rows\.csv\.gz', line 2: 2 cells, but the header has 3"):
+        load_entry(entry(**given))
+
+
 def test_a_folder_of_splits_as_the_hub_keeps_it(tmp_path):
     """A split that is ignored trains on the test rows."""
     (tmp_path / "rows" / "data").mkdir(parents=True)

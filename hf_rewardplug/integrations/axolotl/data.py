@@ -4,6 +4,7 @@ In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run th
 separators, limits), and two data sets of raw rows, which the trainers encode.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +24,9 @@ RUN_OPTIONS = {"step_separator": str, "max_completion_length": int, "train_on_la
 
 _AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
 """values of refused keys that ask for nothing"""
+
+_SPLIT = re.compile(r"(?<![a-z])(train|training|test|testing|valid|validation|val|dev|eval|evaluation)(?![a-z])")
+"""names of files by which `datasets` tells the splits of a folder"""
 
 _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
 
@@ -145,9 +149,8 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     files = [files] if isinstance(files, str) else files
     if is_saved(entry):
         return of_split(datasets.load_from_disk(entry.path), entry)
-    if path.is_file() and not files and file_format(path) and entry.ds_type in (None, file_format(path)):
-        if entry.split.partition("[")[0] == "train":
-            return load_split(entry.path, entry.split)  # which names the line of a fault
+    if _is_ours(entry, path, files):
+        return load_split(entry.path, entry.split, data_files=[str(Path(file).resolve()) for file in files] or None)
     try:
         if path.is_file() or (path.is_dir() and files):
             files = files or [entry.path]
@@ -157,6 +160,17 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
         why = f"{error or 'nothing was found'}" + ("" if path.exists() else " (no file or folder here has this name)")
         raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
+
+
+def _is_ours(entry: DataEntry, path: Path, files: list[str]) -> bool:
+    """Whether this package's reader, which names the line of a fault, gives the split: files that are no splits."""
+    listed = map(Path, files) if files else path.iterdir() if path.is_dir() else [path]
+    named = [file for file in listed if not file.name.startswith(".")]
+    kinds = {file_format(file) if file.is_file() else None for file in named}
+    if len(kinds) != 1 or None in kinds or entry.ds_type not in (None, *kinds) or (files and not path.is_dir()):
+        return False
+    splits = path.is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
+    return entry.split.partition("[")[0] == "train" and not splits
 
 
 def is_saved(entry: DataEntry) -> bool:
