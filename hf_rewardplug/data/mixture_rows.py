@@ -73,7 +73,7 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         subset=part.subset,
         adapter=raw.adapter,
         column_mapping=part.column_mapping,
-        watched=raw.unread.watched,
+        unread=raw.unread,
         on_bad_row=on_bad_row,
         numbers=Origin.of(dataset).file_numbers if isinstance(dataset, Dataset) else None,
     )
@@ -115,7 +115,7 @@ class _Writer:
     subset: str
     adapter: Adapter
     column_mapping: dict[str, str] | None
-    watched: tuple[str, ...]
+    unread: Unread
     on_bad_row: str
     numbers: Sequence[int] | None
 
@@ -133,7 +133,7 @@ class _Writer:
     def _text(self, row: Row, index: int, place: str | None) -> str:
         try:
             found = self.adapter(rename_columns(row, self.column_mapping))
-            refuse_prompts(self.adapter, row, self.watched, found)
+            refuse_prompts(self.adapter, row, self.unread, found)
             return json.dumps(found)
         except EmptyRow as error:  # the trainer leaves it out and reports it
             return json.dumps({"empty": str(error)})

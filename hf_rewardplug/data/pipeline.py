@@ -7,14 +7,14 @@ adapter, the row number and the column; or it is left out, if `on_bad_row` says 
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Features, Value
 
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key, subset_name
-from .columns import refuse_prompts
+from .columns import Unread, refuse_prompts
 from .encoding import DropRow, OverlongRow
 from .formats import FILE_NAME, FILE_ROW
 from .unrendered import UNRENDERED
@@ -87,7 +87,7 @@ class RowPipeline:
         column_mapping: {expected column: column of the data}.
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
-        watched: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
+        unread: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
         on_bad_row: one of `ON_BAD_ROW`. Of rows that are too long the encoder's `overlong` says it.
     """
 
@@ -99,7 +99,7 @@ class RowPipeline:
     column_mapping: dict[str, str] | None = None
     subset: str = "subset"
     kept: tuple[str, ...] = ()
-    watched: tuple[str, ...] = ()
+    unread: Unread = field(default_factory=Unread)
     on_bad_row: str = "error"
 
     def keeping(self, raw_columns: list[str], wanted: bool) -> "RowPipeline":
@@ -135,7 +135,7 @@ class RowPipeline:
         canonical, subset = [raw], raw.get(self.subset)
         if self.adapter is not None:
             found = self.adapter(rename_columns(raw, self.column_mapping) if self.column_mapping else raw)
-            refuse_prompts(self.adapter, raw, self.watched, found)
+            refuse_prompts(self.adapter, raw, self.unread, found)
             canonical = [row for one in found for row in self._expanded(one)]
         return [self._example(row, number, subset) for row in canonical] or [
             self._left_out("the adapter gives none (a tie)", number)

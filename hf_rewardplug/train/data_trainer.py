@@ -18,6 +18,7 @@ from trl.trainer.utils import get_config_model_id
 from ..data.batching import BatchPlan, shared_with_group, unique_tokens
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
+from ..data.columns import Unread
 from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
@@ -88,7 +89,7 @@ class DataTrainer:
             adapter=raw and raw.adapter,
             column_mapping=mapping,
             subset=subset,
-            watched=raw.unread.watched if raw else (),
+            unread=raw.unread if raw else Unread(),
             on_bad_row=args.on_bad_row,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":

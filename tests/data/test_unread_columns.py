@@ -6,7 +6,7 @@ import importlib
 import logging
 
 import pytest
-from datasets import Audio, Dataset, Features, Image, Value
+from datasets import Audio, Dataset, Features, Image, IterableDataset, Value
 from public_rows import PAIR_FORMATS
 from public_step_rows import STEP_FORMATS
 from public_vote_rows import VOTE_FORMATS
@@ -270,6 +270,18 @@ def test_content_in_any_other_row_is_a_bad_row(as_stream):
     assert why.startswith("column 'context': holds a part of the prompt, unlike in the rows before")
     with pytest.raises(ValueError, match=f"row {hidden}: column 'context': holds a part of the prompt"):
         list(mixed([Part(dataset=dataset, subset="a")], seed=0))
+
+
+def test_rows_of_a_stream_need_not_have_the_same_columns():
+    later = {**TALK, "system": "Be brief.", "remark": "by hand", "context": "Paris is on the Seine."}
+
+    def rows(**beside):
+        yield from [TALK] * 40
+        yield {**{name: later[name] for name in (*TALK, "system", "remark")}, **beside}
+
+    for beside, numbers in (({}, []), ({"context": "Seine."}, [[40]])):
+        stream = IterableDataset.from_generator(rows, gen_kwargs=beside)
+        assert list(inspect_rows(stream).refusals.values()) == numbers
 
 
 def test_a_stream_is_known_by_its_first_rows():

@@ -40,7 +40,8 @@ class Unread:
     Attributes:
         names: those with content in the rows looked at.
         beside_prompt: those of them that may say what is asked, but `prompt` is read.
-        watched: those without. `refuse_prompts` looks at them in every row.
+        watched: those without. `refuse_prompts` looks at them in every row, and at those that are not `met` yet.
+        met: all columns of the rows looked at; None where no row was looked at, and none is to be.
         ignored: what the user said may be ignored.
         of_parts: of a mixture, the same in words for each part.
     """
@@ -48,6 +49,7 @@ class Unread:
     names: tuple[str, ...] = ()
     beside_prompt: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
+    met: tuple[str, ...] | None = None
     ignored: tuple[str, ...] = ()
     of_parts: tuple[str, ...] = ()
 
@@ -133,18 +135,23 @@ def unread_columns(
         tuple(name for name in names if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
         tuple(name for name in names if "beside" in parts[name]),
         tuple(name for name in names if not parts[name]),
+        tuple(dict.fromkeys(name for row in rows for name in row)),  # in order: `datasets` hashes it
         ignored,
     )
 
 
-def refuse_prompts(adapter: Adapter, raw: Row, watched: Iterable[str], canonical: list[Row]) -> None:
-    """A `RowError` where a watched column holds a part of a prompt, unlike in the rows that were looked at.
+def refuse_prompts(adapter: Adapter, raw: Row, unread: Unread, canonical: list[Row]) -> None:
+    """A `RowError` where a column holds a part of a prompt that the adapter does not read, unlike in the rows that were
+    looked at: it held nothing there, or there was none (rows of a stream need not have the same columns).
 
     Args:
         canonical: what the adapter gave for the row.
     """
-    for name in watched:
-        if has_content(raw.get(name)) and part_of_prompt(name, raw[name], KnownTexts(canonical)) in ("prompt", "media"):
+    new = [name for name in raw if name not in unread.met] if unread.met is not None else []
+    for name in (*unread.watched, *new):
+        if not has_content(raw.get(name)) or name in adapter.ignored or (name in new and name in adapter.reads(raw)):
+            continue
+        if part_of_prompt(name, raw[name], KnownTexts(canonical)) in ("prompt", "media"):
             raise RowError(
                 f"holds a part of the prompt, unlike in the rows before, and the format '{adapter.name}' does not read "
                 f"it. Name another format, rename the column, or leave it out with ignore_columns=['{name}']",

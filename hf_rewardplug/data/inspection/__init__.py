@@ -142,7 +142,7 @@ def inspect_rows(
         expand=kind.expand,
         adapter=chosen,
         column_mapping=column_mapping,
-        watched=raw.unread.watched,
+        unread=raw.unread,
     )
     origin = Origin.of(dataset) if isinstance(dataset, datasets.Dataset) else Origin()
     _read(found, islice(dataset, max_rows), pipeline, kind, tokenizer, origin=origin, on_bad_row=on_bad_row)
