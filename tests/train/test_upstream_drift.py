@@ -26,6 +26,7 @@ OVERRIDDEN = [
     (trl.RewardTrainer, "_save_checkpoint", ["model", "trial"]),
     (_BaseTrainer, "create_model_card", ["model_name", "dataset_name", "tags"]),
     (transformers.Trainer, "add_callback", ["callback"]),
+    (transformers.Trainer, "save_model", ["output_dir", "_internal_call"]),
     (transformers.Trainer, "_get_num_items_in_batch", ["batch_samples", "device"]),
     (transformers.Trainer, "get_batch_samples", ["epoch_iterator", "num_batches", "device"]),
     (transformers.Trainer, "get_tp_size", []),
