@@ -279,7 +279,7 @@ def test_rows_of_a_stream_need_not_have_the_same_columns():
         yield from [TALK] * 40
         yield {**{name: later[name] for name in (*TALK, "system", "remark")}, **beside}
 
-    for beside, numbers in (({}, []), ({"context": "Seine."}, [[40]])):
+    for beside, numbers in (({}, []), ({"context": "Seine."}, [[40]]), ({"input": "geo quiz"}, [])):
         stream = IterableDataset.from_generator(rows, gen_kwargs=beside)
         assert list(inspect_rows(stream).refusals.values()) == numbers
 

@@ -45,12 +45,7 @@ def stepwise_supervised(row: Row) -> Row:
     >>> stepwise_supervised({"prompt": "2+2+2?", "completions": ["2+2=4", "4+2=7"], "labels": [True, False], "id": 3})
     {'prompt': '2+2+2?', 'completions': ['2+2=4', '4+2=7'], 'labels': [True, False]}
     """
-    return {
-        "prompt": with_system_turn(row, field(row, "prompt")),
-        "completions": items(row, "completions"),
-        "labels": items(row, "labels"),
-        **template_arguments(row),
-    }
+    return _solution(row, labels=items(row, "labels"))
 
 
 @register_adapter("stepwise_outcome", columns=("prompt", "completions", "outcome"), optional=_OPTIONAL)
@@ -60,12 +55,12 @@ def stepwise_outcome(row: Row) -> Row:
     >>> stepwise_outcome({"prompt": "2+2+2?", "completions": ["2+2=4", "4+2=7"], "outcome": False, "id": 3})
     {'prompt': '2+2+2?', 'completions': ['2+2=4', '4+2=7'], 'outcome': False}
     """
-    return {
-        "prompt": with_system_turn(row, field(row, "prompt")),
-        "completions": items(row, "completions"),
-        "outcome": field(row, "outcome"),
-        **template_arguments(row),
-    }
+    return _solution(row, outcome=field(row, "outcome"))
+
+
+def _solution(row: Row, **rated: Any) -> Row:
+    prompt = with_system_turn(row, field(row, "prompt"))
+    return {"prompt": prompt, "completions": items(row, "completions"), **rated, **template_arguments(row)}
 
 
 @register_adapter("step_tree", columns=("prompt", "nodes"), optional=_OPTIONAL)

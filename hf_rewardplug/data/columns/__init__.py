@@ -117,7 +117,6 @@ def unread_columns(
         ValueError: columns look like parts of a prompt, and the adapter would leave them out.
     """
     mapping = dict(column_mapping or {})
-    mapping = dict(column_mapping or {})
     renamed = [rename_columns(row, mapping) if mapping else row for row in rows]
     read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
     names = dict.fromkeys(name for row in rows for name in row if name not in read and not name.startswith(OURS))
@@ -151,7 +150,7 @@ def refuse_prompts(adapter: Adapter, raw: Row, unread: Unread, canonical: list[R
     for name in (*unread.watched, *new):
         if not has_content(raw.get(name)) or name in adapter.ignored or (name in new and name in adapter.reads(raw)):
             continue
-        if part_of_prompt(name, raw[name], KnownTexts(canonical)) in ("prompt", "media"):
+        if part_of_prompt(name, raw[name], KnownTexts(canonical, _filled(adapter, raw))) in ("prompt", "media"):
             raise RowError(
                 f"holds a part of the prompt, unlike in the rows before, and the format '{adapter.name}' does not read "
                 f"it. Name another format, rename the column, or leave it out with ignore_columns=['{name}']",
@@ -210,6 +209,11 @@ def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
 
 def _known(adapter: Adapter, row: Row) -> KnownTexts | None:
     try:
-        return KnownTexts(adapter(row), {name for name in adapter.reads(row) if has_content(row[name])})
+        return KnownTexts(adapter(row), _filled(adapter, row))
     except Exception:  # a bad row, or a third party's adapter: told where all rows are read
         return None
+
+
+def _filled(adapter: Adapter, row: Row) -> set[str]:
+    """Columns with content that the adapter reads."""
+    return {name for name in adapter.reads(row) if has_content(row[name])}
