@@ -6,7 +6,6 @@ over, {"refused": what is wrong with it}. `adapters/mixed.py` reads them again.
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +20,6 @@ from .origin import Origin
 from .pipeline import RefusedRow, numbered_row, reason_of
 from .preparation_report import REMEDY
 from .raw import UNREAD_OF_PART, opened
-
-logger = logging.getLogger(__name__)
 
 _REFUSED = '{"refused": '  # how the text of a row begins that its adapter cannot read
 _PROBED = 1000  # rows of a stream among which its adapter must be able to read one
@@ -88,11 +85,9 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
 
 
 def _with_note(rows: Dataset | IterableDataset, subset: str, unread: Unread) -> Dataset | IterableDataset:
-    """The rows with what is not read of them in their description, which goes with them into the mixture."""
+    """The rows with what is not read of them in their description, which the trainer's report tells."""
     if str(unread):
         rows.info.description = f"{UNREAD_OF_PART}'{subset}': {unread}"
-    if unread:
-        logger.warning("part '%s': %s", subset, unread)
     return rows
 
 
