@@ -151,7 +151,7 @@ class Encoder(TokenSource):
         return self._ended(given_ids(row, column, self.vocab_size), column)
 
     def _ended(self, ids: list[int], column: str) -> list[int]:
-        if ids[-1] == self.pad_token_id:
+        if ids[-1] == self.pad_token_id != self.tokenizer.eos_token_id:  # trainers never pad with the EOS
             raise RowError(
                 f"ends in the pad token '{self.tokenizer.convert_ids_to_tokens(ids[-1])}', which plain transformers "
                 "skips: it would score another token than is trained. Set another `pad_token`",
