@@ -13,8 +13,8 @@ from typing import Any
 import datasets
 
 from ...data.adapters import get_adapter
-from ...data.files import hold_out, load_split
-from ...data.formats import file_format
+from ...data.files import hold_out, load_split, local_files
+from ...data.formats import BrokenFile, file_format
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 from .values import set_values
@@ -149,8 +149,9 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     files = [files] if isinstance(files, str) else files
     if is_saved(entry):
         return of_split(datasets.load_from_disk(entry.path), entry)
-    if _is_ours(entry, path, files):
-        return load_split(entry.path, entry.split, data_files=[str(Path(file).resolve()) for file in files] or None)
+    whole = [str(Path(file).resolve()) for file in files] or None
+    if _is_ours(entry, whole):
+        return load_split(entry.path, entry.split, data_files=whole)
     try:
         if path.is_file() or (path.is_dir() and files):
             files = files or [entry.path]
@@ -162,15 +163,15 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
         raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
 
 
-def _is_ours(entry: DataEntry, path: Path, files: list[str]) -> bool:
+def _is_ours(entry: DataEntry, files: list[str] | None) -> bool:
     """Whether this package's reader, which names the line of a fault, gives the split: files that are no splits."""
-    listed = map(Path, files) if files else path.iterdir() if path.is_dir() else [path]
-    named = [file for file in listed if not file.name.startswith(".")]
-    kinds = {file_format(file) if file.is_file() else None for file in named}
-    if len(kinds) != 1 or None in kinds or entry.ds_type not in (None, *kinds) or (files and not path.is_dir()):
-        return False
-    splits = path.is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
-    return entry.split.partition("[")[0] == "train" and not splits
+    try:
+        named = local_files(entry.path, files)
+    except ValueError as error:
+        return isinstance(error, BrokenFile)
+    splits = Path(entry.path).is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
+    is_kind = entry.ds_type in (None, file_format(named[0]))
+    return is_kind and not splits and entry.split.partition("[")[0] == "train"
 
 
 def is_saved(entry: DataEntry) -> bool:
