@@ -442,6 +442,30 @@ def test_several_rejected_answers_are_a_ranked_list(row, canonical):
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        {"input": "Capital of France?", "system": "Be brief."},
+        {"question": "Capital of France?", "system": "Be brief."},
+        {"instruction": "Capital of France?", "input": "", "system": "Be brief."},
+        {"messages": [S, Q, A]},
+    ],
+    ids=lambda row: next(iter(row)),
+)
+def test_other_formats_of_pairs_take_several_rejected_answers(asked):
+    answers = {"chosen": "Paris", "rejected": ["Lyon", "Nice"]}
+    row = {**asked, **({"rejected_response": answers["rejected"]} if "messages" in asked else answers), "weight": 2}
+    adapter = detect_adapter(list(row), row)
+    ranked = {"prompt": [S, Q], "completions": [[A], [B], [assistant("Nice")]], "scores": [1.0, 0.0, 0.0], "weight": 2}
+    assert adapter(row) == [ranked]
+    assert unread(row).names == ()
+    with pytest.raises(RowError, match=r"^column 'margin': belongs to a pair"):
+        adapter({**row, "margin": 1.0})
+    column = "rejected_response" if "messages" in asked else "rejected"
+    with pytest.raises(RowError, match=f"^column '{column}': expected text, found \\[1\\]"):
+        adapter({**row, column: [1]})
+
+
+@pytest.mark.parametrize(
     ("changed", "error"),
     [
         ({"chosen": ["a", "b"]}, "^column 'chosen': is a list, .*'completions', with 'scores'"),

@@ -36,6 +36,13 @@ def text(row: Row, column: str, inside: str | None = None) -> str:
     return expect(field(row, column, inside), str, "text", _name(column, inside))
 
 
+def text_or_texts(row: Row, column: str) -> str | list[str]:
+    """The text, or a list of several, as some formats have their rejected answers."""
+    value = field(row, column)
+    several = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    return value if several else text(row, column)
+
+
 def items(row: Row, column: str, inside: str | None = None) -> list:
     return expect(field(row, column, inside), list, "a list", _name(column, inside))
 

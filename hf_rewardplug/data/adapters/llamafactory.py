@@ -8,11 +8,11 @@ from typing import Any
 
 from ..canonical import RowError
 from .distilabel import judged
-from .fields import Row, items, shown, template_arguments, text
+from .fields import Row, items, shown, template_arguments, text, text_or_texts
+from .preference import preference
 from .prompts import (
     PAIR_EXTRAS,
     TEMPLATE_COLUMNS,
-    answered_pair,
     asked,
     optional_text,
     pair_extras,
@@ -30,14 +30,14 @@ def _is_text(*columns: str):
 @register_adapter(
     "alpaca",
     columns=("instruction", "chosen", "rejected"),
-    matches=_is_text("instruction", "chosen", "rejected"),
+    matches=_is_text("instruction", "chosen"),
     optional=("input", "history", "system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
 )
 def alpaca(row: Row) -> Row:
     r"""Alpaca's columns with `chosen` and `rejected`. Gives turns.
 
     The question is `instruction` and, where it holds text, `input` on a line of its own. `history` holds the turns
-    before as pairs of question and answer, `system` the system turn.
+    before as pairs of question and answer, `system` the system turn. A list of rejected answers gives a ranked row.
     Columns: LLaMA-Factory, data/README.md and src/llamafactory/data/converter.py.
 
     >>> row = alpaca({"instruction": "Translate.", "input": "Guten Tag", "chosen": "Good day", "rejected": "Bye",
@@ -47,8 +47,8 @@ def alpaca(row: Row) -> Row:
     >>> row["chosen"]
     [{'role': 'assistant', 'content': 'Good day'}]
     """
-    pair = answered_pair(_alpaca_prompt(row), text(row, "chosen"), text(row, "rejected"))
-    return {**pair, **pair_extras(row), **_tools(row)}
+    answers = {"chosen": text(row, "chosen"), "rejected": text_or_texts(row, "rejected")}
+    return preference({"prompt": _alpaca_prompt(row), **answers, **pair_extras(row), **_tools(row)})
 
 
 @register_adapter(

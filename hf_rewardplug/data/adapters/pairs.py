@@ -7,7 +7,8 @@ rejected} in messages. Formats of LLaMA-Factory stand in `llamafactory.py`, of d
 import re
 
 from ..canonical import RowError
-from .fields import Row, messages, template_arguments, text
+from .fields import Row, messages, template_arguments, text, text_or_texts
+from .preference import preference
 from .prompts import (
     PAIR_EXTRAS,
     TEMPLATE_COLUMNS,
@@ -18,7 +19,7 @@ from .prompts import (
     sharegpt_turns,
 )
 from .registry import register_adapter
-from .turns import Message, assistant, split_at_common_prefix
+from .turns import Message, assistant
 
 _OASST_MARK = re.compile(r"(?:\A|\n)(prompter|assistant): ?")
 _OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -27,6 +28,8 @@ _OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
 @register_adapter("orca_pairs", columns=("question", "chosen", "rejected"), optional=("system", *PAIR_EXTRAS))
 def orca_pairs(row: Row) -> Row:
     """Orca pairs (Intel/orca_dpo_pairs): `question` with `system` where it is not empty. Gives turns.
+
+    A list of rejected answers gives a ranked row, as in `preference`.
 
     Columns: LLaMA-Factory, data/dataset_info.json (`orca_pairs`); axolotl, prompt_strategies/dpo/chatml.py (`intel`).
 
@@ -37,7 +40,8 @@ def orca_pairs(row: Row) -> Row:
     ([{'role': 'assistant', 'content': '4'}], [{'role': 'assistant', 'content': '5'}])
     """
     prompt = asked(text(row, "question"), system=optional_text(row, "system"))
-    return {**answered_pair(prompt, text(row, "chosen"), text(row, "rejected")), **pair_extras(row)}
+    answers = {"chosen": text(row, "chosen"), "rejected": text_or_texts(row, "rejected")}
+    return preference({"prompt": prompt, **answers, **pair_extras(row)})
 
 
 @register_adapter(
@@ -149,7 +153,7 @@ def _oasst_turns(marked: str) -> list[Message]:
 def ms_swift(row: Row) -> Row:
     """ms-swift's pairs: `messages` ends with the better answer, beside it the worse one. Gives turns.
 
-    The worse one is `rejected_response` (text), or `rejected_messages`, a whole conversation.
+    The worse one is `rejected_response` (text, or a list of several), or `rejected_messages`, a whole conversation.
     Columns: ms-swift, docs/source_en/Customization/Custom-dataset.md (DPO/ORPO/CPO/SimPO/RM).
 
     >>> row = ms_swift({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
@@ -161,10 +165,12 @@ def ms_swift(row: Row) -> Row:
     if conversation[-1]["role"] != "assistant":
         raise RowError(f"expected an assistant turn at the end, found a {conversation[-1]['role']} turn", "messages")
     if row.get("rejected_response") is not None:
-        worse = [*conversation[:-1], assistant(text(row, "rejected_response"))]
+        worse = text_or_texts(row, "rejected_response")
+        several = [[*conversation[:-1], assistant(one)] for one in ([worse] if isinstance(worse, str) else worse)]
+        worse = several[0] if isinstance(worse, str) else several
     else:
         worse = messages(row, "rejected_messages")
-    return {**split_at_common_prefix(conversation, worse), **pair_extras(row), **template_arguments(row)}
+    return preference({"chosen": conversation, "rejected": worse, **pair_extras(row), **template_arguments(row)})
 
 
 @register_adapter(

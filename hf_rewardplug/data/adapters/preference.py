@@ -8,7 +8,17 @@ Several rejected answers in a list give {prompt, completions, scores}.
 from typing import Any
 
 from ..canonical import RowError
-from .fields import TEMPLATE_ARGUMENTS, Row, field, messages, shown, template_arguments, text, with_system_turn
+from .fields import (
+    TEMPLATE_ARGUMENTS,
+    Row,
+    field,
+    messages,
+    shown,
+    template_arguments,
+    text,
+    text_or_texts,
+    with_system_turn,
+)
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, shared_and_own, split_at_common_prefix, user
 
@@ -108,7 +118,8 @@ def hh_rlhf(row: Row) -> Row:
     optional=("system", *_BESIDE, *TEMPLATE_ARGUMENTS),
 )
 def bradley_terry_chat_template(row: Row) -> Row:
-    """axolotl's type of that name: `input` and both answers as text, `system` where the row has one.
+    """axolotl's type of that name: `input` and both answers as text, `system` where the row has one. A list of rejected
+    answers gives a ranked row, as in `preference`.
 
     >>> row = bradley_terry_chat_template({"system": "Be brief.", "input": "2+2?", "chosen": "4", "rejected": "Four."})
     >>> row["prompt"]
@@ -117,13 +128,9 @@ def bradley_terry_chat_template(row: Row) -> Row:
     ([{'role': 'assistant', 'content': '4'}], [{'role': 'assistant', 'content': 'Four.'}])
     """
     system = _system(row)
-    return {
-        "prompt": ([{"role": "system", "content": system}] if system else []) + [user(text(row, "input"))],
-        "chosen": [assistant(text(row, "chosen"))],
-        "rejected": [assistant(text(row, "rejected"))],
-        **_beside(row),
-        **template_arguments(row),
-    }
+    prompt = ([{"role": "system", "content": system}] if system else []) + [user(text(row, "input"))]
+    answers = {"chosen": text(row, "chosen"), "rejected": text_or_texts(row, "rejected")}
+    return preference({"prompt": prompt, **answers, **_beside(row), **template_arguments(row)})
 
 
 @register_adapter("bradley_terry.llama3.icr", optional=("input", "chosen", "rejected", "system", *_BESIDE))
