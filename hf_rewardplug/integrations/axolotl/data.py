@@ -25,9 +25,7 @@ RUN_OPTIONS = {"step_separator": str, "max_completion_length": int, "train_on_la
 _AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
 """values of refused keys that ask for nothing"""
 
-_SPLIT = re.compile(r"(?<![a-z])(train|training|test|testing|valid|validation|val|dev|eval|evaluation)(?![a-z])")
-"""names of files by which `datasets` tells the splits of a folder"""
-
+_SPLIT = re.compile(r"(?<![a-z])(train|test|valid|val|dev|eval)")  # `datasets` tells a folder's splits by such names
 _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
 
 
@@ -170,8 +168,7 @@ def _is_ours(entry: DataEntry, files: list[str] | None) -> bool:
     except ValueError as error:
         return isinstance(error, BrokenFile)
     splits = Path(entry.path).is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
-    is_kind = entry.ds_type in (None, file_format(named[0]))
-    return is_kind and not splits and entry.split.partition("[")[0] == "train"
+    return not splits and entry.ds_type in (None, file_format(named[0])) and entry.split.split("[")[0] == "train"
 
 
 def is_saved(entry: DataEntry) -> bool:
