@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from .adapters import Adapter
@@ -79,6 +80,9 @@ def opened(
 def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The data set's rows as lists, numbers and texts, as the user sees them.
 
+    Raises:
+        ValueError: a transform gives rows of which no table can be made.
+
     >>> shout = lambda batch: {"chosen": [text.upper() for text in batch["chosen"]]}
     >>> rows = Dataset.from_dict({"chosen": ["four"], "id": [3]})
     >>> plain_rows(rows.with_transform(shout))[0], plain_rows(rows.with_format("numpy", columns=["id"]))[0]
@@ -90,13 +94,22 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     columns, plain = shown["columns"], dataset.with_format(None)
     rest = [name for name in dataset.column_names if name not in columns] if shown["output_all_columns"] else []
     if shown["type"] == "custom":
-        told = "Applying the data set's transform"
-        seen = dataset.select_columns(columns).map(dict, batched=True, remove_columns=columns, desc=told)
-        seen = seen.with_format(None)
+        seen = _transformed(dataset.select_columns(columns))
         plain = datasets.concatenate_datasets([seen, plain.select_columns(rest)], axis=1) if rest else seen
     elif len(columns) + len(rest) < len(dataset.column_names):
         plain = plain.select_columns(columns)
     return _undecoded(plain)
+
+
+def _transformed(dataset: Dataset) -> Dataset:
+    options = {"batched": True, "remove_columns": dataset.column_names, "desc": "Applying the data set's transform"}
+    try:
+        return dataset.map(dict, **options).with_format(None)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"The data set's transform gives rows that Arrow cannot store: {error}. Apply it yourself (`map`), so that "
+            "a column has one type."
+        ) from error
 
 
 def _undecoded(dataset: Dataset) -> Dataset:

@@ -364,6 +364,12 @@ def test_a_transform_is_applied_once_and_what_it_leaves_out_is_out():
     assert list(plain) == [TEXT] == list(plain_rows(plain)) and len(calls) == count
 
 
+def test_a_transform_whose_rows_are_no_table_says_what_to_do():
+    odd = Dataset.from_list([TEXT] * 2).with_transform(lambda batch: {"chosen": ["a", [1]]})
+    with pytest.raises(ValueError, match=r"^The data set's transform gives rows that Arrow cannot store: .*`map`"):
+        plain_rows(odd)
+
+
 @pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow", None])
 def test_other_formats_are_harmless(kind):
     rows = Dataset.from_list([{**TEXT, "margin": 1.5, "ids": [1, 2]}] * 2)
