@@ -6,8 +6,9 @@ adapter, the row number and the column; or it is left out, if `on_bad_row` says 
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from datasets import Features, Value
@@ -29,6 +30,8 @@ BOOKKEEPING = {
     UNRENDERED: Value("string"),
 }
 """columns that tell what became of a row, and go when it is told"""
+
+_PROBED = 100  # rows among which the first one that can be read tells the format
 
 ON_BAD_ROW = ("error", "drop")
 """what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
@@ -206,3 +209,29 @@ def choose_adapter(first: Row, name: str | None, column_mapping: dict | None) ->
     first, _, _ = numbered_row(first, 0)
     first = rename_columns(first, column_mapping) if column_mapping else first
     return detect_adapter(list(first), first)
+
+
+def adapter_of(rows: Iterable[Row], name: str | None, column_mapping: dict | None) -> Adapter:
+    """The adapter called `name`, or that of the first row which the format found for it can read: a bad first row must
+    not make another format of a data set. Where none of the first rows can be read, it is the first one's.
+
+    >>> hh = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No"}
+    >>> adapter_of([{"chosen": None, "rejected": "No"}, hh], None, None).name
+    'hh_rlhf'
+
+    Raises:
+        ValueError: as `choose_adapter`.
+    """
+    probed = list(islice(rows, 1)) if name is not None else islice(rows, _PROBED)
+    first = None
+    for row in probed:
+        first = row if first is None else first
+        try:
+            chosen = choose_adapter(row, name, column_mapping)
+            if name is None:
+                chosen(rename_columns(numbered_row(row, 0)[0], column_mapping))
+            return chosen
+        except Exception:  # a third party's adapter can fail in any way; the row is refused where all rows are read
+            if name is not None:
+                raise
+    return choose_adapter(first, name, column_mapping)

@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 
 from .adapters import Adapter
 from .columns import Unread, check_ignored, looked_at, unread_columns
-from .pipeline import choose_adapter
+from .pipeline import adapter_of
 
 _MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # types of `datasets`, of which older versions lack some
 
@@ -70,7 +70,7 @@ def opened(
     if ignored := check_ignored(ignore_columns, columns):
         dataset = dataset.remove_columns(list(ignored))
         first = {name: value for name, value in first.items() if name not in ignored}
-    chosen = choose_adapter(first, adapter, column_mapping)
+    chosen = adapter_of(dataset, adapter, column_mapping)
     options = {"column_mapping": column_mapping, "beside": beside, "ignored": ignored}
     unread = unread_columns(chosen, looked_at(dataset), **options)
     lines = tuple(line for line in (dataset.info.description or "").splitlines() if line.startswith(UNREAD_OF_PART))

@@ -81,7 +81,9 @@ class Requests:
             return [_plain(row, key)]
         adapter = self._adapter_of(row)
         self._watch(adapter, raw)
-        if requests := [asked(canonical) for canonical in adapter(row)]:
+        rows = adapter(row)
+        self.adapter = adapter  # a row that it cannot read does not say what the others are
+        if requests := [asked(canonical) for canonical in rows]:
             return requests
         raise EmptyRow("the adapter gives none (a tie)")
 
@@ -97,7 +99,7 @@ class Requests:
             if not (self.any_format or {"chosen", "rejected"} <= row.keys()):
                 raise RowError(f"found {sorted(row)}; {EXPECTED}, or 'chosen' and 'rejected'. Rename the columns")
             try:
-                self.adapter = detect_adapter(list(row), row)
+                return detect_adapter(list(row), row)
             except ValueError as error:
                 remedy = "Rename the columns, or name the format: --adapter (adapter=...)"
                 raise RowError(f"found {sorted(row)}; {EXPECTED}, or a format of training. {remedy}") from error

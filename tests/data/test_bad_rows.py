@@ -175,3 +175,20 @@ def test_rows_that_are_too_long_are_no_bad_rows(assets, tokenizer, tmp_path):
     rows = Dataset.from_list([*text_pairs(3), {"prompt": "the cat " * 50, "chosen": "sat", "rejected": "ran"}])
     with pytest.raises(ValueError, match=r"row 3: .* tokens are more than max_length=64"):
         orm(assets, tokenizer, tmp_path, rows, on_bad_row="drop", overlong="error", max_length=64)
+
+
+HH = [
+    {"chosen": f"\n\nHuman: {n}?\n\nAssistant: yes", "rejected": f"\n\nHuman: {n}?\n\nAssistant: no"} for n in range(5)
+]
+
+
+def test_a_bad_first_row_does_not_make_another_format_of_the_data(assets, tokenizer, tmp_path):
+    """By its first row alone the data set would be plain text, and every other row would train as such."""
+    rows = [{"chosen": None, "rejected": "no"}, *HH[1:]]
+    trainer = orm(assets, tokenizer, tmp_path, Dataset.from_list(rows), on_bad_row="drop")
+    assert trainer.preparation_reports["train"].refused != [] and len(trainer.train_dataset) == 4
+    expected = orm(assets, tokenizer, tmp_path, Dataset.from_list(HH[1:]))
+    assert trainer.train_dataset["chosen_ids"][:] == expected.train_dataset["chosen_ids"][:]
+    assert inspect_rows(Dataset.from_list(rows)).adapter == "hh_rlhf"
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    assert inspect_rows(stream, on_bad_row="drop").adapter == "hh_rlhf"

@@ -289,3 +289,12 @@ def test_check_reads_them_too(orm, tmp_path):
         assert rows_of_file(write(tmp_path / f"rows.{kind}", PAIRS)) == asked
     with pytest.raises(ValueError, match=r"in\.csv', line 4: column 'rejected'"):
         rows_of_file(write(tmp_path / "in.csv", [PAIRS[0], {**PAIRS[1], "rejected": ""}]))
+
+
+def test_a_bad_first_row_does_not_make_another_format_of_the_others(orm, tmp_path):
+    hh = [{key: f"\n\nHuman: {n}?\n\nAssistant: {key}" for key in ("chosen", "rejected")} for n in range(4)]
+    found = scores_of(orm, [{"chosen": None, "rejected": "no"}, *hh], tmp_path, on_bad_row="drop")
+    expected = scores_of(orm, hh, tmp_path)
+    assert found[0]["score"] is None and [row["scores"] for row in found[1:]] == [
+        near(row["scores"]) for row in expected
+    ]

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_rewardplug.data.adapters import detect_adapter, get_adapter, rename_columns
+from hf_rewardplug.data.adapters import get_adapter, rename_columns
 from hf_rewardplug.data.columns import check_ignored, unread_columns
 from hf_rewardplug.data.origin import Origin
-from hf_rewardplug.data.pipeline import ON_BAD_ROW
+from hf_rewardplug.data.pipeline import ON_BAD_ROW, adapter_of
 from hf_rewardplug.data.preparation_report import in_general
 from hf_rewardplug.data.raw import plain_rows
 
@@ -23,7 +23,6 @@ from .registry import (
     Benchmark,
     RefusedRows,
     Result,
-    Row,
     Rows,
     benchmark_of_format,
     detect_benchmark,
@@ -148,11 +147,11 @@ def prepare(
     if column_mapping:
         rows = rows.changed(lambda row: rename_columns(row, column_mapping))
     benchmark = benchmark or _detected(rows, adapter)
-    rows.unread = _unread(benchmark, raw, rows[0], adapter, column_mapping=of_mapping, ignored=ignored)
+    rows.unread = _unread(benchmark, raw, rows, adapter, column_mapping=of_mapping, ignored=ignored)
     return benchmark, rows
 
 
-def _unread(benchmark: Benchmark, raw: Rows, first: Row, adapter: str | None, **columns: Any) -> str:
+def _unread(benchmark: Benchmark, raw: Rows, rows: Rows, adapter: str | None, **columns: Any) -> str:
     """Which columns the format of the rows does not read, told once.
 
     Raises:
@@ -161,7 +160,7 @@ def _unread(benchmark: Benchmark, raw: Rows, first: Row, adapter: str | None, **
     if benchmark.name not in _OF_FORMATS:  # the others have columns of their own
         return ""
     try:
-        chosen = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+        chosen = adapter_of(rows, adapter, None)
     except ValueError:  # which the benchmark will say
         return ""
     unread = unread_columns(chosen, raw, **columns)

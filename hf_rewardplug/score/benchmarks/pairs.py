@@ -8,10 +8,10 @@ import inspect
 import json
 from typing import Any
 
-from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import RowError, subset_name, template_arguments
 from hf_rewardplug.data.expansion import to_pairs
+from hf_rewardplug.data.pipeline import adapter_of
 
 from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
 from .registry import Result, Row, places_of, read_rows, register_benchmark
@@ -50,7 +50,7 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
             there is one.
     """
     first = rows[0] if rows else {}
-    found = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+    found = adapter_of(rows, adapter, None)
     column = subset or next((name for name in ("subset", "source") if name in first), None)
     if subset is not None and subset not in first:
         raise ValueError(f"benchmark 'preference': there is no column {subset!r} for subset; found {sorted(first)}.")

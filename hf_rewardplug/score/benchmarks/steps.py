@@ -6,9 +6,9 @@ In: rows of solutions with labels of their steps, of trees of steps, or of solut
 
 from typing import Any, NamedTuple
 
-from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.canonical import UNLABELLED, RowError, subset_name
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
+from hf_rewardplug.data.pipeline import adapter_of
 
 from ..requests import node_scores, paths_of
 from .process_bench import as_turns, step_probabilities
@@ -51,7 +51,7 @@ def steps(
         chat: a text prompt is a user's turn, so that the model's template applies; False: plain text, as in training.
     """
     first = rows[0] if rows else {}
-    found = get_adapter(adapter) if adapter else detect_adapter(list(first), first)
+    found = adapter_of(rows, adapter, None)
     column = subset or next((name for name in _SUBSETS if name in first), None)
     if subset is not None and subset not in first:
         raise ValueError(f"benchmark 'steps': there is no column {subset!r} for subset; found {sorted(first)}.")

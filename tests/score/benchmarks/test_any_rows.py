@@ -281,3 +281,10 @@ def test_the_callback_passes_over_them_too(monkeypatch):
     callback.on_bad_row = "error"
     with pytest.raises(ValueError, match=r"'preference', row 2: column 'completion': asks"):
         callback._run(None, None)
+
+
+def test_a_bad_first_row_does_not_make_another_format_of_the_others():
+    hh = [{key: f"\n\nHuman: {n}\n\nAssistant: {key}" for key in ("chosen", "rejected")} for n in range(4)]
+    found = evaluate(Strict(), [{"chosen": None, "rejected": "no"}, *hh], on_bad_row="drop")
+    assert [item["prompt"][0]["content"] for item in found.items] == ["0", "1", "2", "3"]  # turns, not text
+    assert [*found.refused.values()] == [["row 0"]]
