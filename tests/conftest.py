@@ -12,11 +12,31 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
+import logging
+import warnings
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("REWARDPLUG_ASSETS", ROOT.parent / "shared" / "assets"))
+
+
+@pytest.fixture(autouse=True)
+def loud_again():
+    """A command quietens its whole process, here that of the other tests."""
+    import datasets  # not at the top: the environment above is set before anything imports the hub's client
+    import transformers
+
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "hf_rewardplug.model.head")]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers.utils.logging.get_verbosity()
+    with warnings.catch_warnings():
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
+    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="session")

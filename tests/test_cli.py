@@ -1,18 +1,14 @@
 """The command as a user meets it: help at once, tables, one-line errors, exit statuses."""
 
 import json
-import logging
 import re
 import shutil
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
-import datasets
 import pytest
-import transformers
 from tiny_checkpoints import checkpoint
 from typer.testing import CliRunner
 
@@ -33,21 +29,6 @@ def run(*arguments, status: int = 0, **env):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
     assert result.exit_code == status, result.output
     return result
-
-
-@pytest.fixture(autouse=True)
-def loud_again():
-    """A command quietens its whole process, here that of the other tests."""
-    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "hf_rewardplug.model.head")]
-    levels = [logger.level for logger in loggers]
-    verbosity = transformers.utils.logging.get_verbosity()
-    with warnings.catch_warnings():
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    transformers.utils.logging.set_verbosity(verbosity)
-    transformers.utils.logging.enable_progress_bar()
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

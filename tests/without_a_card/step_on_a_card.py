@@ -91,7 +91,7 @@ def batch_on_the_card() -> dict:
 
     def moved(value):
         if isinstance(value, dict):
-            return {key: moved(one) for key, one in value.items()}
+            return {key: moved(entry) for key, entry in value.items()}
         return torch.empty(value.shape, dtype=value.dtype, device="cuda") if torch.is_tensor(value) else value
 
     return {key: moved(batch[key]) for key in ("input_ids", "position_ids", "prefix_tree", "score_positions")}

@@ -13,8 +13,8 @@ STEPS = {
     "no attention": BARE,
     "no attention, 2 layers": {**BARE, "layers": 2},
     **{
-        f"{kind}{shorter}": {"layers": layers, "checkpointing": kind}
-        for kind in ("reentrant", "non-reentrant")
+        f"{checkpointing}{shorter}": {"layers": layers, "checkpointing": checkpointing}
+        for checkpointing in ("reentrant", "non-reentrant")
         for shorter, layers in (("", 4), (", 2 layers", 2))
     },
 }
@@ -68,10 +68,10 @@ def test_launches_of_the_attention(steps, family, phase):
     assert 0 < whole - bare <= ATTENTION[family][phase]
 
 
-@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
-def test_checkpointing_computes_a_layer_once_more(steps, family, kind):
+@pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])
+def test_checkpointing_computes_a_layer_once_more(steps, family, checkpointing):
     forward, backward = (launches_a_layer(steps, "plain", phase) for phase in ("forward", "backward"))
-    again = launches_a_layer(steps, kind, "backward") - backward
-    print(f"{family}, {kind}: {forward:g} and {backward:g} launches a layer, {again:g} more")
-    assert launches_a_layer(steps, kind, "forward") == forward
+    again = launches_a_layer(steps, checkpointing, "backward") - backward
+    print(f"{family}, {checkpointing}: {forward:g} and {backward:g} launches a layer, {again:g} more")
+    assert launches_a_layer(steps, checkpointing, "forward") == forward
     assert 0 < again <= forward
