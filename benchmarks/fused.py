@@ -159,7 +159,7 @@ def head_pieces(trainer, batch: dict) -> dict:
     hidden_TD = torch.randn(*shape, device=DEVICE, dtype=DTYPE, requires_grad=True)
 
     def by_autograd(hidden_TD):
-        losses, _ = trainer.objective.losses(head(hidden_TD[positions_S]), batch)
+        losses, _ = trainer.training_objective.losses(head(hidden_TD[positions_S]), batch)
         loss = losses.sum() / len(losses)
         return [loss, *torch.autograd.grad(loss, [hidden_TD, *head.parameters()])]
 

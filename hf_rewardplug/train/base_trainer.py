@@ -33,8 +33,8 @@ _LEAST = 1e-12  # where nothing has a weight the loss is 0
 
 
 class ScoreTrainer(DataTrainer, CheckpointTrainer):
-    """Mixin in front of a TRL trainer. A subclass sets `objective` before it calls TRL's constructor: what an item is
-    (a pair, a step, ...), its loss and its figures (`objectives/`).
+    """Mixin in front of a TRL trainer. A subclass sets `training_objective` before it calls TRL's constructor:
+    what an item is (a pair, a step, ...), its loss and its figures (`objectives/`).
     """
 
     loss_is_scaled_for_ga = False
@@ -104,7 +104,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
                     "the warnings above name the reasons."
                 )
             return batch_samples, None
-        count = sum(self.objective.weights(batch).sum() for batch in batch_samples).to(device)
+        count = sum(self.training_objective.weights(batch).sum() for batch in batch_samples).to(device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum() / self.get_tp_size()
         return batch_samples, count
@@ -121,8 +121,8 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         if self.is_fsdp_enabled:
             keep_head_fp32(self.model)
         outputs = model(**arguments, use_cache=False)
-        losses, items = self.objective.losses(outputs.logits, inputs)
-        weights = self.objective.weights(inputs)
+        losses, items = self.training_objective.losses(outputs.logits, inputs)
+        weights = self.training_objective.weights(inputs)
         if num_items_in_batch is None:
             loss = losses.sum() / weights.sum().clamp(min=_LEAST)
         else:
@@ -132,7 +132,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         items = {key: value.detach() for key, value in {"loss": losses, "weight": weights, **items}.items()}
         if self.model.training:
             self._tokens.add(inputs)
-            self._running.add(**self.objective.running(items))
+            self._running.add(**self.training_objective.running(items))
         else:
             self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
         return (loss, outputs) if return_outputs else loss
@@ -164,7 +164,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         before = len(self._evaluated)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if not prediction_loss_only and len(self._evaluated) > before:
-            logits, labels = self.objective.predictions(self._evaluated[-1])
+            logits, labels = self.training_objective.predictions(self._evaluated[-1])
         return loss, logits, labels
 
     def evaluation_loop(
@@ -188,9 +188,14 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         here = [{key: as_array(value) for key, value in batch.items()} for batch in self._evaluated]
         items = unique_items(gather_object(here) if self.accelerator.num_processes > 1 else here)
         subset_of = items.pop(SUBSET, np.array([]))
-        figures = {**self.objective.figures(items), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
+        figures = {
+            **self.training_objective.figures(items),
+            "num_tokens": self._gather_counts([self._tokens.tokens])[0],
+        }
         for subset in sorted({*subset_of.tolist()} - {""}):
-            of_subset = self.objective.figures({key: value[subset_of == subset] for key, value in items.items()})
+            of_subset = self.training_objective.figures(
+                {key: value[subset_of == subset] for key, value in items.items()}
+            )
             figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
         return figures
 

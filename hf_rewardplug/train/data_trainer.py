@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 class DataTrainer:
-    """Mixin in front of a transformers trainer with an `objective`, which says how its rows are encoded; a subclass has
-    the `encoder(tokenizer, args)` of training, evaluation and scoring.
+    """Mixin in front of a transformers trainer with a `training_objective`, which says how its rows are encoded; a
+    subclass has the `encoder(tokenizer, args)` of training, evaluation and scoring.
     """
 
-    objective: Objective
-    """to be set before data are encoded"""
+    training_objective: Objective
+    """to be set before data are encoded (`objective` is a float of transformers' hyperparameter search)"""
 
     vocab_size: int | None = None
     """rows of the model's embedding, to be set before data are encoded; None where they are not known yet"""
@@ -59,8 +59,8 @@ class DataTrainer:
             dataset_name = "eval (train)"
         reports[dataset_name] = PreparationReport(dataset_name)
         names = set(dataset.column_names or first)
-        tokenized = set(self.objective.tokenized_columns) <= names
-        columns, mapping = dict(self.objective.columns), dict(args.column_mapping or {})
+        tokenized = set(self.training_objective.tokenized_columns) <= names
+        columns, mapping = dict(self.training_objective.columns), dict(args.column_mapping or {})
         if tokenized and EXAMPLE_ID in names:
             check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
             return dataset
@@ -74,7 +74,7 @@ class DataTrainer:
         encoder = replace(self.encoder(processing_class, args), **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
         dataset = dataset if raw is None else raw.rows
-        encode = self.objective.encode(encoder, tokenized=tokenized, name=dataset_name)
+        encode = self.training_objective.encode(encoder, tokenized=tokenized, name=dataset_name)
         encode = encode if tokenized else WithUnrendered(encode, Unrendered(encoder))
         looks = self._row_looks.setdefault(dataset_name, RowLooks())
         if isinstance(dataset, datasets.IterableDataset):
@@ -85,7 +85,7 @@ class DataTrainer:
             name=dataset_name,
             columns=datasets.Features(columns),
             encode=encode,
-            expand=self.objective.expand,
+            expand=self.training_objective.expand,
             adapter=raw and raw.adapter,
             column_mapping=mapping,
             subset=subset,
@@ -96,7 +96,7 @@ class DataTrainer:
             dataset = one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
             dataset, report = prepare_dataset(
-                dataset, pipeline, keep_columns=self.objective.keep_columns, num_proc=args.dataset_num_proc
+                dataset, pipeline, keep_columns=self.training_objective.keep_columns, num_proc=args.dataset_num_proc
             )
         reports[dataset_name] = report
         report.unread = raw.unread if raw else report.unread
@@ -156,7 +156,7 @@ class DataTrainer:
     def _set_signature_columns_if_needed(self):
         """transformers reads them off the model's forward."""
         if self._signature_columns is None:
-            self._signature_columns = [*self.objective.columns, "attention_mask", EXAMPLE_ID, SUBSET]
+            self._signature_columns = [*self.training_objective.columns, "attention_mask", EXAMPLE_ID, SUBSET]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
@@ -216,7 +216,9 @@ class DataTrainer:
             )
         if args.train_sampling_strategy not in ("random", "sequential"):
             logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
-        rows = dataset.select_columns([name for name in self.objective.columns if name in dataset.column_names])
+        rows = dataset.select_columns(
+            [name for name in self.training_objective.columns if name in dataset.column_names]
+        )
         groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
         if args.max_tokens_per_batch is None:
             costs, savings, budget = [1] * len(dataset), None, self._train_batch_size

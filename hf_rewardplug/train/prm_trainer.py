@@ -82,7 +82,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         quantization_config=None,
     ):
         args = self._checked_args(args, model, model_init, train_dataset)
-        self.objective = StepObjective.from_config(args)
+        self.training_objective = StepObjective.from_config(args)
         set_seed(args.seed)  # the head is drawn when the model is loaded
         if isinstance(model, str):
             model = load_model(model, args, auto_class_of(args), args.num_labels, quantization_config)
@@ -119,7 +119,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             model=model,
             args=args,
             data_collator=data_collator
-            or self.objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
+            or self.training_objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

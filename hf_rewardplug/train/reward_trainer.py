@@ -88,7 +88,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         head = (
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
-        self.objective = reward_objective(args)
+        self.training_objective = reward_objective(args)
         processing_class = self._set_up_inputs(processing_class, args, model)
         if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
             self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if by_name else {}))
@@ -97,7 +97,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 model=model,
                 args=args,
                 data_collator=data_collator
-                or self.objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
+                or self.training_objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
@@ -121,7 +121,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         self._share_prefixes(self.model, args, data_collator)
         self._set_up_scores()
         self._rewards_at, self._rewards = -1, {}  # step, and mean and std of each data set evaluated at it
-        attributes = {} if args.attributes is None else {"attribute_weights": self.objective.attribute_sum}
+        attributes = {} if args.attributes is None else {"attribute_weights": self.training_objective.attribute_sum}
         describe_checkpoint(self.model, kind="orm", score_position="last_token", **attributes, **self.row_description())
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -139,14 +139,14 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     def _check_collator(self, data_collator) -> None:
         """Another collator than the objective's knows pairs and margins alone, as TRL's does."""
-        if data_collator is None or isinstance(data_collator, self.objective.collator):
+        if data_collator is None or isinstance(data_collator, self.training_objective.collator):
             return
         lost = {"weight", "chosen_probability", "tie"} & {*(self.train_dataset.column_names or ())}
-        if lost or not isinstance(self.objective, PairObjective):
+        if lost or not isinstance(self.training_objective, PairObjective):
             what = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{self.args.loss_type}'"
             raise ValueError(
                 f"{what} needs more of a batch than `{type(data_collator).__name__}` may give. Leave `data_collator` "
-                f"out, or derive yours from `hf_rewardplug.{self.objective.collator.__name__}`."
+                f"out, or derive yours from `hf_rewardplug.{self.training_objective.collator.__name__}`."
             )
 
     @staticmethod

@@ -31,5 +31,5 @@ def mean_of_the_batch(self, model, inputs, return_outputs=False, num_items_in_ba
     It told transformers that accumulation was seen to: set `loss_is_scaled_for_ga` to True beside it.
     """
     outputs = model(**{key: value for key, value in inputs.items() if key not in self.targets}, use_cache=False)
-    loss = self.objective.losses(outputs.logits, inputs)[0].mean() * self.accelerator.num_processes
+    loss = self.training_objective.losses(outputs.logits, inputs)[0].mean() * self.accelerator.num_processes
     return (loss, outputs) if return_outputs else loss

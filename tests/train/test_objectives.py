@@ -364,7 +364,7 @@ def test_tokenized_rows_and_streams_give_the_same(case, streams, model_path, tmp
     trainer = trainer_class(model_path, args, train_dataset=data, eval_dataset=data)
     expected = trainer.evaluate()["eval_loss"]
     encoded = trainer.eval_dataset.select_columns(
-        [name for name in trainer.objective.columns if name in trainer.eval_dataset.column_names]
+        [name for name in trainer.training_objective.columns if name in trainer.eval_dataset.column_names]
     )
     for other in (data, encoded):
         other = other.to_iterable_dataset(num_shards=2) if streams else other

@@ -22,4 +22,4 @@ _DISPLAYS = {PairObjective: Pairs, RankedObjective: Ranked, ScoredObjective: Sco
 
 def display_of(trainer, output) -> Display:
     """The display of what `trainer` trains on."""
-    return next(kind for of, kind in _DISPLAYS.items() if isinstance(trainer.objective, of))(trainer, output)
+    return next(kind for of, kind in _DISPLAYS.items() if isinstance(trainer.training_objective, of))(trainer, output)

@@ -15,8 +15,8 @@ class Scored(Display):
 
     def __init__(self, trainer, output):
         super().__init__(trainer, output)
-        self.names = trainer.objective.attributes or ["score"]
-        self.outcomes = trainer.objective.loss_type == "bce"
+        self.names = trainer.training_objective.attributes or ["score"]
+        self.outcomes = trainer.training_objective.loss_type == "bce"
         self.axis = "predicted probability" if self.outcomes else "reward"
         rewards = torch.from_numpy(output.predictions)
         self.shown = (rewards.sigmoid() if self.outcomes else rewards).numpy()
@@ -28,7 +28,7 @@ class Scored(Display):
         scores_NA = self.output.label_ids
         yield f"{len(scores_NA)} completions", "before", "after"
         yield from self._lines(before, scores_NA)
-        if self.trainer.objective.attributes:
+        if self.trainer.training_objective.attributes:
             for index, name in enumerate(self.names):
                 yield from self._lines(before, scores_NA[:, index], name)
         yield from self.figures(before, {"loss": "loss"})
