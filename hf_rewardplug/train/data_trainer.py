@@ -1,7 +1,7 @@
-"""The trainers' data side: any format in, batches by rows, tokens or prompts out, and a tokenizer that fits.
+"""The trainers' data side: any format in, encoded rows out, and a tokenizer that fits.
 
 In: raw data sets of any format that an adapter reads, a tokenizer or none, the config. Out: encoded data sets with a
-report each (`preparation_reports`), data loaders, the tokenizer with its pad token and template.
+report each (`preparation_reports`), the tokenizer with its pad token and template. `loaders.py` makes the batches.
 """
 
 import logging
@@ -11,11 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 import datasets
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import get_config_model_id
 
-from ..data.batching import BatchPlan, shared_with_group, unique_tokens
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.columns import Unread
@@ -26,16 +24,16 @@ from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
 from ..data.unrendered import Unrendered, WithUnrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.weights import HUB
-from .callbacks import PlanEpoch
 from .config import DataOptions
 from .dataset_checks import check_kind, check_prepared, one_shard
+from .loaders import LoaderTrainer
 from .objectives import Objective
 from .rendering import description, freeze_run_date, tell_looks
 
 logger = logging.getLogger(__name__)
 
 
-class DataTrainer:
+class DataTrainer(LoaderTrainer):
     """Mixin in front of a transformers trainer with a `training_objective`, which says how its rows are encoded; a
     subclass has the `encoder(tokenizer, args)` of training, evaluation and scoring.
     """
@@ -173,74 +171,6 @@ class DataTrainer:
         if isinstance(dataset, dict):
             return {key: self._prepared(one, f"{name} ({key})") for key, one in dataset.items()}
         return self._prepare_dataset(dataset, self.processing_class, self.args, name)
-
-    def _get_eval_sampler(self, eval_dataset):
-        """transformers' draws another order with `group_by_length`; predictions are the rows', in their order."""
-        asked, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
-        try:
-            return super()._get_eval_sampler(eval_dataset)
-        finally:
-            self.args.train_sampling_strategy = asked
-
-    def get_train_dataloader(self) -> DataLoader:
-        """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common."""
-        args = self.args
-        if args.max_tokens_per_batch is None and not args.group_by_prefix:
-            return super().get_train_dataloader()
-        plan = self._batch_plan()
-        self.pop_callback(PlanEpoch)
-        self.add_callback(PlanEpoch(plan))
-        loader = DataLoader(
-            self._remove_unused_columns(self.train_dataset, description="Training"),
-            batch_sampler=plan,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-        even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False  # the plan sees to it
-        try:
-            return self.accelerator.prepare(loader)
-        finally:
-            self.accelerator.even_batches = even_batches
-
-    def _batch_plan(self) -> BatchPlan:
-        args, dataset = self.args, self.train_dataset
-        asked = "group_by_prefix" if args.max_tokens_per_batch is None else "max_tokens_per_batch"
-        if not isinstance(dataset, datasets.Dataset):
-            raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
-        if args.group_by_prefix and PROMPT_KEY not in dataset.column_names:
-            raise ValueError(
-                "`group_by_prefix=True`, but the train data set was prepared without it. Give the raw rows."
-            )
-        if args.train_sampling_strategy not in ("random", "sequential"):
-            logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
-        rows = dataset.select_columns(
-            [name for name in self.training_objective.columns if name in dataset.column_names]
-        )
-        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
-        if args.max_tokens_per_batch is None:
-            costs, savings, budget = [1] * len(dataset), None, self._train_batch_size
-        elif not getattr(self.data_collator, "prefix_sharing", False):
-            raise ValueError(
-                "`max_tokens_per_batch` counts the unique tokens of packed batches, but batches are padded here (the "
-                "warning above says why). Set `per_device_train_batch_size` instead."
-            )
-        else:
-            costs = [unique_tokens(row) for row in rows]
-            savings = None if groups is None else shared_with_group(rows, groups)
-            # `auto_find_batch_size` halves the rows of a batch; here the tokens
-            budget = max(1, args.max_tokens_per_batch * self._train_batch_size // args.train_batch_size)
-        return BatchPlan(
-            costs,
-            budget=budget,
-            ranks=self.accelerator.num_processes // self.get_tp_size(),
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            groups=groups,
-            savings=savings,
-            shuffle=args.train_sampling_strategy != "sequential",
-        )
 
     @staticmethod
     def _set_up_inputs(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:

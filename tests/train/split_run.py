@@ -20,7 +20,7 @@ import torch
 
 import hf_rewardplug as rp
 from hf_rewardplug.data.batching import BatchPlan
-from hf_rewardplug.train import data_trainer
+from hf_rewardplug.train import loaders
 
 WORDS = "once upon a time there was a little girl named Lily who liked to play with her red ball in the park".split()
 
@@ -80,7 +80,7 @@ def main() -> None:
     if "--streaming" in sys.argv:
         held_out = held_out.to_iterable_dataset(num_shards=2)
     if "--planned_for_two" in sys.argv:
-        data_trainer.BatchPlan = lambda *args, **options: BatchPlan(*args, **{**options, "ranks": 2})
+        loaders.BatchPlan = lambda *args, **options: BatchPlan(*args, **{**options, "ranks": 2})
     args = config_class(
         output_dir=os.path.dirname(out),
         per_device_train_batch_size=int(batch_size),

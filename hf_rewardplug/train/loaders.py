@@ -1,0 +1,87 @@
+"""Which encoded rows share a batch: by number, tokens, prompts or length.
+
+In: a trainer with an encoded train data set. Out: its data loader, the same on every rank and after a resume.
+"""
+
+import logging
+
+import datasets
+from torch.utils.data import DataLoader
+
+from ..data.batching import BatchPlan, shared_with_group, unique_tokens
+from ..data.canonical import PROMPT_KEY
+from .callbacks import PlanEpoch
+
+logger = logging.getLogger(__name__)
+
+
+class LoaderTrainer:
+    """Mixin in front of a transformers trainer with a `training_objective`, whose columns are the encoded rows'."""
+
+    def _get_eval_sampler(self, eval_dataset):
+        """transformers' draws another order with `group_by_length`; predictions are the rows', in their order."""
+        asked, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = asked
+
+    def get_train_dataloader(self) -> DataLoader:
+        """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common."""
+        args = self.args
+        if args.max_tokens_per_batch is None and not args.group_by_prefix:
+            return super().get_train_dataloader()
+        plan = self._batch_plan()
+        self.pop_callback(PlanEpoch)
+        self.add_callback(PlanEpoch(plan))
+        loader = DataLoader(
+            self._remove_unused_columns(self.train_dataset, description="Training"),
+            batch_sampler=plan,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False  # the plan sees to it
+        try:
+            return self.accelerator.prepare(loader)
+        finally:
+            self.accelerator.even_batches = even_batches
+
+    def _batch_plan(self) -> BatchPlan:
+        args, dataset = self.args, self.train_dataset
+        asked = "group_by_prefix" if args.max_tokens_per_batch is None else "max_tokens_per_batch"
+        if not isinstance(dataset, datasets.Dataset):
+            raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
+        if args.group_by_prefix and PROMPT_KEY not in dataset.column_names:
+            raise ValueError(
+                "`group_by_prefix=True`, but the train data set was prepared without it. Give the raw rows."
+            )
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
+        rows = dataset.select_columns(
+            [name for name in self.training_objective.columns if name in dataset.column_names]
+        )
+        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
+        if args.max_tokens_per_batch is None:
+            costs, savings, budget = [1] * len(dataset), None, self._train_batch_size
+        elif not getattr(self.data_collator, "prefix_sharing", False):
+            raise ValueError(
+                "`max_tokens_per_batch` counts the unique tokens of packed batches, but batches are padded here (the "
+                "warning above says why). Set `per_device_train_batch_size` instead."
+            )
+        else:
+            costs = [unique_tokens(row) for row in rows]
+            savings = None if groups is None else shared_with_group(rows, groups)
+            # `auto_find_batch_size` halves the rows of a batch; here the tokens
+            budget = max(1, args.max_tokens_per_batch * self._train_batch_size // args.train_batch_size)
+        return BatchPlan(
+            costs,
+            budget=budget,
+            ranks=self.accelerator.num_processes // self.get_tp_size(),
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            groups=groups,
+            savings=savings,
+            shuffle=args.train_sampling_strategy != "sequential",
+        )
