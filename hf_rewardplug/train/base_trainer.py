@@ -26,6 +26,7 @@ from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
 from .model_card import with_usage
 from .objectives.base import Tensors
+from .packing import check_parallelism, unused_options, why_padded
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +55,14 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
                 f"{type(self).__name__} does not support `nn.DataParallel`, which `Trainer` uses when one process sees "
                 "several GPUs. Launch with `accelerate launch` or `torchrun`, or set `CUDA_VISIBLE_DEVICES` to one GPU."
             )
+        check_parallelism(self.accelerator.parallelism_config)
+        if self.args.process_index == 0:
+            for notice in unused_options(self.args):
+                logger.warning("%s.", notice)
         self.model_accepts_loss_kwargs = False  # what transformers < 5.19 asks instead of `loss_is_scaled_for_ga`
         self.current_gradient_accumulation_steps = 1  # of a `training_step` before `train`, which sets it
         self.can_return_loss, self.label_names = True, []
-        self._running = Running()
-        self._tokens = TokenCounter()
+        self._running, self._tokens = Running(), TokenCounter()
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
         if self._shares_prefixes:
@@ -218,18 +222,18 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         if data_collator is not None:
             if not getattr(data_collator, "prefix_sharing", False):
                 reason = "the data collator is yours"
+            elif reason := why_padded(model, args):
+                raise ValueError(f"The data collator shares prefixes, but {reason}. Leave one of the two out.")
             elif reason := share_prefixes(model):
                 raise ValueError(f"The data collator shares prefixes, but the model cannot take it: {reason}.")
         elif not args.prefix_sharing:
             reason = "`prefix_sharing=False`"
         elif not own:
             reason = f"{type(self).__name__} has a `compute_loss` of its own"
-        elif args.torch_compile:
-            reason = "`torch_compile=True` would compile again for every batch's tree"
         elif asked is not None:
             reason = f"attn_implementation='{asked}' was asked for"
         else:
-            reason = share_prefixes(model)
+            reason = why_padded(model, args) or share_prefixes(model)
         if reason and args.prefix_sharing and args.process_index == 0:
             logger.warning(
                 "Batches are padded, prefixes are not shared: %s. `prefix_sharing=False` says so too.", reason

@@ -1,0 +1,78 @@
+"""What transformers' options mean beside packed rows; docs/training_arguments.md lists every one of them.
+
+In: a run's config and model. Out: why its batches must be padded, or an error or a notice before the first step.
+"""
+
+import logging
+
+from torch import nn
+
+from ..model.attention import unwrapped
+
+logger = logging.getLogger(__name__)
+
+_FUNCTIONAL_NOISE = ("residual_dropout", "embedding_dropout", "router_jitter_noise")
+"""options of models' configs that no `nn.Dropout` stands for (StarCoder2, Mixtral); `attention_dropout` is the model's"""
+
+
+def why_padded(model: nn.Module, args) -> str | None:
+    """Why batches must be padded with these options, or None: in a packed row they would mean something else."""
+    if args.torch_compile:
+        return "`torch_compile=True` would compile again for every batch's tree"
+    if args.neftune_noise_alpha:
+        return f"`neftune_noise_alpha={args.neftune_noise_alpha}` scales the noise by the length of a padded row"
+    if "inputs" in args.include_for_metrics:
+        return "`include_for_metrics=['inputs']` gives `compute_metrics` the padded rows"
+    if noise := active_noise(model):
+        return f"{noise} draws another mask for each sequence"
+    return None
+
+
+def active_noise(model: nn.Module) -> str | None:
+    """What the body draws at random for each token in training, adapters included, or None.
+
+    The dropout of a token classifier's head does not count: it is drawn for each scored position.
+    """
+    base = unwrapped(model)
+    body = getattr(base, base.base_model_prefix, base)
+    for name, module in body.named_modules():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            return f"dropout={module.p} in `{name}`"
+    active = {name: getattr(base.config, name, None) for name in _FUNCTIONAL_NOISE}
+    return next((f"{name}={value}" for name, value in active.items() if value), None)
+
+
+def check_parallelism(config) -> None:
+    """Refuse accelerate's `ParallelismConfig` (or None) where it cuts rows into pieces.
+
+    Raises:
+        ValueError: context or sequence parallelism is on.
+    """
+    for name in ("cp_size", "sp_size"):
+        if getattr(config, name, 1) > 1:
+            raise ValueError(
+                f"`parallelism_config` has {name}={getattr(config, name)}, which spreads a row over several devices, "
+                "where score positions do not follow it. Set it to 1, and shard the model instead (FSDP, ZeRO, or "
+                "`tp_size`)."
+            )
+
+
+def unused_options(args) -> list[str]:
+    """What to say of the options that a run's own way makes superfluous.
+
+    >>> from types import SimpleNamespace
+    >>> args = {"average_tokens_across_devices": True, "label_names": None, "use_cache": True}
+    >>> unused_options(SimpleNamespace(**args, dataloader_drop_last=False))
+    ['`use_cache=True` has no effect: no text is generated']
+    """
+    said = []
+    if not args.average_tokens_across_devices:
+        said.append("`average_tokens_across_devices=False` has no effect: the loss is a mean over all devices")
+    if args.label_names:
+        said.append(f"`label_names={args.label_names}` has no effect: `compute_metrics` gets the labels of the rows")
+    if args.use_cache:
+        said.append("`use_cache=True` has no effect: no text is generated")
+    if args.dataloader_drop_last and (args.max_tokens_per_batch or args.group_by_prefix):
+        asked = "max_tokens_per_batch" if args.max_tokens_per_batch else "group_by_prefix"
+        said.append(f"`dataloader_drop_last=True` drops nothing in training: batches of `{asked}` differ in their rows")
+    return said
