@@ -208,7 +208,7 @@ def _message(message: Any, index: int, column: str) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RowError(f"message {index} is {_shown(message)}; expected {{'role': ..., 'content': ...}}", column=column)
     message = cleaned_message(message)
-    if "content" not in message and "tool_calls" not in message:
+    if "content" not in message and not message.get("tool_calls"):
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
     if isinstance(message.get("content"), list):
         message["content"] = _joined(message, index, column)

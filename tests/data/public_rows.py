@@ -119,6 +119,7 @@ PAIR_FORMATS = [
             }
         ],
     ),
+    ("sharegpt.messages", {"messages": [Q], "chosen": A, "rejected": B}, [PAIR]),
     ("sharegpt.kto", {"conversations": [HUMAN, GPT_8], "kto_tag": False}, [BAD]),
     ("kto.messages", {"messages": [Q, A], "label": True}, [GOOD]),
     ("kto.completion", {"completion": [Q, B], "label": False}, [BAD]),

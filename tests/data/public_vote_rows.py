@@ -70,6 +70,8 @@ VOTE_FORMATS = [
     ("pku_saferlhf.safer", PKU, [{**PAIR, "chosen": [B], "rejected": [A]}]),
     ("arena", ARENA, [PAIR]),
     ("arena", {**ARENA, "winner": "tie (bothbad)"}, [{**TIE, "chosen": [B], "rejected": [A]}]),
+    ("arena", {**ARENA, "winner": "tie (inconsistent)"}, [{**TIE, "chosen": [B], "rejected": [A]}]),
+    ("arena", {**ARENA, "winner": "both_bad"}, [{**TIE, "chosen": [B], "rejected": [A]}]),
     (
         "arena",
         MT_BENCH,

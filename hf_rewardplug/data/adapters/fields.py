@@ -4,6 +4,7 @@ Whatever is missing or of another type is a `RowError` that names the column and
 column that holds the row, where that is a dict within a column.
 """
 
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,18 @@ from ..canonical import RowError
 from ..messages import cleaned_message
 
 Row = dict[str, Any]
+
+# ShareGPT's names of the roles (LLaMA-Factory's tags, UltraInteract's, OpenAI's own)
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
 
 TEMPLATE_ARGUMENTS = ("tools", "chat_template_kwargs")
 """columns that a chat template takes beside the messages"""
@@ -72,20 +85,45 @@ def dicts(row: Row, column: str, inside: str | None = None) -> list[dict]:
 
 
 def messages(row: Row, column: str) -> list[dict]:
-    """A conversation, without the None that Arrow puts where another message has a key, and its calls as dicts.
+    """A conversation, without the None that Arrow puts where another message has a key, and its calls as dicts; turns
+    of ShareGPT as messages.
 
     >>> messages({"prompt": [{"role": "user", "content": "Hi", "name": None}]}, "prompt")
     [{'role': 'user', 'content': 'Hi'}]
+    >>> messages({"conversations": [{"from": "human", "value": "2+2?"}]}, "conversations")
+    [{'role': 'user', 'content': '2+2?'}]
     """
     conversation = field(row, column)
     if not isinstance(conversation, list) or not conversation:
         raise RowError(f"expected a list of messages that is not empty, found {shown(conversation)}", column)
     cleaned = []
     for index, message in enumerate(conversation):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        if isinstance(message, dict) and message.get("role") is None and "from" in message:
+            cleaned.append(_sharegpt_message(message, column))
+        elif isinstance(message, dict) and isinstance(message.get("role"), str):
+            cleaned.append(cleaned_message(message))
+        else:
             raise RowError(f"message {index} is {shown(message)}; expected {{'role': ..., 'content': ...}}", column)
-        cleaned.append(cleaned_message(message))
     return cleaned
+
+
+def _sharegpt_message(turn: Row, column: str) -> Row:
+    """A turn of ShareGPT; a `function_call` holds its calls as JSON, and becomes the message's `tool_calls`.
+
+    >>> _sharegpt_message({"from": "function_call", "value": '{"name": "add", "arguments": {"x": 2}}'}, "conversations")
+    {'role': 'assistant', 'tool_calls': [{'type': 'function', 'function': {'name': 'add', 'arguments': {'x': 2}}}]}
+    """
+    name, content = turn["from"], text(turn, "value", column)
+    if name not in SHAREGPT_ROLES:
+        raise RowError(f"a turn is from {shown(name)}; expected one of {', '.join(SHAREGPT_ROLES)}", column)
+    if name != "function_call":
+        return {"role": SHAREGPT_ROLES[name], "content": content}
+    try:
+        calls = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise RowError(f"a function_call is not JSON: {error}; found {shown(content)}", column) from None
+    calls = [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
+    return {"role": "assistant", "tool_calls": calls}
 
 
 def template_arguments(row: Row) -> Row:
@@ -106,9 +144,11 @@ def with_system_turn(row: Row, prompt: Any) -> Any:
         return prompt
     expect(system, str, "text", "system")
     if not isinstance(prompt, list):
+        pairs = {"prompt", "chosen", "rejected"} <= row.keys()
+        turns = " (adapter='orca_pairs' with column_mapping={'question': 'prompt'} makes turns)" if pairs else ""
         raise RowError(
-            "the prompt is text, which has no system turn. Put it into the text, give messages, or leave it out with "
-            "ignore_columns=['system']",
+            f"the prompt is text, which has no system turn. Put it into the text, give messages{turns}, or leave it "
+            "out with ignore_columns=['system']",
             "system",
         )
     opening = prompt[0] if prompt and isinstance(prompt[0], dict) else {}

@@ -4,11 +4,10 @@ In: `instruction`, `input`, `history` or `conversations`, with two answers or wi
 preference or scored rows in messages.
 """
 
-from typing import Any
 
 from ..canonical import RowError
 from .distilabel import judged
-from .fields import Row, items, shown, template_arguments, text, text_or_texts
+from .fields import Row, field, items, messages, shown, template_arguments, text, text_or_texts, with_system_turn
 from .preference import preference
 from .prompts import (
     PAIR_EXTRAS,
@@ -16,8 +15,6 @@ from .prompts import (
     asked,
     optional_text,
     pair_extras,
-    sharegpt_turn,
-    sharegpt_turns,
 )
 from .registry import register_adapter
 from .turns import Message, assistant, user
@@ -69,34 +66,44 @@ def alpaca_kto(row: Row) -> Row:
     return {"prompt": _alpaca_prompt(row), "completion": completion, "score": judged(row, "kto_tag"), **_tools(row)}
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and ("value" in value or "content" in value)
+def _asks(column: str):
+    """Whether the column holds turns of which the last is not an answer, as `messages` of other formats is."""
+
+    def matches(row: Row) -> bool:
+        last = row[column][-1] if isinstance(row.get(column), list) and row[column] else None
+        return isinstance(last, dict) and (last.get("role") or last.get("from")) not in ("assistant", "gpt")
+
+    return matches
 
 
 @register_adapter(
+    "sharegpt.messages",
+    columns=("messages", "chosen", "rejected"),
+    matches=lambda row: _asks("messages")(row) and isinstance(row.get("chosen"), dict | str),
+    optional=("system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+)
+@register_adapter(
     "sharegpt",
     columns=("conversations", "chosen", "rejected"),
-    matches=lambda row: _is_message(row.get("chosen")) and _is_message(row.get("rejected")),
+    matches=_asks("conversations"),
     optional=("system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
 )
 def sharegpt(row: Row) -> Row:
-    """ShareGPT's `conversations`, with `chosen` and `rejected` as one message each. Gives turns.
+    """ShareGPT's `conversations`, or `messages`, with `chosen` and `rejected` as one message each. Gives turns.
 
-    A system turn in the conversation comes before the column `system`.
-    Columns: LLaMA-Factory, data/README.md and src/llamafactory/data/converter.py.
+    The answers may be text or lists of turns too, and `rejected` a list of several, as in `preference`.
+    Columns: LLaMA-Factory, data/README.md and src/llamafactory/data/converter.py; `messages`: axolotl,
+    prompt_strategies/dpo/chat_template.py.
 
     >>> row = sharegpt({"conversations": [{"from": "human", "value": "2+2?"}],
     ...                 "chosen": {"from": "gpt", "value": "4"}, "rejected": {"from": "gpt", "value": "5"}})
     >>> row["prompt"], row["chosen"]
     ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '4'}])
     """
-    answers = {column: [sharegpt_turn(row.get(column), column)] for column in ("chosen", "rejected")}
-    return {
-        "prompt": _with_system(row, sharegpt_turns(row, "conversations")),
-        **answers,
-        **pair_extras(row),
-        **_tools(row),
-    }
+    prompt = messages(row, "conversations" if "conversations" in row else "messages")
+    answers = {column: field(row, column) for column in ("chosen", "rejected")}
+    system = {"system": row.get("system")}
+    return preference({"prompt": prompt, **answers, **system, **pair_extras(row), **_tools(row)})
 
 
 def _is_conversation(column: str, label: str):
@@ -137,11 +144,12 @@ def conversation_kto(row: Row) -> Row:
     ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '5'}], 0.0)
     """
     column = next(name for name in ("conversations", "messages", "completion") if name in row)
-    *prompt, last = sharegpt_turns(row, column)
+    *prompt, last = messages(row, column)
     if last["role"] != "assistant" or not prompt:
         raise RowError(f"expected a prompt and an assistant turn at the end, found {shown(row[column])}", column)
     label = "kto_tag" if "kto_tag" in row else "label"
-    return {"prompt": _with_system(row, prompt), "completion": [last], "score": judged(row, label), **_tools(row)}
+    prompt = with_system_turn(row, prompt)
+    return {"prompt": prompt, "completion": [last], "score": judged(row, label), **_tools(row)}
 
 
 def _alpaca_prompt(row: Row) -> list[Message]:
@@ -154,13 +162,6 @@ def _alpaca_prompt(row: Row) -> list[Message]:
             raise RowError(f"expected pairs of question and answer, found {shown(turn)}", "history")
         history += [user(turn[0]), assistant(turn[1])]
     return asked(question, system=optional_text(row, "system"), history=history)
-
-
-def _with_system(row: Row, turns: list[Message]) -> list[Message]:
-    system = optional_text(row, "system")
-    if not system or turns[0]["role"] == "system":
-        return turns
-    return [{"role": "system", "content": system}, *turns]
 
 
 def _tools(row: Row) -> Row:

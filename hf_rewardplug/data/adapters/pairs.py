@@ -16,7 +16,6 @@ from .prompts import (
     asked,
     optional_text,
     pair_extras,
-    sharegpt_turns,
 )
 from .registry import register_adapter
 from .turns import Message, assistant
@@ -76,7 +75,7 @@ def ultrainteract(row: Row) -> Row:
     >>> row["prompt"], row["chosen"]
     ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': 'Step 1: 4'}])
     """
-    return answered_pair(sharegpt_turns(row, "trajectory"), text(row, "chosen"), text(row, "rejected"))
+    return answered_pair(messages(row, "trajectory"), text(row, "chosen"), text(row, "rejected"))
 
 
 @register_adapter(

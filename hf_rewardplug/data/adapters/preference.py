@@ -45,6 +45,7 @@ def preference(row: Row) -> Row:
         prompt as messages, repeated (or its    the repeated part leaves the answers
         tail) at the start of the answers
         prompt as messages, answers as text     the answers are assistant turns
+        an answer that is one message           a list of it
         `system` beside them                    the first turn; beside text it is an error, since text has no turns
 
     A list of rejected answers gives a ranked row: the chosen one scores 1, the others 0, so that losses of pairs see
@@ -65,8 +66,9 @@ def preference(row: Row) -> Row:
     {'prompt': '2+2?', 'completions': [' 4', ' 5', ' 6'], 'scores': [1.0, 0.0, 0.0]}
     """
     rest = {**_beside(row), **template_arguments(row)}
-    several = _several(field(row, "rejected"), field(row, "chosen"))
-    answers = [row["chosen"], *(row["rejected"] if several else [row["rejected"]])]
+    chosen, rejected = (_listed(field(row, column)) for column in ("chosen", "rejected"))
+    several = _several(rejected, chosen)
+    answers = [chosen, *(rejected if several else [rejected])]
     prompt, answers = _prompt_and_answers(row.get("prompt"), answers)
     if isinstance(answers[0], str):
         with_system_turn(row, "")  # which raises
@@ -163,6 +165,11 @@ def _beside(row: Row) -> Row:
     return {name: row[name] for name in _BESIDE if name in row}
 
 
+def _listed(answer: Any) -> Any:
+    """An answer that is one message as a list of messages."""
+    return [answer] if isinstance(answer, dict) else answer
+
+
 def _several(rejected: Any, chosen: Any) -> bool:
     """Whether `rejected` is a list of answers: of texts, or of conversations."""
     if isinstance(chosen, list) and chosen and not isinstance(chosen[0], dict):
@@ -202,7 +209,7 @@ def _named(answers: list[Any]) -> tuple[list[str], list[Any]]:
 def _are_texts(answers: list[Any]) -> bool:
     """Whether all are; what is neither text nor a list beside a text is at fault itself."""
     for column, value in zip(*_named(answers), strict=True):
-        if not isinstance(value, str | list) and any(isinstance(other, str) for other in answers):
+        if (value == [] or not isinstance(value, str | list)) and any(isinstance(other, str) for other in answers):
             raise RowError(f"expected text like the other answer, found {shown(value)}", column)
     return all(isinstance(value, str) for value in answers)
 

@@ -1,29 +1,10 @@
-"""A prompt that lies in several columns, or in ShareGPT's turns -> messages.
+"""A prompt that lies in several columns -> messages.
 
-In: texts from a row's columns, or turns {"from": "human", "value": ...}. Out: messages {"role": "user",
-"content": ...}.
+In: texts from a row's columns. Out: messages {"role": "user", "content": ...}.
 """
 
-import json
-from typing import Any
-
-from ..canonical import RowError
-from ..messages import cleaned_message
-from .fields import Row, expect, field, items, shown, text
+from .fields import Row, text
 from .turns import Message, assistant, user
-
-# ShareGPT's names of the roles (LLaMA-Factory's tags, UltraInteract's, OpenAI's own)
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-}
-
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """what a chat template takes beside the messages"""
@@ -67,40 +48,3 @@ def answered_pair(prompt: list[Message], chosen: str, rejected: str, *, tie: boo
     """
     row = {"prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
     return {**row, "tie": True} if tie else row
-
-
-def sharegpt_turns(row: Row, column: str) -> list[Message]:
-    """The turns of a column as messages; turns that are messages already stay, without what is None in them.
-
-    >>> sharegpt_turns({"conversations": [{"from": "human", "value": "2+2?"}]}, "conversations")
-    [{'role': 'user', 'content': '2+2?'}]
-    """
-    turns = items(row, column)
-    if not turns:
-        raise RowError("expected at least one turn, found an empty list", column)
-    return [sharegpt_turn(turn, column) for turn in turns]
-
-
-def sharegpt_turn(turn: Any, column: str) -> Message:
-    """One turn as a message; a `function_call` holds its calls as JSON, and becomes the message's `tool_calls`.
-
-    >>> sharegpt_turn({"from": "function_call", "value": '{"name": "add", "arguments": {"x": 2}}'}, "conversations")
-    {'role': 'assistant', 'tool_calls': [{'type': 'function', 'function': {'name': 'add', 'arguments': {'x': 2}}}]}
-    """
-    turn = expect(turn, dict, "a turn {'from': ..., 'value': ...}", column)
-    if "from" not in turn and "role" in turn:
-        return cleaned_message(turn)
-    name, content = field(turn, "from", column), text(turn, "value", column)
-    if name not in SHAREGPT_ROLES:
-        raise RowError(f"a turn is from {shown(name)}; expected one of {', '.join(SHAREGPT_ROLES)}", column)
-    if name == "function_call":
-        return {"role": "assistant", "tool_calls": _tool_calls(content, column)}
-    return {"role": SHAREGPT_ROLES[name], "content": content}
-
-
-def _tool_calls(written: str, column: str) -> list[Row]:
-    try:
-        calls = json.loads(written)
-    except json.JSONDecodeError as error:
-        raise RowError(f"a function_call is not JSON: {error}; found {shown(written)}", column) from None
-    return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]

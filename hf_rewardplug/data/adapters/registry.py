@@ -59,6 +59,16 @@ class Adapter:
         declared = {*(self.columns or ()), *(self.optional or ())} & row.keys()
         return declared if self.optional is not None else declared | columns_read(self.function, row)
 
+    def fails(self, row: Row) -> bool:
+        """Whether it finds fault with a row that has something in every column that it needs."""
+        if not _filled(row, self.columns or ()):
+            return False
+        try:
+            self(dict(row))
+        except Exception:  # a third party's function can fail in any way
+            return True
+        return False
+
 
 def register_adapter(
     name: str,
@@ -147,23 +157,12 @@ def detect_adapter(columns: Iterable[str], first_row: Row) -> Adapter:
     for own in TRL_COLUMNS:
         if _filled(first_row, own):
             fitting = [candidate for candidate in fitting if candidate[5].issuperset(own)] or fitting
-    fitting = [candidate for candidate in fitting if not _fails(candidate[4], first_row)] or fitting
+    fitting = [candidate for candidate in fitting if not candidate[4].fails(first_row)] or fitting
     return max(fitting, key=lambda candidate: candidate[:4])[4]
 
 
 def _filled(row: Row, columns: Iterable[str]) -> bool:
     return all(row.get(column) not in (None, "", []) for column in columns)
-
-
-def _fails(adapter: Adapter, row: Row) -> bool:
-    """Whether the adapter finds fault with a row that has something in every column it needs."""
-    if not _filled(row, adapter.columns):
-        return False
-    try:
-        adapter(dict(row))
-    except Exception:  # a third party's function can fail in any way
-        return True
-    return False
 
 
 def fitting_adapters(row: Row, columns: Iterable[str] | None = None) -> list[Adapter]:

@@ -12,8 +12,10 @@ from .prompts import answered_pair, asked
 from .registry import register_adapter
 from .turns import Message, assistant, split_at_common_prefix, user
 
-# who won: the first answer (0), the second (1), neither (None). FastChat's words, JudgeBench's, Preference-Collection's
-VOTES = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "a>b": 0, "b>a": 1, "tie": None, "tie (bothbad)": None}
+# who won: the first answer (0), the second (1), neither (None). FastChat's words, LMArena's, JudgeBench's,
+# Preference-Collection's
+VOTES = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "a>b": 0, "b>a": 1}
+VOTES |= dict.fromkeys(("tie", "tie (bothbad)", "tie (inconsistent)", "bothbad", "both_bad", "a=b"))
 
 
 @register_adapter(
@@ -22,7 +24,7 @@ VOTES = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "a>b": 0, "b>a": 1, "tie": 
     optional=("turn",),
     ignored=(
         *("question_id", "model_a", "model_b", "judge", "anony", "language", "tstamp"),
-        *("openai_moderation", "toxic_chat_tag"),
+        *("openai_moderation", "toxic_chat_tag", "conv_metadata", "full_conversation"),
     ),
 )
 def arena(row: Row) -> Row:

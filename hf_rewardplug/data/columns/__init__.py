@@ -18,11 +18,12 @@ no prompt at all, by being text. Once a data set, not once a row: the rows of `l
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import Any
 
 from ..adapters import Adapter, rename_columns
 from ..canonical import Row, RowError
+from ..formats.csv_cells import is_written_list
 from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, TOPIC, kind_of_name
 from .reading import KnownTexts
 from .refusal import refusal
@@ -30,7 +31,7 @@ from .values import has_content, is_id, is_media, is_messages, is_of_assistant, 
 
 _FIRST, _SPREAD = 16, 48  # rows that are looked at: the first ones, and so many over all
 OURS = "rewardplug_"  # columns of this package: where a row stands in its file
-_LONG_NAME = 40  # characters: a source or a category is shorter
+_LONG_NAME, _SENTENCE = 40, 4  # characters, words: the name of a source or of a category is shorter
 
 
 @dataclass(frozen=True)
@@ -114,22 +115,27 @@ def unread_columns(
         ignored: the columns to ignore, to be told.
 
     Raises:
-        ValueError: columns look like parts of a prompt, and the adapter would leave them out.
+        ValueError: columns look like parts of a prompt, and the adapter would leave them out; or it reads messages that
+            are written as text.
     """
     mapping = dict(column_mapping or {})
     renamed = [rename_columns(row, mapping) if mapping else row for row in rows]
     read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
     names = dict.fromkeys(name for row in rows for name in row if name not in read and not name.startswith(OURS))
     parts: dict[str, set[str | None]] = {name: set() for name in names}
-    for raw, row in zip(rows, renamed, strict=True):
-        held = [name for name in names if has_content(raw.get(name))]
-        known = _known(adapter, row) if held else None
-        if known is None and adapter.optional is None:  # it may have read no further than to its error
-            held = []
-        for name in held:
-            parts[name].add(part_of_prompt(name, raw[name], known))
+    readings = [
+        _known(adapter, row) if any(has_content(raw.get(name)) for name in names) else None
+        for raw, row in zip(rows, renamed, strict=True)
+    ]
+    # a row that cannot be read says nothing of the columns, unless they may be why none can
+    judged = [known is not None or (not any(readings) and adapter.optional is not None) for known in readings]
+    for raw, known in compress(zip(rows, readings, strict=True), judged):
+        for name in names:
+            if has_content(raw.get(name)):
+                parts[name].add(part_of_prompt(name, raw[name], known))
     if refused := {name: part for part in ("prompt", "media") for name in names if part in parts[name]}:
         raise ValueError(refusal(adapter, refused, renamed[0]))
+    _refuse_written_messages(adapter, renamed)
     return Unread(
         tuple(name for name in names if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
         tuple(name for name in names if "beside" in parts[name]),
@@ -204,7 +210,24 @@ def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
     sentences = any(map(is_sentence, texts))
     if kind in (ANSWER, MAYBE) or known is None or known.has_prompt:
         return kind == MAYBE and sentences
-    return sentences and (kind != FREE or max(map(len, texts)) > _LONG_NAME)  # the rows have no prompt: this may be it
+    named = kind == FREE and all(len(text) <= _LONG_NAME and len(text.split()) < _SENTENCE for text in texts)
+    return sentences and not named  # the rows have no prompt: this may be it
+
+
+def _refuse_written_messages(adapter: Adapter, rows: Sequence[Row]) -> None:
+    """Messages that a csv file or `json.dumps` made text of would be trained as that text."""
+    readings = []
+    for row in rows:
+        with suppress(Exception):  # as in `_known`
+            readings += adapter(row)
+    for name in ("prompt", "chosen", "rejected", "completion"):
+        texts = [reading[name] for reading in readings if reading.get(name)]
+        if texts and all(isinstance(text, str) and is_written_list(text, messages_alone=True) for text in texts):
+            raise ValueError(
+                f"column {name!r} holds messages that are written as text, and would be read as that text. Make lists "
+                f"of them: dataset.map(lambda row: {{{name!r}: json.loads(row[{name!r}])}}), or ast.literal_eval where "
+                "Python wrote them."
+            )
 
 
 def _known(adapter: Adapter, row: Row) -> KnownTexts | None:

@@ -51,7 +51,7 @@ _CONTEXT_STEMS = (
 _CONTEXT = frozenset(
     """
     conv convs chat chats turn turns doc docs post posts selftext tool tools function functions excerpt evidence
-    knowledge persona preamble demonstrations exemplars shots hypothesis situation trajectory
+    knowledge persona preamble demonstrations exemplars shot shots hypothesis situation trajectory
     """.split()
 )
 _PROMPT_STEMS = ("prompt", "question", "instruct", "input", "quer", "problem")

@@ -38,16 +38,17 @@ def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
 
 
 def _formats(names: list[str], row: Row) -> list[str]:
-    """Formats that may be the row's and read what was refused, the last registered first."""
-    fitting = [other.name for other in fitting_adapters(row) if other.reads(row).issuperset(names)]
-    return fitting[::-1][:_MOST]
+    """Formats that can read the row with what was refused, the last registered first."""
+    fitting = [other for other in fitting_adapters(row) if other.reads(row).issuperset(names)]
+    return [other.name for other in fitting if not other.fails(row)][::-1][:_MOST]
 
 
 def _mapping(adapter: Adapter, names: list[str], row: Row) -> str:
     """A mapping of the first column to one that the adapter reads and the row lacks."""
     missing = {*(adapter.columns or ()), *(adapter.optional or ())} - row.keys()
     alike = [name for name in ("system", "tools", "history") if name in names[0].lower()]
-    expected = next((name for name in (*alike, *(() if alike else ("prompt", "input"))) if name in missing), None)
+    asked = () if {"system", "tools"} & {*alike} else ("prompt", "input")
+    expected = next((name for name in (*alike, *asked) if name in missing), None)
     return f"column_mapping={{{expected!r}: {names[0]!r}}}" if expected else "column_mapping={expected name: yours}"
 
 

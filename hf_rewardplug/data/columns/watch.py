@@ -47,4 +47,4 @@ class RowWatch:
         told = [name for name in found.names if name in new]
         if told:
             logger.warning("%s: columns that are not read: %s", adapter.name, ", ".join(told))
-        settled.update(name for name in raw if has_content(raw[name]))
+        settled.update(name for name in raw if has_content(raw[name]) and name not in found.watched)

@@ -144,7 +144,7 @@ class _Column:
         self.kinds, self.lists, self.texts, self.first_list = set(), 0, 0, 0
 
     def see(self, cell: str, line: int) -> None:
-        if cell.strip() and self.name not in _AS_JSON and _is_list(cell, messages_alone=self.is_text):
+        if cell.strip() and self.name not in _AS_JSON and is_written_list(cell, messages_alone=self.is_text):
             self.lists, self.first_list = self.lists + 1, self.first_list or line
             if self.is_text:
                 raise self._error(line)
@@ -185,16 +185,16 @@ def _kind(cell: str) -> str:
     return "float" if number[2] or number[3] else "int"
 
 
-def _is_list(cell: str, *, messages_alone: bool) -> bool:
+def is_written_list(cell: str, *, messages_alone: bool) -> bool:
     """Whether a cell is a list or an object as JSON, Python or numpy write it; or messages.
 
-    >>> _is_list('["4", "5"]', messages_alone=False), _is_list("[1 2]", messages_alone=False)
+    >>> is_written_list('["4", "5"]', messages_alone=False), is_written_list("[1 2]", messages_alone=False)
     (True, True)
-    >>> _is_list("[1, 2]", messages_alone=True), _is_list("[{'role': 'user', 'content': 'Hi'}]", messages_alone=True)
-    (False, True)
+    >>> is_written_list("[{'role': 'user', 'content': 'Hi'}]", messages_alone=True)
+    True
     """
     ends = cell.strip()
-    if (ends[0], ends[-1]) not in (("[", "]"), ("{", "}")):
+    if (ends[:1], ends[-1:]) not in (("[", "]"), ("{", "}")):
         return False
     return not messages_alone or any(all(key.search(ends) for key in keys) for keys in _MESSAGE_KEYS)
 
