@@ -25,6 +25,7 @@ class BatchPlan:
             examples of the data set stand in, as accelerate repeats rows.
         seed: of the composition and of the order in each epoch.
         groups: key of each example; those with the same key share batches where they fit.
+        lengths: of the examples; those of like length share batches, groups by their longest. None: any lengths.
         savings: what each example shares with the first of its group; any two share at least the smaller of theirs.
         shuffle: keep the data set's order if False.
 
@@ -45,6 +46,7 @@ class BatchPlan:
         seed: int = 0,
         groups: Sequence[int] | None = None,
         savings: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
         shuffle: bool = True,
     ):
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
@@ -55,6 +57,8 @@ class BatchPlan:
         members: dict[int, list[int]] = {key: [] for key in order}
         for index, key in enumerate(keys):
             members[key].append(index)
+        if lengths is not None:  # those of the same length stay in the order of the seed
+            order.sort(key=lambda key: max(lengths[index] for index in members[key]))
         cost_of = _CostOf(costs, savings or [0] * len(costs))
         units = [unit for key in order for unit in _units(members[key], cost_of, budget)]
         self.windows = list(_windows(units, cost_of, budget, ranks))
@@ -146,11 +150,24 @@ def unique_tokens(row: dict) -> int:
     >>> unique_tokens({"completion_ids": [[1, 2], [1, 3, 4], [1, 2, 5]]})
     5
     """
-    if "input_ids" in row:
-        return len(row["input_ids"])
-    sequences = sorted(row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]])
+    sequences = sorted(_sequences(row))
     shared = sum(common_prefix_length(one, other) for one, other in pairwise(sequences))  # neighbours share most
     return sum(map(len, sequences)) - shared
+
+
+def longest_sequence(row: dict) -> int:
+    """Tokens of an encoded row's longest sequence, to which a padded batch pads the others.
+
+    >>> longest_sequence({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
+    4
+    """
+    return max(map(len, _sequences(row)))
+
+
+def _sequences(row: dict) -> list[list[int]]:
+    if "input_ids" in row:  # of a tree of steps, all its nodes
+        return [row["input_ids"]]
+    return row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:

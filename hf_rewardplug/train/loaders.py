@@ -8,11 +8,13 @@ import logging
 import datasets
 from torch.utils.data import DataLoader
 
-from ..data.batching import BatchPlan, shared_with_group, unique_tokens
+from ..data.batching import BatchPlan, longest_sequence, shared_with_group, unique_tokens
 from ..data.canonical import PROMPT_KEY
 from .callbacks import PlanEpoch
 
 logger = logging.getLogger(__name__)
+
+_BY_LENGTH = ("group_by_length", "batch_rebalance")
 
 
 class LoaderTrainer:
@@ -26,10 +28,42 @@ class LoaderTrainer:
         finally:
             self.args.train_sampling_strategy = asked
 
+    def _get_train_sampler(self, train_dataset=None):
+        """transformers' reads a row's length off `input_ids`, which pairs and lists do not have."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy in _BY_LENGTH and isinstance(dataset, datasets.Dataset):
+            lengths = self._lengths(self._encoded(dataset))
+            dataset = datasets.Dataset.from_dict({self.args.length_column_name: lengths})
+        return super()._get_train_sampler(dataset)
+
+    def _encoded(self, dataset: datasets.Dataset) -> datasets.Dataset:
+        """The rows without the raw columns beside them."""
+        return dataset.select_columns(
+            [name for name in self.training_objective.columns if name in dataset.column_names]
+        )
+
+    def _lengths(self, rows: datasets.Dataset) -> list[int]:
+        """What each row costs in a batch: its unique tokens where prefixes are shared, else its longest sequence."""
+        length = unique_tokens if getattr(self.data_collator, "prefix_sharing", False) else longest_sequence
+        return [length(row) for row in rows]
+
     def get_train_dataloader(self) -> DataLoader:
-        """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common."""
-        args = self.args
-        if args.max_tokens_per_batch is None and not args.group_by_prefix:
+        """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common.
+
+        Its batches of like length are others after a resume, and on a rank that has drawn another mask of dropout.
+
+        Raises:
+            ValueError: the batches depend on all rows, but the data set is a stream, which transformers passes over.
+        """
+        args, strategy = self.args, self.args.train_sampling_strategy
+        asked = "`max_tokens_per_batch`" if args.max_tokens_per_batch is not None else None
+        asked = asked or ("`group_by_prefix`" if args.group_by_prefix else None)
+        if strategy == "batch_rebalance" and asked:
+            logger.warning("%s goes before train_sampling_strategy='%s'.", asked, strategy)
+        by_length = f"train_sampling_strategy='{strategy}'" if strategy in _BY_LENGTH else None
+        if (asked or by_length) and not isinstance(self.train_dataset, datasets.Dataset):
+            raise ValueError(f"{asked or by_length} must see all rows beforehand, but the train data set is a stream.")
+        if not asked and strategy != "group_by_length":
             return super().get_train_dataloader()
         plan = self._batch_plan()
         self.pop_callback(PlanEpoch)
@@ -51,19 +85,13 @@ class LoaderTrainer:
 
     def _batch_plan(self) -> BatchPlan:
         args, dataset = self.args, self.train_dataset
-        asked = "group_by_prefix" if args.max_tokens_per_batch is None else "max_tokens_per_batch"
-        if not isinstance(dataset, datasets.Dataset):
-            raise ValueError(f"`{asked}` must see all rows beforehand, but the train data set is a stream.")
         if args.group_by_prefix and PROMPT_KEY not in dataset.column_names:
             raise ValueError(
                 "`group_by_prefix=True`, but the train data set was prepared without it. Give the raw rows."
             )
-        if args.train_sampling_strategy not in ("random", "sequential"):
-            logger.warning("`%s` goes before train_sampling_strategy='%s'.", asked, args.train_sampling_strategy)
-        rows = dataset.select_columns(
-            [name for name in self.training_objective.columns if name in dataset.column_names]
-        )
-        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
+        rows, groups = self._encoded(dataset), dataset[PROMPT_KEY][:] if args.group_by_prefix else None
+        by_length = args.train_sampling_strategy == "group_by_length"
+        lengths = self._lengths(rows) if by_length or args.max_tokens_per_batch is not None else None
         if args.max_tokens_per_batch is None:
             costs, savings, budget = [1] * len(dataset), None, self._train_batch_size
         elif not getattr(self.data_collator, "prefix_sharing", False):
@@ -72,7 +100,7 @@ class LoaderTrainer:
                 "warning above says why). Set `per_device_train_batch_size` instead."
             )
         else:
-            costs = [unique_tokens(row) for row in rows]
+            costs = lengths
             savings = None if groups is None else shared_with_group(rows, groups)
             # `auto_find_batch_size` halves the rows of a batch; here the tokens
             budget = max(1, args.max_tokens_per_batch * self._train_batch_size // args.train_batch_size)
@@ -83,5 +111,6 @@ class LoaderTrainer:
             seed=args.seed if args.data_seed is None else args.data_seed,
             groups=groups,
             savings=savings,
+            lengths=lengths if by_length else None,
             shuffle=args.train_sampling_strategy != "sequential",
         )
