@@ -16,8 +16,8 @@ from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
-from ..data.columns import Unread
-from ..data.pipeline import RowPipeline
+from ..data.columns import beside_tokens
+from ..data.pipeline import OPTIONAL, TREE_COLUMNS, RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
@@ -71,6 +71,9 @@ class DataTrainer(LoaderTrainer):
         sizes = {"vocab_size": self.vocab_size, "pad_token_id": processing_class.pad_token_id}
         encoder = replace(self.encoder(processing_class, args), **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
+        read = (*columns, *self.training_objective.tokenized_columns, *OPTIONAL, *TREE_COLUMNS, "tie", subset)
+        read += tuple(args.ignore_columns or ())
+        unread = raw.unread if raw else beside_tokens(dataset.column_names or first, read)
         dataset = dataset if raw is None else raw.rows
         encode = self.training_objective.encode(encoder, tokenized=tokenized, name=dataset_name)
         encode = encode if tokenized else WithUnrendered(encode, Unrendered(encoder))
@@ -87,7 +90,7 @@ class DataTrainer(LoaderTrainer):
             adapter=raw and raw.adapter,
             column_mapping=mapping,
             subset=subset,
-            unread=raw.unread if raw else Unread(),
+            unread=unread,
             on_bad_row=args.on_bad_row,
         )
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
@@ -97,7 +100,7 @@ class DataTrainer(LoaderTrainer):
                 dataset, pipeline, keep_columns=self.training_objective.keep_columns, num_proc=args.dataset_num_proc
             )
         reports[dataset_name] = report
-        report.unread = raw.unread if raw else report.unread
+        report.unread = unread
         if ROW_LOOK in (dataset.column_names or ()):
             looks.read(dataset[ROW_LOOK][:])
             dataset = dataset.remove_columns(ROW_LOOK)

@@ -131,6 +131,19 @@ def shout(batch):
     return {key: [one.upper() if isinstance(one, str) else one for one in values] for key, values in batch.items()}
 
 
+def test_what_stands_beside_tokens_is_told(make):
+    rows = [{"chosen_ids": [1, 5], "rejected_ids": [1, 6], "margin": 1.0, "id": 3, "context": "Paris.", "a": 1}] * 2
+    report = make(rows).preparation_reports["train"]
+    assert str(report).splitlines()[1:] == ["  columns that are not read: context, a"]
+    rows = [{"input_ids": [1, 5], "labels": [-100, 1], "node_lengths": None, "node_parents": None}] * 2
+    assert not make(rows, "prm").preparation_reports["train"]
+    assert "context" not in str(
+        make(
+            [{"chosen_ids": [1, 5], "rejected_ids": [1, 6], "context": "a"}] * 2, ignore_columns=["context"]
+        ).preparation_reports["train"]
+    )
+
+
 def test_a_transform_is_applied_once(make):
     """TRL's two maps apply it twice: to the rows, and to its own EOS behind them."""
     rows = text_pairs(3)

@@ -145,6 +145,16 @@ def unread_columns(
     )
 
 
+def beside_tokens(columns: Iterable[str], read: Iterable[str]) -> Unread:
+    """Columns of rows that are tokenized already and nobody reads: told, since the tokens may hold them.
+
+    >>> print(beside_tokens(["chosen_ids", "rejected_ids", "id", "context"], ["chosen_ids", "rejected_ids", "margin"]))
+    columns that are not read: context
+    """
+    read = {*read}
+    return Unread(tuple(name for name in columns if name not in read and kind_of_name(name) != FREE))
+
+
 def refuse_prompts(adapter: Adapter, raw: Row, unread: Unread, canonical: list[Row]) -> None:
     """A `RowError` where a column holds a part of a prompt that the adapter does not read, unlike in the rows that were
     looked at: it held nothing there, or there was none (rows of a stream need not have the same columns).
