@@ -45,6 +45,7 @@ class CheckpointTrainer:
             check_date(folder, self.processing_class)
             self._tokens.restore(record, here=self.args.process_index == 0)
             resume_from_checkpoint = str(folder)
+        self._tokens.mark()
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _agreed(self, function, *arguments):
@@ -139,12 +140,26 @@ def why_not_whole(folder: Path) -> str | None:
             return f"{name} is missing"
         if sizes[name] != size and not _is_json(folder / name):  # which people edit
             return f"{name} has {sizes[name]} of {size} bytes"
+    if missing := _missing_state(folder):
+        return (
+            f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing (`save_only_model=True` saves none of "
+            "them), so the optimizer, the learning rate or the random numbers would start anew. To train on from its "
+            f"weights alone, give model='{folder}'"
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and any(
         (folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
     ):
         return "its weights are a pickle, which can run code when it is read; safetensors alone are"
     return next((reason for path in weights if (reason := why_not_readable(path))), None)
+
+
+def _missing_state(folder: Path) -> list[str]:
+    """What transformers would not restore, and say nothing: it looks for each file and goes on without."""
+    files = {"rng_state": "rng_state.pth"}  # or `rng_state_<rank>.pth`
+    if not any(folder.glob("global_step*")):  # DeepSpeed's own folder, with the optimizer and mostly the schedule
+        files = {"optimizer": "optimizer.pt", "scheduler": "scheduler.pt", **files}  # FSDP: optimizer.bin, optimizer_0/
+    return [name for kind, name in files.items() if not any(folder.glob(f"*{kind}*"))]
 
 
 def _is_json(path: Path) -> bool:
@@ -168,14 +183,18 @@ def whole_checkpoint(asked: str | bool, output_dir: str) -> tuple[Path, dict]:
             )
         return Path(asked), read_record(Path(asked))
     folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
+    reasons = {}
     for folder in sorted(folders, key=_step, reverse=True):
-        reason = why_not_whole(folder)
-        if reason is None:
+        reasons[folder.name] = why_not_whole(folder)
+        if reasons[folder.name] is None:
             return folder, read_record(folder)
-        logger.warning("'%s' is not a whole checkpoint and is passed over: %s.", folder, reason)
-    found = "has no checkpoint" if not folders else f"has no whole one among its {len(folders)} checkpoints"
+        logger.warning("'%s' is not a whole checkpoint and is passed over: %s.", folder, reasons[folder.name])
+    none = "has no checkpoint"
+    if reasons:
+        newest, reason = next(iter(reasons.items()))
+        none = f"has no whole one among its {len(folders)} checkpoints. Of the newest, {newest}, {reason}"
     raise ValueError(
-        f"resume_from_checkpoint=True, but output_dir='{output_dir}' {found}. Leave it out to start from the beginning."
+        f"resume_from_checkpoint=True, but output_dir='{output_dir}' {none}. Leave it out to start from the beginning."
     )
 
 
