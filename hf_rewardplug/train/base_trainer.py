@@ -78,7 +78,7 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
                 logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
         for watch in watches(self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled):
             self.add_callback(watch)
-        self.add_callback(TokenClock(self._tokens))
+        self.add_callback(TokenClock(self._tokens, self._running))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)
@@ -140,6 +140,13 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         else:
             self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
         return (loss, outputs) if return_outputs else loss
+
+    def _track_num_input_tokens(self, inputs: Tensors) -> None:
+        """transformers' counts the tokens that sequences share once; its "non_padding" means all of them."""
+        tree = inputs.get("prefix_tree")
+        super()._track_num_input_tokens(
+            inputs if tree is None else {**inputs, "attention_mask": torch.tensor(tree["num_tokens"])}
+        )
 
     # ---- metrics -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.batching import BatchPlan
-from .metrics import TokenCounter
+from .metrics import Running, TokenCounter
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,14 @@ class TokenProgress(ProgressCallback):
 
 
 class TokenClock(TrainerCallback):
-    """Starts the time of tokens a second when training starts, behind what was set up before."""
+    """Starts the figures of training and the time of tokens a second, behind what was set up before."""
 
-    def __init__(self, tokens: TokenCounter):
-        self.tokens = tokens
+    def __init__(self, tokens: TokenCounter, running: Running):
+        self.tokens, self.running = tokens, running
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.tokens.start()
+        self.running.clear()
 
 
 class PlanEpoch(TrainerCallback):

@@ -22,6 +22,10 @@ class Running:
     """
 
     def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was added."""
         self._values: dict[str, torch.Tensor] = {}
         self._kinds: dict[str, str] = {}
 
@@ -58,7 +62,7 @@ class Running:
                 figures[key] = column.sum().item() / max(count, 1.0)
             else:
                 figures[key] = (column.min() if kind == "min" else column.max()).item()
-        self._values, self._kinds = {}, {}
+        self.clear()
         return figures
 
 
@@ -81,6 +85,7 @@ class TokenCounter:
         self.tokens: torch.Tensor | int = 0
         self.unique: torch.Tensor | int = 0
         self._last = (0, 0, time.perf_counter())
+        self.mark()
 
     def add(self, inputs: dict) -> None:
         """Count a batch, packed or padded."""
@@ -97,9 +102,14 @@ class TokenCounter:
         self.tokens, self.unique = counts if here else (0, 0)
         self._last = (*counts, time.perf_counter())
 
+    def mark(self) -> None:
+        """Remember the counts for `start`."""
+        self._marked = self.tokens, self.unique, self._last[:2]
+
     def start(self) -> None:
-        """Begin an interval now."""
-        self._last = (*self._last[:2], time.perf_counter())
+        """Begin an interval now, at the counts that were marked: `auto_find_batch_size` starts a run again."""
+        self.tokens, self.unique, last = self._marked
+        self._last = (*last, time.perf_counter())
 
     def pause(self, seconds: float) -> None:
         """Leave `seconds` out of the interval's time: an evaluation's."""

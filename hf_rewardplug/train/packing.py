@@ -5,6 +5,7 @@ In: a run's config and model. Out: why its batches must be padded, or an error o
 
 import logging
 
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 
 from ..model.attention import unwrapped
@@ -12,13 +13,13 @@ from ..model.attention import unwrapped
 logger = logging.getLogger(__name__)
 
 _FUNCTIONAL_NOISE = ("residual_dropout", "embedding_dropout", "router_jitter_noise")
-"""options of models' configs that no `nn.Dropout` stands for (StarCoder2, Mixtral); `attention_dropout` is the model's"""
+"""options of models' configs that no `nn.Dropout` stands for: StarCoder2's and Mixtral's"""
 
 
 def why_padded(model: nn.Module, args) -> str | None:
     """Why batches must be padded with these options, or None: in a packed row they would mean something else."""
-    if args.torch_compile:
-        return "`torch_compile=True` would compile again for every batch's tree"
+    if TorchDynamoPlugin(backend=args.torch_compile_backend).backend != DynamoBackend.NO:  # `accelerate launch` too
+        return "`torch_compile` would compile again for every batch's tree"
     if args.neftune_noise_alpha:
         return f"`neftune_noise_alpha={args.neftune_noise_alpha}` scales the noise by the length of a padded row"
     if "inputs" in args.include_for_metrics:
