@@ -141,7 +141,7 @@ class RowPipeline:
             refuse_prompts(self.adapter, raw, self.unread, found)
             canonical = [row for one in found for row in self._expanded(one)]
         return [self._example(row, number, subset) for row in canonical] or [
-            self._left_out("the adapter gives none (a tie)", number)
+            self._left_out("the adapter gives no row for it", number)
         ]
 
     def _expanded(self, canonical: Row) -> list[Row | EmptyRow]:

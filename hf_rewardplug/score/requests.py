@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..data.adapters import Adapter, detect_adapter, get_adapter, rename_columns
+from ..data.adapters.fields import with_system_turn
 from ..data.canonical import EmptyRow, RowError, checked_completion, checked_list, checked_pair, template_arguments
 from ..data.columns import check_ignored
 from ..data.columns.watch import RowWatch
@@ -77,6 +78,9 @@ class Requests:
         raw = {key: value for key, value in row.items() if key not in self.ignored}
         row = rename_columns(raw, self.mapping) if self.mapping else raw
         if self.named is None and (key := key_of(row)):
+            if isinstance(row["prompt"], list):  # text has no system turn: the watch says so
+                raw = {name: value for name, value in raw.items() if name != "system"}
+                row = {**row, "prompt": with_system_turn(row, row["prompt"])}
             self._watch(PLAIN, raw)
             return [_plain(row, key)]
         adapter = self._adapter_of(row)
@@ -85,7 +89,7 @@ class Requests:
         self.adapter = adapter  # a row that it cannot read does not say what the others are
         if requests := [asked(canonical) for canonical in rows]:
             return requests
-        raise EmptyRow("the adapter gives none (a tie)")
+        raise EmptyRow("the adapter gives no row for it")
 
     def check_ignored(self) -> None:
         """

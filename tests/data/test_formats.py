@@ -198,6 +198,8 @@ BROKEN = [
     ("rows.csv", 'prompt,chosen\na,"b"c\n', "line 2: no csv: ',' expected after"),
     ("rows.csv", b"prompt,chosen\na,b\n\xe9,c\n", "line 3: no UTF-8"),
     ("rows.csv", "prompt,prompt\na,b\n", "line 1: the header holds 'prompt', 'prompt'; expected the names"),
+    ("rows.csv", "prompt;chosen\na;b\n", "line 1: the header is one cell, 'prompt;chosen'; expected commas"),
+    ("rows.csv", "prompt\tchosen\na\tb\n", "line 1: the header is one cell, "),
     ("rows.csv", "prompt,\na,b\n", "line 1: the header holds 'prompt', ''"),
     ("rows.parquet", b"PAR1 and no more", "is no whole parquet file: "),
     ("rows.arrow", b"ARROW1 and no more", "is no whole arrow file: "),

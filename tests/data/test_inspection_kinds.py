@@ -118,7 +118,7 @@ def test_lists_ties_weights_and_soft_labels_are_told():
     text = told(DATA["soft pairs"][1])
     assert "soft chosen_probability in 2 pairs" in text and "weight in 2 pairs: from 0.5 to 2, mean 1.25" in text
     text = told(DATA["pairs and ties"][1])
-    assert "kept 1 pairs of 2 rows" in text and "left out, the adapter gives none (a tie): 1 (row 1)" in text
+    assert "kept 1 pairs of 2 rows" in text and "left out, the adapter gives no row for it: 1 (row 1)" in text
     assert any(line.startswith("ties 1 more pairs") for line in text)
 
 

@@ -201,7 +201,7 @@ def test_what_gives_no_row_is_left_out_and_reported(own_registry):
 
     parts = [part([{"votes": 0}, {"votes": 2}, {"votes": -1}], "votes"), part(pairs(2), "pairs")]
     encoded, report = prepared(mixed(parts, seed=0))
-    assert report.dropped == {"the adapter gives none (a tie)": [0], "nobody voted": [4]}
+    assert report.dropped == {"the adapter gives no row for it": [0], "nobody voted": [4]}
     assert (report.rows, report.examples) == (5, 4)
     assert encoded["chosen_ids"][:] == [[3], [7], [7], [3]]
     streamed = mixed([part(one.dataset, one.subset, stream=True) for one in parts], seed=0)

@@ -180,7 +180,7 @@ def test_ranked_rows_give_all_their_pairs(pairs):
     assert encoded["rewardplug_id"][:] == [0, 1, 2, 3, 4]
     assert encoded["scores"][3] == [3, 2, 1]
     assert (report.rows, report.examples) == (3, 5)
-    assert report.dropped == {"the adapter gives none (a tie)": [1], "chosen and rejected are identical": [2]}
+    assert report.dropped == {"the adapter gives no row for it": [1], "chosen and rejected are identical": [2]}
 
 
 def tree_row(*nodes):

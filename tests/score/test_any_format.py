@@ -148,7 +148,7 @@ def test_an_adapter_may_give_several_rows(orm, prm, tmp_path, monkeypatch):
     found = scores_of(orm, rows, tmp_path, adapter="two.py:pairs")
     sat, ran, off = orm.score("the cat ", ["sat", "ran", "off"])
     assert found[0]["scores"] == [near([sat, ran]), near([sat, off])] and found[1]["scores"] == near([sat, ran])
-    assert found[2] == {**rows[2], "score": None, "error": "the adapter gives none (a tie)"}  # no fault of the row
+    assert found[2] == {**rows[2], "score": None, "error": "the adapter gives no row for it"}  # no fault of the row
     rows = [{"p": "the", "s": [["a cat"], ["a dog", "ran"]]}]
     (found,) = scores_of(prm, rows, tmp_path, adapter="two.py:solved")
     expected = prm.score_steps("the", rows[0]["s"])

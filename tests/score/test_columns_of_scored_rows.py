@@ -40,6 +40,15 @@ def test_score_refuses_what_it_would_not_read(row, beside):
     assert ignoring({**row, **beside}) == Requests(any_format=True)(row)
 
 
+@pytest.mark.parametrize("answers", [{"completion": "4"}, {"completions": ["4", "5"]}, {"steps": ["4"]}], ids=list)
+def test_system_beside_plain_rows_is_the_first_turn(answers):
+    question, system = {"role": "user", "content": "2+2?"}, {"role": "system", "content": "Be brief."}
+    row = {"prompt": [question], **answers, "system": "Be brief."}
+    assert Requests(any_format=True)(row) == {"prompt": [system, question], **answers}
+    with pytest.raises(ValueError, match=r"^column 'system' looks like a part of the prompt"):
+        Requests(any_format=True)({**row, "prompt": "2+2?"})
+
+
 @pytest.mark.parametrize("row", [PAIR, PLAIN], ids=["pairs", "plain"])
 def test_score_watches_the_rows_behind_the_first_one(row, caplog):
     requests = Requests(any_format=True)

@@ -50,7 +50,7 @@ _CONTEXT_STEMS = (
 )
 _CONTEXT = frozenset(
     """
-    conv convs chat chats turn turns doc docs post posts selftext tool tools function functions excerpt evidence
+    conv convs ctx chat chats turn turns doc docs post posts selftext tool tools function functions excerpt evidence
     knowledge persona preamble demonstrations exemplars shot shots hypothesis situation trajectory
     """.split()
 )

@@ -110,6 +110,8 @@ def column_kinds(file: Iterable[bytes]) -> dict[str, set[str]]:
     if not names or "" in names or len({*names}) < len(names):
         found = ", ".join(map(repr, names)) or "nothing"
         raise CsvError(f"the header holds {found}; expected the names of the columns, each once", 1)
+    if len(names) == 1 and (mark := re.search(r"[;\t|]", names[0])):
+        raise CsvError(f"the header is one cell, {names[0]!r}; expected commas between cells, not {mark[0]!r}", 1)
     columns = [_Column(name) for name in names]
     for line, record in records:
         for column, cell in zip(columns, record, strict=True):
