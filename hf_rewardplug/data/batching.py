@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from .prefix_tree import common_prefix_length
+from .prefix_tree import SideOf, common_prefix_length, path_sides
 
 Unit = tuple[int, list[int]]
 """cost, and the examples that stay together"""
@@ -142,17 +142,29 @@ def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tupl
     return [sorted(batch) for batch in batches], left
 
 
-def unique_tokens(row: dict) -> int:
-    """Tokens that an encoded row costs by itself, what its completions begin with together once.
+def unique_tokens(row: dict, side_of: SideOf | None = None) -> int:
+    """Tokens that an encoded row costs by itself, what its completions on the same side begin with together once.
 
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     5
     >>> unique_tokens({"completion_ids": [[1, 2], [1, 3, 4], [1, 2, 5]]})
     5
+    >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, side_of=lambda tokens: tokens > 3)
+    7
     """
+    if row.get("node_lengths"):
+        sides = path_sides(row["node_lengths"], row["node_parents"], side_of)
+        return sum(tokens * len(of_node) for tokens, of_node in zip(row["node_lengths"], sides, strict=True))
     sequences = sorted(_sequences(row))
-    shared = sum(common_prefix_length(one, other) for one, other in pairwise(sequences))  # neighbours share most
+    if side_of is not None:
+        sequences.sort(key=lambda tokens: side_of(len(tokens)))
+    shared = sum(_shared(one, other, side_of) for one, other in pairwise(sequences))  # neighbours share most
     return sum(map(len, sequences)) - shared
+
+
+def _shared(one: list[int], other: list[int], side_of: SideOf | None) -> int:
+    apart = side_of is not None and side_of(len(one)) != side_of(len(other))
+    return 0 if apart else common_prefix_length(one, other)
 
 
 def longest_sequence(row: dict) -> int:
@@ -170,13 +182,13 @@ def _sequences(row: dict) -> list[list[int]]:
     return row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
 
 
-def shared_with_group(rows: Iterable[dict], groups: Sequence[int]) -> list[int]:
+def shared_with_group(rows: Iterable[dict], groups: Sequence[int], side_of: SideOf | None = None) -> list[int]:
     """Tokens that the first sequence of each encoded row shares with that of the first row of its group."""
     first: dict[int, list[int]] = {}
     shared = []
     for row, key in zip(rows, groups, strict=True):
         tokens = _first_sequence(row)
-        shared.append(common_prefix_length(tokens, first.setdefault(key, tokens)))
+        shared.append(_shared(tokens, first.setdefault(key, tokens), side_of))
     return shared
 
 
@@ -196,7 +208,7 @@ def _first_sequence(row: dict) -> list[int]:
     return row["input_ids"][:length]
 
 
-def packed_batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list[int]]:
+def packed_batches(sequences: Sequence[list[int]], budget: int, side_of: SideOf | None = None) -> Iterator[list[int]]:
     """Indices of the sequences in batches of up to `budget` unique tokens, those with common beginnings together.
 
     >>> list(packed_batches([[1, 2, 3], [7, 8], [1, 2, 4]], budget=4))
@@ -204,9 +216,12 @@ def packed_batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list
     """
     batch: list[int] = []
     cost = 0
-    for index in sorted(range(len(sequences)), key=sequences.__getitem__):  # neighbours share most
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)  # neighbours share most
+    if side_of is not None:
+        order.sort(key=lambda index: side_of(len(sequences[index])))
+    for index in order:
         own = len(sequences[index])
-        shared = common_prefix_length(sequences[batch[-1]], sequences[index]) if batch else 0
+        shared = _shared(sequences[batch[-1]], sequences[index], side_of) if batch else 0
         if batch and cost + own - shared > budget:
             yield batch
             batch, cost, shared = [], 0, 0

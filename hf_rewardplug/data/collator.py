@@ -22,7 +22,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .canonical import EXAMPLE_ID, SUBSET, UNLABELLED
-from .prefix_tree import PrefixTree, Span, tokens_of_paths
+from .prefix_tree import PrefixTree, SideOf, Span, tokens_of_paths
 from .spans import Spans
 
 Piece = tuple[list[int], int]
@@ -55,10 +55,12 @@ def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
     return batch, [[sequence * width + offset for sequence, offset in of_row] for of_row in ends]
 
 
-def _packed(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None) -> tuple[dict[str, Any], Ends]:
+def _packed(
+    rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None, side_of: SideOf | None
+) -> tuple[dict[str, Any], Ends]:
     """One row of all unique tokens."""
     tree = PrefixTree()
-    places = tree.add_all(rows)
+    places = tree.add_all(rows, side_of)
     packed = tree.pack()
     spans, length = packed.spans, len(packed.input_ids)
     padding = _rounded_up(length, multiple) - length
@@ -90,17 +92,19 @@ class _TreeCollator:
         prefix_sharing: one packed prefix tree instead of padded sequences.
         tree_index: (spans, tokens) -> what `prefix_tree["index"]` should hold for the attention's kernels, made here
             because this runs in the data loader's workers.
+        side_of: tokens of a sequence -> its side; sequences on different sides share no prefix. None: all may share.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
     prefix_sharing: bool = False
     tree_index: Callable[[Iterable[Span], int], dict] | None = None
+    side_of: SideOf | None = None
 
     def lay_out(self, rows: Sequence[list[Piece]]) -> tuple[dict[str, Any], Ends]:
         if not self.prefix_sharing:
             return _padded(rows, self.pad_token_id, self.pad_to_multiple_of)
-        batch, ends = _packed(rows, self.pad_token_id, self.pad_to_multiple_of)
+        batch, ends = _packed(rows, self.pad_token_id, self.pad_to_multiple_of, self.side_of)
         if self.tree_index is not None:
             batch["prefix_tree"]["index"] = self.tree_index(batch["prefix_tree"]["spans"], batch["input_ids"].shape[1])
         return batch, ends

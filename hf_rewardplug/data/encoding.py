@@ -15,31 +15,13 @@ TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error"
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
 
 from .canonical import UNLABELLED, Row, RowError, checked_columns
 from .prefix_tree import common_prefix_length, path_lengths
-from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree, plain_list
+from .token_checks import check_ids, check_whole, given_ids, given_labels, given_scores, given_tree, plain_list
 from .tokenizing import TokenSource, step_token_ids
 
 OVERLONG = ("drop", "truncate", "error")
-
-
-def check_whole(name: str, value: Any, *, least: int = 1) -> None:
-    """`value` is None or a whole number of `least` or more.
-
-    >>> check_whole("max_length", "512")
-    Traceback (most recent call last):
-    TypeError: max_length='512' is no whole number; expected a positive number or None.
-    """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r} is no whole number; expected a positive number or None.")
-    if value < least:
-        why = "leaves no token" if least else "is negative"
-        raise ValueError(f"{name}={value} {why}; expected a positive number or None.")
 
 
 class DropRow(Exception):
@@ -67,6 +49,7 @@ class Encoder(TokenSource):
         step_token: a single token of the vocabulary to stand for the separator instead.
         max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
         vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
+        positions: tokens of a sequence that the model has positions for; `max_length` is lowered to it. None: no bound.
         pad_token_id: the id that transformers' pooling skips; a completion that ends in it is a `RowError`. None: any
             token may end one.
     """
@@ -75,6 +58,7 @@ class Encoder(TokenSource):
     overlong: str = "drop"
     max_completion_length: int | None = None
     vocab_size: int | None = None
+    positions: int | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self):
@@ -82,6 +66,8 @@ class Encoder(TokenSource):
             raise ValueError(f"overlong={self.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
         for name in ("max_length", "max_completion_length", "vocab_size"):
             check_whole(name, getattr(self, name))
+        if self.positions is not None and self.positions < (self.max_length or math.inf):
+            object.__setattr__(self, "max_length", self.positions)
 
     # ---- completions ---------------------------------------------------------------------------------------------
 
@@ -137,6 +123,7 @@ class Encoder(TokenSource):
         if all(map(math.isnan, scores)):
             raise DropRow("no attribute is rated")
         encoded = {"input_ids": self._given_ids(row, "input_ids"), "scores": scores}
+        self._check_positions(len(encoded["input_ids"]))
         return {**encoded, "cut": 0, "cut_labels": 0, **_given(_beside(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
@@ -249,7 +236,9 @@ class Encoder(TokenSource):
         labels = given_labels(row, len(input_ids))
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
-        return {"input_ids": input_ids, "labels": labels, "cut": 0, "cut_labels": 0, **given_tree(row, labels)}
+        tree = given_tree(row, labels)
+        self._check_positions(max(path_lengths(*tree.values())) if tree else len(input_ids))
+        return {"input_ids": input_ids, "labels": labels, "cut": 0, "cut_labels": 0, **tree}
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
         """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""
@@ -277,12 +266,18 @@ class Encoder(TokenSource):
     def _refuse_overlong(self, length: int, limit: str) -> None:
         """Raise for "drop" and "error"; return for "truncate"."""
         allowed = getattr(self, limit)
+        fixed = limit == "max_length" and allowed == self.positions
         if self.overlong == "error":
-            raise OverlongRow(
-                f"{length} tokens are more than {limit}={allowed}. Raise {limit}, or set overlong='drop' or 'truncate'"
-            )
+            what = f"the model's {allowed} positions. Set" if fixed else f"{limit}={allowed}. Raise {limit}, or set"
+            raise OverlongRow(f"{length} tokens are more than {what} overlong='drop' or 'truncate'")
         if self.overlong == "drop":
             raise DropRow(f"longer than {limit}={allowed}")
+
+    def _check_positions(self, length: int) -> None:
+        """Of a row that is tokenized already, which is never cut."""
+        if self.positions is not None and length > self.positions:
+            why = f"longer than the model's {self.positions} positions, and tokenized rows are not cut"
+            raise OverlongRow(why) if self.overlong == "error" else DropRow(why)
 
 
 def _beside(row: Row) -> Row:

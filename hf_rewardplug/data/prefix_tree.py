@@ -17,11 +17,15 @@ comes from. There are at most twice as many spans as sequences, however deep the
 Pure Python.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 Span = tuple[int, int, int, int]
 """(first query, end of queries, first key, end of keys) in the packed row"""
+
+SideOf = Callable[[int], Hashable]
+"""tokens of a sequence -> its side; those on different sides may share no prefix (`model/positions.py` says why)"""
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int], a_start: int = 0, b_start: int = 0) -> int:
@@ -62,6 +66,24 @@ def tokens_of_paths(lengths: Sequence[int], parents: Sequence[int]) -> int:
     """
     inner = set(parents)
     return sum(end for piece, end in enumerate(path_lengths(lengths, parents)) if piece not in inner)
+
+
+def path_sides(lengths: Sequence[int], parents: Sequence[int], side_of: SideOf | None) -> list[dict[Hashable, None]]:
+    """The sides of the paths that each piece of a tree is on, the first path's first.
+
+    >>> path_sides([3, 2, 4], [-1, 0, 0], lambda tokens: tokens > 5)
+    [{False: None, True: None}, {False: None}, {True: None}]
+    """
+    if side_of is None:
+        return [{None: None}] * len(lengths)
+    sides: list[dict[Hashable, None]] = [{} for _ in lengths]
+    inner = set(parents)
+    for leaf, end in enumerate(path_lengths(lengths, parents)):
+        piece = -1 if leaf in inner else leaf
+        while piece >= 0:
+            sides[piece][side_of(end)] = None
+            piece = parents[piece]
+    return sides
 
 
 @dataclass(eq=False, slots=True)
@@ -112,7 +134,7 @@ class PrefixTree:
     """
 
     def __init__(self):
-        self._root = _Branch(depth=0)
+        self._roots: dict[Hashable, _Branch] = defaultdict(lambda: _Branch(depth=0))  # a side's, without tokens
         self.size = 0
         """unique tokens so far"""
 
@@ -122,14 +144,14 @@ class PrefixTree:
         Returns:
             The place of the last token; `after` where `tokens` is empty.
         """
-        branch, offset = (self._root, -1) if after is None else after
+        branch, offset = (self._roots[None], -1) if after is None else after
         index = 0
         while index < len(tokens):
             shared = common_prefix_length(branch.tokens, tokens, offset + 1, index)
             offset, index = offset + shared, index + shared
             if index == len(tokens):
                 break
-            if offset + 1 == len(branch.tokens) and branch is not self._root:
+            if offset + 1 == len(branch.tokens) and branch.tokens:
                 fresh = tokens[index:]
                 branch.tokens.extend(fresh)
                 self.size += len(fresh)
@@ -140,38 +162,52 @@ class PrefixTree:
             if not branch.tokens:
                 branch.tokens.append(tokens[index])
                 self.size += 1
-        return None if branch is self._root else (branch, offset)
+        return (branch, offset) if branch.tokens else None
 
-    def add_all(self, rows: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[list[Place | None]]:
+    def add_all(
+        self, rows: Sequence[Sequence[tuple[Sequence[int], int]]], side_of: SideOf | None = None
+    ) -> list[list[Place | None]]:
         """Add rows of (tokens, parent) pieces and return each piece's place; the parent is an earlier piece, or -1.
 
         A sequence is a row of one piece, a solution a chain of its steps, PRM800K's alternatives a tree. The first
         tokens behind a place carry on its branch and later ones fork from it, so the largest subtrees go first, which
         makes the longest branches. Whatever the order, the result is right.
 
+        Args:
+            side_of: sequences on different sides share nothing; a piece that is on both is placed on the first's.
+
         >>> tree = PrefixTree()
         >>> places = tree.add_all([[([1, 2], -1), ([3], 0), ([4, 5], 0)]])
         >>> tree.pack().input_ids, [tree.position(place) for place in places[0]]
         ([1, 2, 4, 5, 3], [1, 4, 3])
+        >>> tree = PrefixTree()
+        >>> places = tree.add_all([[([1, 2], -1), ([3], 0), ([4, 5], 0)]], side_of=lambda tokens: tokens > 3)
+        >>> tree.pack().input_ids, [tree.position(place) for place in places[0]]
+        ([1, 2, 3, 1, 2, 4, 5], [1, 2, 6])
         """
         pieces = []
         for row, pieces_of_row in enumerate(rows):
-            sizes = [len(tokens) for tokens, _ in pieces_of_row]
+            tokens_of, parents = zip(*pieces_of_row, strict=True)
+            sizes = [len(tokens) for tokens in tokens_of]
+            sides = path_sides(sizes, parents, side_of)
             for index in range(len(sizes) - 1, -1, -1):
-                tokens, parent = pieces_of_row[index]
-                if parent >= 0:
-                    sizes[parent] += sizes[index]
-                pieces.append((-sizes[index], row, index, tokens, parent))
-        places: list[list[Place | None]] = [[None] * len(row) for row in rows]
-        for _, row, index, tokens, parent in sorted(pieces, key=lambda piece: piece[:3]):
-            places[row][index] = self.add(tokens, None if parent < 0 else places[row][parent])
-        return places
+                if parents[index] >= 0:
+                    sizes[parents[index]] += sizes[index]
+                pieces += [(-sizes[index], row, index, side) for side in sides[index]]
+        places: dict[tuple[int, int, Hashable], Place | None] = {}
+        first: list[list[Place | None]] = [[None] * len(row) for row in rows]
+        for _, row, index, side in sorted(pieces, key=lambda piece: piece[:3]):
+            tokens, parent = rows[row][index]
+            after = places.get((row, parent, side)) or (self._roots[side], -1)
+            place = places[row, index, side] = self.add(tokens, after)
+            first[row][index] = first[row][index] or place
+        return first
 
     def pack(self) -> PackedTree:
         """The forest as one row; afterwards `position` knows where each place went."""
         input_ids: list[int] = []
         position_ids: list[int] = []
-        order, waiting = [], [self._root]
+        order, waiting = [], [*reversed(self._roots.values())]
         while waiting:
             branch = waiting.pop()
             order.append(branch)
@@ -185,9 +221,9 @@ class PrefixTree:
             for offset, forks in branch.forks_deepest_first():
                 children = list(forks.values())
                 branch.end = children[-1].end
-                if branch is not self._root:
+                if branch.tokens:
                     full.append((children[0].start, branch.end, branch.start, branch.start + offset + 1))
-            if branch is not self._root:
+            if branch.tokens:
                 causal.append((branch.start, branch.start + len(branch.tokens)) * 2)
         return PackedTree(input_ids, position_ids, [*reversed(causal), *reversed(full)])
 

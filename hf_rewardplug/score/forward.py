@@ -77,8 +77,9 @@ class ScoredRows:
 
     def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
         sequences = [row["input_ids"] for row in encoded]
-        batches = packed_batches if self.prefix_sharing else padded_batches
-        plan = list(batches(sequences, self.max_tokens_per_batch or math.inf))
+        budget, side_of = self.max_tokens_per_batch or math.inf, self._collate.side_of
+        packs = self.prefix_sharing
+        plan = list(packed_batches(sequences, budget, side_of) if packs else padded_batches(sequences, budget))
         quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
         found: list[list[Any]] = [[] for _ in encoded]
         with self._lock, evaluating(self.model):

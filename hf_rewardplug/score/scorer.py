@@ -27,18 +27,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
 from ..data.columns.watch import RowWatch
-from ..data.encoding import Encoder, check_whole
+from ..data.encoding import Encoder
+from ..data.token_checks import check_whole
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.inference import (
     attributes,
     install_scored_forward,
-    learned_positions,
     own_device,
     pools,
     scorable_kind,
 )
 from ..model.layout import tree_index
+from ..model.positions import learned_positions, separate_lengths
 from .aggregates import aggregated, check_aggregate
 from .forward import ScoredRows
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -126,7 +127,10 @@ class RewardScorer(ScoredRows):
         self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
         on_cuda = model.device.type == "cuda"
         self._collate = StepCollator(
-            tokenizer.pad_token_id or 0, prefix_sharing=self.prefix_sharing, tree_index=tree_index if on_cuda else None
+            tokenizer.pad_token_id or 0,
+            prefix_sharing=self.prefix_sharing,
+            tree_index=tree_index if on_cuda else None,
+            side_of=separate_lengths(model),
         )
 
     @classmethod
