@@ -245,6 +245,10 @@ def _encodable(text: str, column: str) -> str:
     return text
 
 
+ENCODERS_ARGUMENTS = {"conversation", "messages", "tokenize", "return_dict", "add_generation_prompt", "tools"}
+"""arguments of `apply_chat_template` that nobody else may give"""
+
+
 def template_arguments(row: Row) -> Row:
     """`tools` (a list, or JSON as TRL takes it) and `chat_template_kwargs`, where the row has them."""
     arguments = {}
@@ -253,6 +257,10 @@ def template_arguments(row: Row) -> Row:
     if kwargs := row.get("chat_template_kwargs"):
         if not isinstance(kwargs, dict):
             raise RowError(f"expected a dict, found {_shown(kwargs)}", column="chat_template_kwargs")
+        if ours := sorted(ENCODERS_ARGUMENTS & kwargs.keys()):
+            raise RowError(
+                f"has {', '.join(ours)}, which the encoder sets. Leave it out", column="chat_template_kwargs"
+            )
         if kwargs := without_none(kwargs):
             arguments["chat_template_kwargs"] = kwargs
     return arguments

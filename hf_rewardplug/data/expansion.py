@@ -158,8 +158,11 @@ def check_graded(scores: Sequence[float], column: str) -> None:
             )
 
 
-def to_steps(row: Row) -> list[Row]:
+def to_steps(row: Row, *, empty_steps: bool = False) -> list[Row]:
     """Canonical row -> a validated step row {prompt, completions, labels}; of a tree with each step's parent as well.
+
+    Args:
+        empty_steps: as in `checked_steps`.
 
     >>> nodes = [
     ...     {"text": "a", "label": 1, "parent": -1},
@@ -171,7 +174,7 @@ def to_steps(row: Row) -> list[Row]:
     """
     kind = row_type(row)
     if kind == "stepwise":
-        return [checked_steps(row)]
+        return [checked_steps(row, empty_steps=empty_steps)]
     if kind == "outcome":
         raise RowError("the row has an outcome and no labels of its steps. loss_type='min_form' trains on such rows")
     if kind != "step_tree":
@@ -184,7 +187,7 @@ def to_steps(row: Row) -> list[Row]:
                 f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
             )
     steps = {key: [node.get(name) for node in nodes] for key, name in (("completions", "text"), ("labels", "label"))}
-    return [{**checked_steps({**row, **steps}, column="nodes"), "parents": parents}]
+    return [{**checked_steps({**row, **steps}, column="nodes", empty_steps=empty_steps), "parents": parents}]
 
 
 def to_step_ranks(row: Row) -> list[Row]:
@@ -204,11 +207,11 @@ def to_step_ranks(row: Row) -> list[Row]:
     return steps
 
 
-def to_outcomes(row: Row) -> list[Row]:
+def to_outcomes(row: Row, *, empty_steps: bool = False) -> list[Row]:
     """Canonical row -> a step row whose outcome, in [0, 1], is the least of its labels.
 
     A solution is right if every step is. A row with an outcome alone has it as the label of each step, and
-    `steps_labelled` says that no figure of steps should count them.
+    `steps_labelled` says that no figure of steps should count them. `empty_steps`: as in `checked_steps`.
 
     >>> to_outcomes({"prompt": "p", "completions": ["a", "b"], "outcome": False})
     [{'prompt': 'p', 'completions': ['a', 'b'], 'labels': [0.0, 0.0], 'steps_labelled': False}]
@@ -217,12 +220,13 @@ def to_outcomes(row: Row) -> list[Row]:
     """
     row = _one_solution(row)
     if row_type(row) != "outcome":
-        return [{**steps, "steps_labelled": True} for steps in to_steps(row)]
+        return [{**steps, "steps_labelled": True} for steps in to_steps(row, empty_steps=empty_steps)]
     outcome = row["outcome"]
     if not isinstance(outcome, bool | int | float) or not 0 <= outcome <= 1:
         raise RowError(f"expected a bool or a share in [0, 1], found {outcome!r}", column="outcome")
     count = len(nonempty_list(row, "completions"))
-    return [{**checked_steps({**row, "labels": [float(outcome)] * count}), "steps_labelled": False}]
+    row = {**row, "labels": [float(outcome)] * count}
+    return [{**checked_steps(row, empty_steps=empty_steps), "steps_labelled": False}]
 
 
 def _one_solution(row: Row) -> Row:

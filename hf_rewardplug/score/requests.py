@@ -136,7 +136,7 @@ def asked(canonical: Row) -> Row:
     """
     kind = row_type(canonical)
     if kind == "step_tree":
-        (tree,) = to_steps(canonical)
+        (tree,) = to_steps(canonical, empty_steps=True)
         steps = [[tree["completions"][node] for node in path] for path in paths_of(tree["parents"])]
         return {"prompt": tree["prompt"], **template_arguments(canonical), "parents": tree["parents"], "steps": steps}
     if kind in ("stepwise", "outcome"):

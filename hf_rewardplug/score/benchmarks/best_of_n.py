@@ -21,31 +21,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import Row, expect, field, items, shown
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.data.canonical import RowError, template_arguments
 
 from ..aggregates import aggregated
-from .examples import scored
-from .process_bench import step_probabilities
+from ..inputs import Completions, cut_into_steps
+from ..rendering import TEMPLATE_COLUMNS
+from .examples import scored, step_probabilities, template_columns
 from .registry import Result, read_rows, register_benchmark
 
+_COLUMNS = ("prompt", "completions", "correct")
 CURVES = ("min", "prod", "last", "mean")
 """how a process reward model's steps become one score: `hf_rewardplug.score.aggregates`"""
 
 
 class Samples(NamedTuple):
-    """A prompt's samples; `answers`: their final answers, where the data have them (None in the list: it gave none)."""
+    """A prompt's samples; `answers`: their final answers, where the data have them (None in the list: it gave none);
+    `prompts`: of each, with the turns before its last one, for a process reward model."""
 
     prompt: Any
     completions: list
     correct: list[bool]
     answers: list[str | None] | None
+    prompts: Sequence[Any] = ()
+    arguments: Row = {}
 
 
 @register_benchmark(
     "best_of_n",
     kind="orm",
-    columns=("prompt", "completions", "correct"),
+    columns=_COLUMNS,
+    format=Adapter("best_of_n", lambda row: row, _COLUMNS, optional=("answers", *TEMPLATE_COLUMNS)),
     source="arXiv:2110.14168, arXiv:2305.20050, https://github.com/openai/prm800k",
 )
 def best_of_n(
@@ -186,7 +193,7 @@ def _subsets(total: int, size: int, draws: int, seed: Any) -> np.ndarray:
     return np.random.default_rng(seed).permuted(places, axis=1) < size
 
 
-def _samples(row: Row, prepare: Callable[[Any], Any]) -> Samples:
+def _samples(row: Row, prepare: Callable[[Any, Any], tuple]) -> Samples:
     completions, correct, answers = items(row, "completions"), items(row, "correct"), row.get("answers")
     if not completions:
         raise RowError("there are no completions", "completions")
@@ -200,46 +207,55 @@ def _samples(row: Row, prepare: Callable[[Any], Any]) -> Samples:
         if answer is not None and graded.setdefault(expect(answer, str, "text or None", "answers"), right) != right:
             raise RowError(f"{shown(answer)} is right in one completion and wrong in another", "answers")
     prompt = expect(field(row, "prompt"), str | list, "text or messages", "prompt")
-    return Samples(prompt, [prepare(one) for one in completions], [bool(right) for right in correct], answers)
+    prompts, completions = zip(*(prepare(prompt, one) for one in completions), strict=True)
+    arguments = template_arguments(row)
+    return Samples(prompt, [*completions], [bool(right) for right in correct], answers, prompts, arguments)
 
 
-def _as_text(completion: Any, separator: str) -> Any:
+def _as_text(prompt: Any, completion: Any, separator: str) -> tuple[Any, Any]:
     """A completion for an outcome reward model: steps are joined, text and messages stay as they are.
 
-    >>> _as_text(["2+2=4", "4+2=6"], " ")
-    '2+2=4 4+2=6'
+    >>> _as_text("p", ["2+2=4", "4+2=6"], " ")
+    ('p', '2+2=4 4+2=6')
     """
-    if isinstance(completion, list) and completion and all(isinstance(step, str) for step in completion):
-        return separator.join(completion)
-    if not completion or not isinstance(completion, str | list):
+    return prompt, separator.join(completion) if _is_steps(completion) else completion
+
+
+def _as_steps(prompt: Any, completion: Any, separator: str) -> tuple[Any, list[str]]:
+    """A completion for a process reward model: text, or that of the last turn, is cut into steps, none of them empty.
+
+    >>> _as_steps("p", "2+2=4 | 4+2=6 | ", " | ")
+    ('p', ['2+2=4', '4+2=6'])
+    """
+    if _is_steps(completion):
+        return prompt, [step for step in completion if step.strip()] or completion[:1]
+    row = {"prompt": prompt, "completion": completion}
+    row = cut_into_steps(row if isinstance(completion, str) else Completions.row(**row), separator)
+    return row["prompt"], row["completions"]
+
+
+def _is_steps(completion: Any) -> bool:
+    """Whether it is a list of steps; text and messages are none.
+
+    Raises:
+        RowError: it is none of the three.
+    """
+    if not isinstance(completion, str) and (not completion or not isinstance(completion, list)):
         raise RowError(f"expected text, steps or messages, found {shown(completion)}", "completions")
-    return completion
-
-
-def _as_steps(completion: Any, separator: str) -> list[str]:
-    """A completion for a process reward model: text is cut into steps; white space alone is none.
-
-    >>> _as_steps("2+2=4 | 4+2=6 | ", " | ")
-    ['2+2=4', '4+2=6']
-    """
-    steps = completion.split(separator) if isinstance(completion, str) else completion
-    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        raise RowError(f"expected text or a list of steps, found {shown(completion)}", "completions")
-    steps = [step for step in steps if step.strip()]
-    if not steps:
-        raise RowError(f"there is no step in {shown(completion)}", "completions")
-    return steps
+    return isinstance(completion, list) and all(isinstance(step, str) for step in completion)
 
 
 def _scores(scorer: Any, read: list[Samples], numbers: Sequence[int]) -> list[dict[str, list[float]]]:
     """Scores of every row's samples, by name: "rm", or "rm_min" and so on."""
     if not _rates_steps(scorer):
+        places, arguments = [f"row {number}" for number in numbers], [one.arguments for one in read]
         asked = [one.prompt for one in read], [one.completions for one in read]
-        found = scored("best_of_n", scorer, *asked, places=[f"row {number}" for number in numbers])
+        found = scored("best_of_n", scorer, *asked, places=places, **template_columns(arguments))
         return [{"rm": scores} for scores in found]
-    asked = [(one.prompt, steps) for one in read for steps in one.completions]
+    asked = [solution for one in read for solution in zip(one.prompts, one.completions, strict=True)]
     places = [f"row {number}" for number, one in zip(numbers, read, strict=True) for _ in one.completions]
-    steps = iter(step_probabilities(scorer, "best_of_n", asked, places=places))
+    arguments = [one.arguments for one in read for _ in one.completions]
+    steps = iter(step_probabilities(scorer, "best_of_n", asked, places=places, arguments=arguments))
     of_rows = [[next(steps) for _ in one.completions] for one in read]
     return [{f"rm_{name}": [aggregated(one, name) for one in row] for name in CURVES} for row in of_rows]
 

@@ -16,8 +16,7 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, field, integer, items, shown, text
 from hf_rewardplug.data.canonical import RowError, subset_name
 
-from .examples import file_names
-from .process_bench import as_turns, check_threshold, first_below, step_probabilities
+from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
 from .registry import Result, read_rows, register_benchmark
 
 TASKS = ("dyck_languages", "logical_deduction", "multistep_arithmetic", "tracking_shuffled_objects", "word_sorting")

@@ -130,7 +130,7 @@ def prepare(
     ('preference', [0, 3])
     """
     benchmark = None
-    if data is None and isinstance(name_or_data, str) and not Path(name_or_data).exists():
+    if isinstance(name_or_data, str) and not Path(name_or_data).exists():
         name_or_data = next((known.name for known in BENCHMARKS.values() if known.hub == name_or_data), name_or_data)
     if isinstance(name_or_data, str) and (data is not None or not _is_data(name_or_data)):
         benchmark = get_benchmark(name_or_data)
@@ -157,12 +157,16 @@ def _unread(benchmark: Benchmark, raw: Rows, rows: Rows, adapter: str | None, **
     Raises:
         ValueError: one of them looks like a part of the prompt.
     """
-    if benchmark.name not in _OF_FORMATS:  # the others have columns of their own
-        return ""
-    try:
-        chosen = adapter_of(rows, adapter, None)
-    except ValueError:  # which the benchmark will say
-        return ""
+    if benchmark.name in _OF_FORMATS:
+        try:
+            chosen = adapter_of(rows, adapter, None)
+        except ValueError:  # which the benchmark will say
+            return ""
+    else:
+        formats = [known.format for known in BENCHMARKS.values() if known.run is benchmark.run and known.format]
+        chosen = next((form for form in formats if form.has_columns(rows[0])), None)
+        if chosen is None:  # published data, whose columns are known
+            return ""
     unread = unread_columns(chosen, raw, **columns)
     if unread:
         logger.warning("%s: %s", benchmark.name, unread)

@@ -1,10 +1,12 @@
 """Between a benchmark's rows and its figures: what the benchmarks share.
 
     texts -> as_chat -> prompts and completions -> scored -> scores, nested as the completions -> mean_by -> figures
+    steps -> as_turns -> step_probabilities -> a probability each -> first_below -> the first wrong step
 
 The scorer sees a benchmark in one call, with all completions of a prompt beside it, so that it can batch and share.
 """
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from hf_rewardplug.data.adapters.fields import shown
 from hf_rewardplug.data.adapters.turns import assistant, user
 
-from .registry import RefusedRows
+from ..rendering import TEMPLATE_COLUMNS
+from .registry import RefusedRows, Row
 
 Prompt = str | list[dict]
 Completion = str | list[dict]
@@ -79,8 +83,14 @@ def asked(
     """What the scorer gives for all prompts; where it refuses some, all of them are named by their rows.
 
     Raises:
-        RefusedRows: `places` are given, and one of the scorer's errors is a row's.
+        RefusedRows: `places` are given, and one of the scorer's errors is a row's, or it does not take what a row has
+            in `more`.
     """
+    known = inspect.signature(getattr(scorer, method)).parameters
+    for column in [column for column in more if column not in known]:
+        reason = f"column '{column}': `scorer.{method}` takes no arguments of the chat template; take the column away"
+        named = zip(places or (), more[column], strict=True)
+        raise RefusedRows(name, {place: reason for place, value in named if value is not None})
     try:
         return getattr(scorer, method)(prompts, items, **more)
     except ValueError as error:
@@ -93,6 +103,77 @@ def asked(
         if not named or not all(place.startswith("row ") for place in named):  # of rows to tune on, say
             raise
         raise RefusedRows(name, named) from error
+
+
+def step_probabilities(
+    scorer: Any,
+    name: str,
+    solutions: list[tuple[Any, list[str]]],
+    *,
+    places: list[str],
+    arguments: Sequence[Row] = (),
+) -> list[list[float]]:
+    """A probability a step of (prompt, steps) pairs, in one call; `places` names them in errors.
+
+    Args:
+        arguments: of the chat template, for each (`template_arguments`).
+
+    Raises:
+        RefusedRows: the scorer refuses solutions of rows.
+        ValueError: it is no process reward model, or gives another number of values, or one outside [0, 1].
+    """
+    if getattr(scorer, "kind", "prm") != "prm":
+        raise ValueError(
+            f"benchmark '{name}' rates steps; this model is an outcome reward model (kind {scorer.kind!r}). Give a "
+            "process reward model, or use 'best_of_n' or a benchmark of pairs."
+        )
+    prompts, items = [prompt for prompt, _ in solutions], [steps for _, steps in solutions]
+    found = asked(name, scorer, "score_steps", prompts, items, places=places, **template_columns(arguments))
+    for (_, steps), values, place in zip(solutions, found, places, strict=True):
+        if len(values) != len(steps) or not all(0 <= value <= 1 for value in values):
+            raise ValueError(
+                f"benchmark '{name}', {place}: the scorer gave {shown(list(values))} for {len(steps)} steps. Expected "
+                "a probability a step; check the scorer's max_length and the model's weights."
+            )
+    return [[float(value) for value in values] for values in found]
+
+
+def as_turns(prompt: Any, chat: bool) -> Any:
+    """A text prompt as a user's turn, where `chat` says so; messages stay as they are.
+
+    >>> as_turns("1+1?", True)
+    [{'role': 'user', 'content': '1+1?'}]
+    """
+    return [user(prompt)] if chat and isinstance(prompt, str) else prompt
+
+
+def check_threshold(threshold: Any, remedy: str = "Give one.") -> None:
+    """
+    >>> check_threshold(1.5)
+    Traceback (most recent call last):
+    ValueError: threshold=1.5 is no number in [0, 1]. Give one.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. {remedy}")
+
+
+def first_below(probabilities: Iterable[float], threshold: float) -> int:
+    """The first step whose probability is below the threshold, or -1.
+
+    >>> first_below([0.9, 0.4, 0.1], 0.5), first_below([0.9, 0.5], 0.5)
+    (1, -1)
+    """
+    return next((index for index, value in enumerate(probabilities) if value < threshold), -1)
+
+
+def template_columns(arguments: Sequence[Row]) -> dict[str, list]:
+    """What the scorer takes beside prompts, from each prompt's `template_arguments`.
+
+    >>> template_columns([{}, {"chat_template_kwargs": {"mood": "calm"}}])
+    {'chat_template_kwargs': [None, {'mood': 'calm'}]}
+    """
+    names = [name for name in TEMPLATE_COLUMNS if any(name in of_prompt for of_prompt in arguments)]
+    return {name: [of_prompt.get(name) for of_prompt in arguments] for name in names}
 
 
 def pair_item(

@@ -19,15 +19,14 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, field, items, shown, text
 from hf_rewardplug.data.canonical import RowError
 
-from .examples import file_names
-from .process_bench import as_turns, check_threshold, first_below, step_probabilities
+from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
 from .registry import Result, Rows, read_rows, register_benchmark
 
 WEIGHTS = {"mcc": 0.2, "step_accuracy": 0.3, "reason_accuracy": 0.5}
 """of the MR-score's parts: w1, w2, w3 of `get_mr_score`"""
 
 _LABEL = re.compile(r"\W*step\s*(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:step\s*)?(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:step\s*)?(\d+)(?:\.0)?", re.IGNORECASE)
 _LEVEL = re.compile(r"^(college|high_school)_")
 
 

@@ -4,7 +4,6 @@ In: rows that an adapter of `hf_rewardplug.data` reads as pairs or ranked lists,
 An answer is right where it scores higher than the other one; a tie is wrong.
 """
 
-import inspect
 import json
 from typing import Any
 
@@ -13,14 +12,11 @@ from hf_rewardplug.data.canonical import RowError, subset_name, template_argumen
 from hf_rewardplug.data.expansion import to_pairs
 from hf_rewardplug.data.pipeline import adapter_of
 
-from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, text_of
+from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, template_columns, text_of
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 Group = tuple[Prompt, list[Completion], list[tuple[int, int]], str | None]
 """a prompt, its different completions, which of them is chosen over which, and the subset"""
-
-_OF_TEMPLATE = ("tools", "chat_template_kwargs")
-"""columns that the chat template takes"""
 
 _CATEGORIES = {
     "mmlu-pro": "knowledge",
@@ -57,7 +53,7 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
 
     def read(row: Row) -> list[tuple[Group, Row]]:
         name = None if column is None else subset_name(row.get(column))
-        groups = [(_group(canonical, name), _arguments(canonical, scorer)) for canonical in found(row)]
+        groups = [(_group(canonical, name), template_arguments(canonical)) for canonical in found(row)]
         return [(group, arguments) for group, arguments in groups if group[2]]
 
     read_groups = read_rows("preference", rows, read, columns=found.columns or ())
@@ -67,9 +63,7 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
         raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
     places = [place for place, several in zip(places_of(rows), read_groups, strict=True) for _ in several]
     prompts, answers = [group[0] for group in groups], [group[1] for group in groups]
-    names = [name for name in _OF_TEMPLATE if any(name in arguments for arguments in given)]
-    more = {name: [arguments.get(name) for arguments in given] for name in names}
-    scores = scored("preference", scorer, prompts, answers, places=places, **more)
+    scores = scored("preference", scorer, prompts, answers, places=places, **template_columns(given))
     items = [
         pair_item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
         for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)
@@ -136,15 +130,6 @@ def _group(canonical: Row, subset: str | None) -> Group:
                 completions.append(pair[side])
         pairs.append(tuple(places[json.dumps(pair[side], sort_keys=True)] for side in ("chosen", "rejected")))
     return prompt, completions, pairs, subset
-
-
-def _arguments(canonical: Row, scorer: Any) -> Row:
-    """Tools and template arguments of a row, which this package's scorers render."""
-    arguments = template_arguments(canonical)
-    for name in arguments:
-        if name not in inspect.signature(scorer.score).parameters:
-            raise RowError("`scorer.score` takes no arguments of the chat template; take the column away", name)
-    return arguments
 
 
 def _ties(items: list[dict]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from hf_rewardplug.data.adapters.fields import Row, field, items, shown, text
 from hf_rewardplug.data.canonical import RowError
 
-from .process_bench import as_turns, check_threshold, step_probabilities
+from .examples import as_turns, check_threshold, step_probabilities
 from .registry import Result, read_rows, register_benchmark
 
 CATEGORIES = {

@@ -13,15 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import Row, integer, shown
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
-from hf_rewardplug.data.adapters.turns import user
-from hf_rewardplug.data.canonical import UNLABELLED, RowError, checked_steps, prompt_key, subset_name
+from hf_rewardplug.data.canonical import (
+    UNLABELLED,
+    RowError,
+    checked_steps,
+    prompt_key,
+    subset_name,
+    template_arguments,
+)
 
-from .examples import asked
+from ..rendering import TEMPLATE_COLUMNS
+from .examples import as_turns, check_threshold, first_below, step_probabilities
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"
+_STEPWISE = ("prompt", "completions", "labels")
 _ID = re.compile(r"(gsm8k|math|olympiadbench|omnimath)-\d+")
 
 
@@ -32,9 +41,21 @@ class Solution(NamedTuple):
     steps: list[str]
     first_error: int
     subset: str = ""
+    arguments: Row = {}
 
 
-@register_benchmark("process_bench.stepwise", kind="prm", columns=("prompt", "completions", "labels"), source=SOURCE)
+@register_benchmark(
+    "process_bench.stepwise",
+    kind="prm",
+    columns=_STEPWISE,
+    format=Adapter(
+        "process_bench",
+        stepwise_supervised,
+        _STEPWISE,
+        optional=("system", "first_error", "steps_after_first_error", "subset", "split", "id", *TEMPLATE_COLUMNS),
+    ),
+    source=SOURCE,
+)
 @register_benchmark(
     "process_bench",
     kind="prm",
@@ -74,9 +95,11 @@ def process_bench(
     _check_kinds([solutions[index] for index in tests], "the rows")
     if threshold == "tune":
         _check_kinds(tuning, "the tuning rows")
-    solved = [(as_turns(one.prompt, chat), one.steps) for one in [*tuning, *(solutions[index] for index in tests)]]
+    rated = [*tuning, *(solutions[index] for index in tests)]
+    solved = [(as_turns(one.prompt, chat), one.steps) for one in rated]
     places = ["a tuning row"] * len(tuning) + [f"row {numbers[index]}" for index in tests]
-    probabilities = step_probabilities(scorer, "process_bench", solved, places=places)
+    arguments = [one.arguments for one in rated]
+    probabilities = step_probabilities(scorer, "process_bench", solved, places=places, arguments=arguments)
     figures = {"threshold": threshold}
     if threshold == "tune":
         figures = {"threshold": best_threshold(tuning, probabilities[: len(tuning)]), "n_tune": len(tuning)}
@@ -85,59 +108,6 @@ def process_bench(
         for index, values in zip(tests, probabilities[len(tuning) :], strict=True)
     ]
     return Result("process_bench", {**first_error_figures(items), **figures}, items)
-
-
-def step_probabilities(
-    scorer: Any, name: str, solutions: list[tuple[Any, list[str]]], *, places: list[str]
-) -> list[list[float]]:
-    """A probability a step of (prompt, steps) pairs, in one call; `places` names them in errors.
-
-    Raises:
-        RefusedRows: the scorer refuses solutions of rows.
-        ValueError: it is no process reward model, or gives another number of values, or one outside [0, 1].
-    """
-    if getattr(scorer, "kind", "prm") != "prm":
-        raise ValueError(
-            f"benchmark '{name}' rates steps; this model is an outcome reward model (kind {scorer.kind!r}). Give a "
-            "process reward model, or use 'best_of_n' or a benchmark of pairs."
-        )
-    prompts, items = [prompt for prompt, _ in solutions], [steps for _, steps in solutions]
-    found = asked(name, scorer, "score_steps", prompts, items, places=places)
-    for (_, steps), values, place in zip(solutions, found, places, strict=True):
-        if len(values) != len(steps) or not all(0 <= value <= 1 for value in values):
-            raise ValueError(
-                f"benchmark '{name}', {place}: the scorer gave {shown(list(values))} for {len(steps)} steps. Expected "
-                "a probability a step; check the scorer's max_length and the model's weights."
-            )
-    return [[float(value) for value in values] for values in found]
-
-
-def as_turns(prompt: Any, chat: bool) -> Any:
-    """A text prompt as a user's turn, where `chat` says so; messages stay as they are.
-
-    >>> as_turns("1+1?", True)
-    [{'role': 'user', 'content': '1+1?'}]
-    """
-    return [user(prompt)] if chat and isinstance(prompt, str) else prompt
-
-
-def check_threshold(threshold: Any, remedy: str = "Give one.") -> None:
-    """
-    >>> check_threshold(1.5)
-    Traceback (most recent call last):
-    ValueError: threshold=1.5 is no number in [0, 1]. Give one.
-    """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. {remedy}")
-
-
-def first_below(probabilities: Iterable[float], threshold: float) -> int:
-    """The first step whose probability is below the threshold, or -1.
-
-    >>> first_below([0.9, 0.4, 0.1], 0.5), first_below([0.9, 0.5], 0.5)
-    (1, -1)
-    """
-    return next((index for index, value in enumerate(probabilities) if value < threshold), -1)
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:
@@ -225,7 +195,9 @@ def _solution(row: Row) -> Solution:
     rest = row.get("steps_after_first_error") or []
     if rest and (first_error < 0 or not isinstance(rest, list) or not all(isinstance(step, str) for step in rest)):
         raise RowError(f"expected steps behind a wrong one, found {shown(rest)}", "steps_after_first_error")
-    return Solution(checked["prompt"], [*checked["completions"], *rest], first_error, _subset(row))
+    return Solution(
+        checked["prompt"], [*checked["completions"], *rest], first_error, _subset(row), template_arguments(row)
+    )
 
 
 def _first_wrong(labels: list[float]) -> int:

@@ -56,6 +56,7 @@ class Benchmark:
         detected: False where it is used by name only.
         by_row: True where its columns tell it only together with `matches`, so that columns without a row do not.
         source: paper and code.
+        format: what reads the rows where they are a user's own; columns beside it are told, or an error.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Benchmark:
     matches: Callable[[Row], bool] | None = None
     detected: bool = True
     by_row: bool = False
+    format: Adapter | None = None
 
     def fits(self, columns: Iterable[str], first_row: Row | None) -> bool:
         if not self.detected or not set(self.columns) <= set(columns):
@@ -88,12 +90,13 @@ def register_benchmark(
     matches: Callable[[Row], bool] | None = None,
     detected: bool = True,
     by_row: bool = False,
+    format: Adapter | None = None,
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Decorator: `function(scorer, rows, **options) -> Result` is the benchmark called `name`, and stays as it is."""
     if kind not in ("orm", "prm"):
         raise ValueError(f"benchmark '{name}' has kind {kind!r}. Expected 'orm' or 'prm'.")
     rest = {"columns": tuple(columns), "source": source, "config": config, "matches": matches}
-    rest |= {"detected": detected, "by_row": by_row}
+    rest |= {"detected": detected, "by_row": by_row, "format": format}
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
         BENCHMARKS.pop(name, None)

@@ -6,12 +6,12 @@ In: rows of solutions with labels of their steps, of trees of steps, or of solut
 
 from typing import Any, NamedTuple
 
-from hf_rewardplug.data.canonical import UNLABELLED, RowError, subset_name
+from hf_rewardplug.data.canonical import UNLABELLED, RowError, subset_name, template_arguments
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
 from hf_rewardplug.data.pipeline import adapter_of
 
 from ..requests import node_scores, paths_of
-from .process_bench import as_turns, step_probabilities
+from .examples import as_turns, step_probabilities
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 _SUBSETS = ("subset", "source")
@@ -26,6 +26,7 @@ class Steps(NamedTuple):
     parents: list[int]
     outcome: float | None = None
     subset: str | None = None
+    arguments: Row = {}
 
 
 @register_benchmark(
@@ -67,7 +68,8 @@ def steps(
         raise ValueError(f"benchmark 'steps': none of the {len(rows)} rows has steps.")
     paths = [(one, place, path) for one, place in zip(solved, places, strict=True) for path in paths_of(one.parents)]
     asked = [(as_turns(one.prompt, chat), [one.texts[node] for node in path]) for one, _, path in paths]
-    values = iter(step_probabilities(scorer, "steps", asked, places=[place for _, place, _ in paths]))
+    more = {"places": [place for _, place, _ in paths], "arguments": [one.arguments for one, _, _ in paths]}
+    values = iter(step_probabilities(scorer, "steps", asked, **more))
     items = [_item(one, [next(values) for _ in paths_of(one.parents)]) for one in solved]
     return Result("steps", step_figures(items), items)
 
@@ -76,11 +78,11 @@ def _steps(canonical: Row) -> Steps:
     kind = row_type(canonical)
     if kind not in ("stepwise", "step_tree", "outcome"):
         raise RowError(f"a {kind} row has no steps. Take 'preference', or data with steps")
-    (row,) = to_outcomes(canonical) if kind == "outcome" else to_steps(canonical)
+    (row,) = (to_outcomes if kind == "outcome" else to_steps)(canonical, empty_steps=True)
     outcome = row["labels"][0] if kind == "outcome" else None
     labels = [None if outcome is not None or label == UNLABELLED else float(label) for label in row["labels"]]
     parents = row.get("parents") or list(range(-1, len(labels) - 1))
-    return Steps(row["prompt"], row["completions"], labels, parents, outcome)
+    return Steps(row["prompt"], row["completions"], labels, parents, outcome, arguments=template_arguments(canonical))
 
 
 def _item(one: Steps, scores: list[list[float]]) -> dict:

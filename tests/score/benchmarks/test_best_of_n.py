@@ -320,15 +320,6 @@ def test_a_bad_row_is_told_by_its_number(change, error):
     assert scorer.calls == 0
 
 
-@pytest.mark.parametrize(
-    ("completion", "error"),
-    [([{"role": "assistant", "content": "a"}], "expected text or a list of steps"), (" \n\n ", "there is no step in")],
-)
-def test_completions_without_steps(completion, error):
-    with pytest.raises(ValueError, match=f"row 0: column 'completions': {error}"):
-        best_of_n(Prm(), [{"prompt": "p", "completions": [completion], "correct": [True]}])
-
-
 def test_missing_columns_and_bad_options():
     with pytest.raises(ValueError, match=r"'best_of_n', row 0: columns \['correct'\] are missing"):
         best_of_n(Orm(), [{"prompt": "p", "completions": ["a"]}])

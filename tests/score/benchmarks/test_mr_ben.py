@@ -260,3 +260,10 @@ def test_its_own_folder(tmp_path):
     assert result.figures == {**mr_ben(Fake(), ROWS).figures, "left out": 1}
     assert [item["row"] for item in result.items] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert evaluate(Fake(), tmp_path / "math.json").figures["n/math"] == 6
+
+
+@pytest.mark.parametrize("number", [2, 2.0, "2", "Step 2"])
+def test_an_error_step_may_be_any_number(number):
+    """A table makes floats of whole numbers where a row has none."""
+    figures = evaluate(Fake(), [row(number, 0.9, 0.2, 0.1)]).figures
+    assert (figures["step_accuracy"], figures["n_beyond"]) == (1.0, 0)
