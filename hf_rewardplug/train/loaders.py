@@ -15,6 +15,7 @@ from .callbacks import PlanEpoch
 logger = logging.getLogger(__name__)
 
 _BY_LENGTH = ("group_by_length", "batch_rebalance")
+_LOADER = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "in_order")
 
 
 class LoaderTrainer:
@@ -65,6 +66,8 @@ class LoaderTrainer:
             raise ValueError(f"{asked or by_length} must see all rows beforehand, but the train data set is a stream.")
         if not asked and strategy != "group_by_length":
             return super().get_train_dataloader()
+        if args.dataloader_drop_last and args.process_index == 0:
+            logger.warning("`dataloader_drop_last=True` drops nothing here: no number of rows makes a batch complete.")
         plan = self._batch_plan()
         self.pop_callback(PlanEpoch)
         self.add_callback(PlanEpoch(plan))
@@ -72,16 +75,21 @@ class LoaderTrainer:
             self._remove_unused_columns(self.train_dataset, description="Training"),
             batch_sampler=plan,
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
+            **{name: getattr(args, f"dataloader_{name}") for name in _LOADER if hasattr(args, f"dataloader_{name}")},
         )
         even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False  # the plan sees to it
         try:
             return self.accelerator.prepare(loader)
         finally:
             self.accelerator.even_batches = even_batches
+
+    def get_total_train_batch_size(self, args) -> int:
+        """transformers' is `per_device_train_batch_size` times the batches of a step; a plan has other rows in each."""
+        plan = next((one.plan for one in self.callback_handler.callbacks if isinstance(one, PlanEpoch)), None)
+        if plan is None:
+            return super().get_total_train_batch_size(args)
+        batches = args.gradient_accumulation_steps * self.accelerator.num_processes // self.get_tp_size()
+        return max(1, round(batches * len(self.train_dataset) / len(plan)))
 
     def _batch_plan(self) -> BatchPlan:
         args, dataset = self.args, self.train_dataset

@@ -63,7 +63,7 @@ def unused_options(args) -> list[str]:
 
     >>> from types import SimpleNamespace
     >>> args = {"average_tokens_across_devices": True, "label_names": None, "use_cache": True}
-    >>> unused_options(SimpleNamespace(**args, dataloader_drop_last=False))
+    >>> unused_options(SimpleNamespace(**args))
     ['`use_cache=True` has no effect: no text is generated']
     """
     said = []
@@ -73,7 +73,4 @@ def unused_options(args) -> list[str]:
         said.append(f"`label_names={args.label_names}` has no effect: `compute_metrics` gets the labels of the rows")
     if args.use_cache:
         said.append("`use_cache=True` has no effect: no text is generated")
-    if args.dataloader_drop_last and (args.max_tokens_per_batch or args.group_by_prefix):
-        asked = "max_tokens_per_batch" if args.max_tokens_per_batch else "group_by_prefix"
-        said.append(f"`dataloader_drop_last=True` drops nothing in training: batches of `{asked}` differ in their rows")
     return said

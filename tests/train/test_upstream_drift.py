@@ -30,6 +30,8 @@ OVERRIDDEN = [
     (transformers.Trainer, "_get_num_items_in_batch", ["batch_samples", "device"]),
     (transformers.Trainer, "get_batch_samples", ["epoch_iterator", "num_batches", "device"]),
     (transformers.Trainer, "get_tp_size", []),
+    (transformers.Trainer, "get_total_train_batch_size", ["args"]),
+    (transformers.Trainer, "_track_num_input_tokens", ["inputs"]),
     (transformers.Trainer, "_get_eval_sampler", ["eval_dataset"]),
     (transformers.Trainer, "_prepare_inputs", ["inputs"]),
     (transformers.Trainer, "get_train_dataloader", []),
