@@ -250,31 +250,34 @@ ENCODERS_ARGUMENTS = {"conversation", "messages", "tokenize", "return_dict", "ad
 
 
 def template_arguments(row: Row) -> Row:
-    """`tools` (a list, or JSON as TRL takes it) and `chat_template_kwargs`, where the row has them."""
+    """`tools` and `chat_template_kwargs`, or JSON of them as TRL takes it, where the row has them."""
     arguments = {}
     if tools := _tools(row.get("tools")):
         arguments["tools"] = tools
-    if kwargs := row.get("chat_template_kwargs"):
+    if kwargs := _from_json(row.get("chat_template_kwargs"), "chat_template_kwargs"):
         if not isinstance(kwargs, dict):
-            raise RowError(f"expected a dict, found {_shown(kwargs)}", column="chat_template_kwargs")
+            raise RowError(f"expected a dict, or JSON of one; found {_shown(kwargs)}", column="chat_template_kwargs")
         if ours := sorted(ENCODERS_ARGUMENTS & kwargs.keys()):
             raise RowError(
                 f"has {', '.join(ours)}, which the encoder sets. Leave it out", column="chat_template_kwargs"
             )
-        if kwargs := without_none(kwargs):
-            arguments["chat_template_kwargs"] = kwargs
+        arguments["chat_template_kwargs"] = kwargs
     return arguments
 
 
 def _tools(tools: Any) -> list | None:
-    """Tools as a list; None-valued keys go where they may be Arrow's, and stay in JSON text."""
+    tools = _from_json(tools, "tools")
+    if tools and not isinstance(tools, list):
+        raise RowError(f"expected a list of tools, or JSON of one; found {_shown(tools)}", column="tools")
+    return [_from_json(tool, "tools") if isinstance(tool, str) else tool for tool in tools or []]
+
+
+def _from_json(value: Any, column: str) -> Any:
+    """JSON text as what it says; None-valued keys go where they may be Arrow's, and stay in JSON text."""
     try:
-        tools = json.loads(tools) if isinstance(tools, str) and tools else without_none(tools)
-        if tools and not isinstance(tools, list):
-            raise RowError(f"expected a list of tools, or JSON of one; found {_shown(tools)}", column="tools")
-        return [json.loads(tool) if isinstance(tool, str) else tool for tool in tools or []]
+        return json.loads(value) if isinstance(value, str) and value else without_none(value)
     except json.JSONDecodeError as error:
-        raise RowError(f"is not JSON: {error}", column="tools") from None
+        raise RowError(f"is not JSON: {error}", column=column) from None
 
 
 def _shown(value: Any) -> str:

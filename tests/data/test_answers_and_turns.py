@@ -171,3 +171,27 @@ def test_an_adapter_may_read_messages_that_are_written_as_text():
 def test_one_answer_among_many_may_be_such_a_text():
     row = {"prompt": "Write a request.", "chosen": json.dumps([Q]), "rejected": "No."}
     unread_columns(get_adapter("preference"), [row, {**row, "chosen": "Yes."}])
+
+
+def test_a_prompt_whose_place_whole_conversations_took_is_told():
+    row = {"prompt": "Rate the answers.", "chosen": [Q, A], "rejected": [Q, B]}
+    pairs = get_adapter("preference")
+    assert unread_columns(pairs, [row]).names == ("prompt",)
+    for prompt in ("Capital of France?", "Human: Capital of France?\n\nAssistant:", " Capital of  France? ", "", None):
+        assert unread_columns(pairs, [{**row, "prompt": prompt}]).names == ()
+    system = {**row, "prompt": "Capital of France?", "chosen": [S, Q, A], "rejected": [S, Q, B]}
+    assert unread_columns(pairs, [system]).names == ()
+    mapped = {"task": row["prompt"], **{name: row[name] for name in ("chosen", "rejected")}}
+    assert unread_columns(pairs, [mapped], column_mapping={"prompt": "task"}).names == ()  # a topic by its name
+
+
+@pytest.mark.parametrize(("written", "found"), [('{"think": null, "a": 1}', {"think": None, "a": 1}), ("", None)])
+def test_template_arguments_may_be_json(written, found):
+    row = checked_pair({**PAIR, "chat_template_kwargs": written})
+    assert row.get("chat_template_kwargs") == found
+
+
+@pytest.mark.parametrize(("written", "why"), [("{a", "is not JSON"), ("[1]", "expected a dict, or JSON of one")])
+def test_template_arguments_of_another_kind_are_refused(written, why):
+    with pytest.raises(RowError, match=rf"^column 'chat_template_kwargs': {why}"):
+        checked_pair({**PAIR, "chat_template_kwargs": written})

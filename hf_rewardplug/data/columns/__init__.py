@@ -123,10 +123,9 @@ def unread_columns(
     read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
     names = dict.fromkeys(name for row in rows for name in row if name not in read and not name.startswith(OURS))
     parts: dict[str, set[str | None]] = {name: set() for name in names}
-    readings = [
-        _known(adapter, row) if any(has_content(raw.get(name)) for name in names) else None
-        for raw, row in zip(rows, renamed, strict=True)
-    ]
+    readings = [_known(adapter, row) for row in renamed]
+    if any(known and known.replaces(row.get("prompt")) for known, row in zip(readings, renamed, strict=True)):
+        parts[mapping.get("prompt", "prompt")] = {None}
     # a row that cannot be read says nothing of the columns, unless they may be why none can
     judged = [known is not None or (not any(readings) and adapter.optional is not None) for known in readings]
     for raw, known in compress(zip(rows, readings, strict=True), judged):
@@ -137,7 +136,7 @@ def unread_columns(
         raise ValueError(refusal(adapter, refused, renamed[0]))
     _refuse_written_messages(adapter, renamed)
     return Unread(
-        tuple(name for name in names if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
+        tuple(name for name in parts if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
         tuple(name for name in names if "beside" in parts[name]),
         tuple(name for name in names if not parts[name]),
         tuple(dict.fromkeys(name for row in rows for name in row)),  # in order: `datasets` hashes it

@@ -7,6 +7,7 @@ Many data sets hold their prompt twice: beside a whole conversation, or as `mess
 import re
 from collections.abc import Collection, Iterable
 from itertools import takewhile
+from typing import Any
 
 from ..canonical import Row
 from .values import texts_of
@@ -41,6 +42,16 @@ class KnownTexts:
             (answers and text in self._answers) or any(_within(text, prompt) for prompt in self._prompts)
             for text in texts
         )
+
+    def replaces(self, prompt: Any) -> bool:
+        """Whether the row's prompt as text is nowhere in what was read: whole conversations beside it took its place.
+
+        >>> told = {"prompt": [{"role": "user", "content": "Name a prime number."}]}
+        >>> KnownTexts([told]).replaces("Prime?"), KnownTexts([told]).replaces("Human: Name a prime number.")
+        (True, False)
+        """
+        texts = list(texts_of(prompt)) if isinstance(prompt, str) else []
+        return any(not any(_within(one, text) or _within(text, one) for one in self._prompts) for text in texts)
 
 
 def _beginning(row: Row) -> str:
