@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from .prefix_tree import SideOf, common_prefix_length, path_sides
+from .prefix_tree import SideOf, common_prefix_length, path_lengths, path_sides
 
 Unit = tuple[int, list[int]]
 """cost, and the examples that stay together"""
@@ -173,11 +173,13 @@ def longest_sequence(row: dict) -> int:
     >>> longest_sequence({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     4
     """
+    if row.get("node_lengths"):
+        return max(path_lengths(row["node_lengths"], row["node_parents"]))
     return max(map(len, _sequences(row)))
 
 
 def _sequences(row: dict) -> list[list[int]]:
-    if "input_ids" in row:  # of a tree of steps, all its nodes
+    if "input_ids" in row:
         return [row["input_ids"]]
     return row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
 

@@ -5,6 +5,7 @@ report each (`preparation_reports`), the tokenizer with its pad token and templa
 """
 
 import logging
+import math
 import os
 from dataclasses import replace
 from functools import cached_property
@@ -23,9 +24,10 @@ from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
 from ..data.unrendered import Unrendered, WithUnrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
+from ..model.positions import learned_positions
 from ..model.weights import HUB
 from .config import DataOptions
-from .dataset_checks import check_kind, check_prepared, one_shard
+from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard
 from .loaders import LoaderTrainer
 from .objectives import Objective
 from .rendering import description, freeze_run_date, tell_looks
@@ -40,6 +42,9 @@ class DataTrainer(LoaderTrainer):
 
     training_objective: Objective
     """to be set before data are encoded (`objective` is a float of transformers' hyperparameter search)"""
+
+    learned_positions: int | None = None
+    """tokens that a row may have by the model's table of positions (`_bound_length`); None where there is none"""
 
     vocab_size: int | None = None
     """rows of the model's embedding, to be set before data are encoded; None where they are not known yet"""
@@ -61,6 +66,7 @@ class DataTrainer(LoaderTrainer):
         columns, mapping = dict(self.training_objective.columns), dict(args.column_mapping or {})
         if tokenized and EXAMPLE_ID in names:
             check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
+            check_lengths(dataset, columns, self.learned_positions, f"{dataset_name} data set")
             return dataset
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         if dataset_name != "train" and subset in names:
@@ -68,8 +74,8 @@ class DataTrainer(LoaderTrainer):
         if dataset_name == "train" and args.group_by_prefix:
             columns[PROMPT_KEY] = datasets.Value("int64")
         date_notice = None if tokenized else self._set_up_template(processing_class, args)
-        sizes = {"vocab_size": self.vocab_size, "pad_token_id": processing_class.pad_token_id}
-        encoder = replace(self.encoder(processing_class, args), **sizes)
+        sizes = {"vocab_size": self.vocab_size, "positions": self.learned_positions}
+        encoder = replace(self.encoder(processing_class, args), pad_token_id=processing_class.pad_token_id, **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
         read = (*columns, *self.training_objective.tokenized_columns, *OPTIONAL, *TREE_COLUMNS, "tie", subset)
         read += tuple(args.ignore_columns or ())
@@ -122,6 +128,13 @@ class DataTrainer(LoaderTrainer):
             )
         except ValueError as error:
             raise ValueError(f"{name} data set: {error}") from error
+
+    def _bound_length(self, model, args: DataOptions, peft_config=None) -> None:
+        """A longer row than `model` (or its name) has positions for would fail in the middle of training."""
+        hub = hub_arguments(args) if isinstance(model, str) else {}
+        self.learned_positions = most = learned_positions(model, peft_config, **hub)
+        if most is not None and not (args.max_length or math.inf) <= most and args.process_index == 0:
+            logger.warning("`max_length=%s` becomes %d: the model has positions for no more.", args.max_length, most)
 
     @cached_property
     def _row_looks(self) -> dict[str, RowLooks]:

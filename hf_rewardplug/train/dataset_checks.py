@@ -5,6 +5,8 @@ In: what was handed over as a data set. Out: the same, or an error that says wha
 
 import datasets
 
+from ..data.batching import longest_sequence
+
 
 def check_kind(dataset, name: str) -> None:
     """A `TypeError` with what to do, unless it is a `Dataset` or an `IterableDataset`."""
@@ -26,6 +28,22 @@ def check_prepared(names: set[str], columns: dict, what: str, loss_type: str) ->
             f"{what}: it was prepared for another loss than loss_type='{loss_type}' (the columns "
             f"{', '.join(sorted(missing | beyond))}). Give the raw rows."
         )
+
+
+def check_lengths(dataset, columns: dict, positions: int | None, what: str) -> None:
+    """A data set that was prepared for another model may have rows longer than this one's `positions`.
+
+    (Of a stream, which nothing sees beforehand, the model itself tells.)
+    """
+    if positions is None or not isinstance(dataset, datasets.Dataset):
+        return
+    rows = dataset.select_columns([name for name in columns if name in dataset.column_names])
+    for row, encoded in enumerate(rows):
+        if (tokens := longest_sequence(encoded)) > positions:
+            raise ValueError(
+                f"{what}, row {row}: {tokens} tokens are more than the model's {positions} positions; it was prepared "
+                "for another model. Give the raw rows."
+            )
 
 
 def one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:
