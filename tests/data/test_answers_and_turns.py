@@ -6,6 +6,7 @@ import pytest
 
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter, register_adapter, registry
 from hf_rewardplug.data.adapters.turns import assistant, user
+from hf_rewardplug.data.adapters.votes import vote
 from hf_rewardplug.data.canonical import RowError, checked_pair
 from hf_rewardplug.data.columns import unread_columns
 from hf_rewardplug.data.columns.watch import RowWatch
@@ -133,7 +134,28 @@ def test_formats_that_cannot_read_the_row_are_not_proposed():
 def test_a_source_that_is_a_sentence_may_be_the_prompt(question):
     with pytest.raises(ValueError, match=r"^column 'source' looks like a part"):
         read({"source": question, **TEXTS})
-    assert read({"source": "Stack Exchange pairs", **TEXTS}) == TEXTS
+    assert read({"source": "Stack Exchange pairs", "category": "Stories and other writing", **TEXTS}) == TEXTS
+
+
+@pytest.mark.parametrize("name", ["source", "topic", "task", "language", "data"])
+def test_a_text_under_the_name_of_a_label_is_told(name):
+    row, pairs = {"prompt": "Sum up the text.", **TEXTS}, get_adapter("preference")
+    for text in ("Paris has been the capital of France since the year 987", ["Paris is on the Seine."]):
+        assert unread_columns(pairs, [row, {**row, name: text}]).names == (name,)
+    for label in ("Stack Exchange", "https://example.org/" + 40 * "a", ["a b", "c"], 3):
+        assert unread_columns(pairs, [{**row, name: label}]).names == ()
+
+
+@pytest.mark.parametrize("name", ["gen_input_configs", "prompt_config"])
+def test_settings_are_no_prompt(name):
+    read({"prompt": "Capital of France?", **TEXTS, name: {"temperature": 1.0, "before": "<|user|> "}})
+
+
+@pytest.mark.parametrize(
+    ("word", "better"), [("[[A]]", 0), ("[[B]]", 1), ("[[C]]", None), ("A>>B", 0), ("B>>A", 1), ("A=B", None)]
+)
+def test_a_judges_words(word, better):
+    assert vote({"winner": word}, "winner") == better
 
 
 @pytest.mark.parametrize("name", ["few_shot", "few_shots", "fewshot_examples"])
@@ -182,7 +204,7 @@ def test_a_prompt_whose_place_whole_conversations_took_is_told():
     system = {**row, "prompt": "Capital of France?", "chosen": [S, Q, A], "rejected": [S, Q, B]}
     assert unread_columns(pairs, [system]).names == ()
     mapped = {"task": row["prompt"], **{name: row[name] for name in ("chosen", "rejected")}}
-    assert unread_columns(pairs, [mapped], column_mapping={"prompt": "task"}).names == ()  # a topic by its name
+    assert unread_columns(pairs, [mapped], column_mapping={"prompt": "task"}).names == ("task",)
 
 
 @pytest.mark.parametrize(("written", "found"), [('{"think": null, "a": 1}', {"think": None, "a": 1}), ("", None)])

@@ -4,7 +4,6 @@ In: `instruction`, `input`, `history` or `conversations`, with two answers or wi
 preference or scored rows in messages.
 """
 
-
 from ..canonical import RowError
 from .distilabel import judged
 from .fields import Row, field, items, messages, shown, template_arguments, text, text_or_texts, with_system_turn

@@ -12,10 +12,10 @@ from .prompts import answered_pair, asked
 from .registry import register_adapter
 from .turns import Message, assistant, split_at_common_prefix, user
 
-# who won: the first answer (0), the second (1), neither (None). FastChat's words, LMArena's, JudgeBench's,
-# Preference-Collection's
-VOTES = {"model_a": 0, "model_b": 1, "a": 0, "b": 1, "a>b": 0, "b>a": 1}
-VOTES |= dict.fromkeys(("tie", "tie (bothbad)", "tie (inconsistent)", "bothbad", "both_bad", "a=b"))
+# who won: the first answer (0), the second (1), neither (None). FastChat's words and its judge's, LMArena's,
+# JudgeBench's, Preference-Collection's
+VOTES = dict.fromkeys(("model_a", "a", "[[a]]", "a>b", "a>>b"), 0) | dict.fromkeys(("model_b", "b", "[[b]]", "b>a"), 1)
+VOTES |= {"b>>a": 1} | dict.fromkeys(("tie", "tie (bothbad)", "tie (inconsistent)", "both_bad", "[[c]]", "a=b"))
 
 
 @register_adapter(

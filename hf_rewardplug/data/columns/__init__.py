@@ -27,11 +27,21 @@ from ..formats.csv_cells import is_written_list
 from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, TOPIC, kind_of_name
 from .reading import KnownTexts
 from .refusal import refusal
-from .values import has_content, is_id, is_media, is_messages, is_of_assistant, is_sentence, is_tools, parsed, texts_of
+from .values import (
+    has_content,
+    is_id,
+    is_media,
+    is_messages,
+    is_name,
+    is_of_assistant,
+    is_sentence,
+    is_tools,
+    parsed,
+    texts_of,
+)
 
 _FIRST, _SPREAD = 16, 48  # rows that are looked at: the first ones, and so many over all
 OURS = "rewardplug_"  # columns of this package: where a row stands in its file
-_LONG_NAME, _SENTENCE = 40, 4  # characters, words: the name of a source or of a category is shorter
 
 
 @dataclass(frozen=True)
@@ -136,11 +146,18 @@ def unread_columns(
         raise ValueError(refusal(adapter, refused, renamed[0]))
     _refuse_written_messages(adapter, renamed)
     return Unread(
-        tuple(name for name in parts if parts[name] and kind_of_name(name) not in (FREE, TOPIC)),
+        tuple(name for name in parts if parts[name] and not _is_label(name, rows)),
         tuple(name for name in names if "beside" in parts[name]),
         tuple(name for name in names if not parts[name]),
         tuple(dict.fromkeys(name for row in rows for name in row)),  # in order: `datasets` hashes it
         ignored,
+    )
+
+
+def _is_label(name: str, rows: Sequence[Row]) -> bool:
+    """Whether a column is an id, a source, a topic or the like by its name, and no text of more than a few words."""
+    return kind_of_name(name) in (FREE, TOPIC) and all(
+        is_name(text) for row in rows for text in texts_of(row.get(name))
     )
 
 
@@ -219,8 +236,7 @@ def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
     sentences = any(map(is_sentence, texts))
     if kind in (ANSWER, MAYBE) or known is None or known.has_prompt:
         return kind == MAYBE and sentences
-    named = kind == FREE and all(len(text) <= _LONG_NAME and len(text.split()) < _SENTENCE for text in texts)
-    return sentences and not named  # the rows have no prompt: this may be it
+    return sentences and not (kind == FREE and all(map(is_name, texts)))  # the rows have no prompt: this may be it
 
 
 def _refuse_written_messages(adapter: Adapter, rows: Sequence[Row]) -> None:

@@ -22,7 +22,7 @@ _FREE = frozenset(
     genre style aspect level difficulty language languages lang locale model models llm engine generator version
     name names author annotator annotators worker workers labeler rater url urls uri link links path file filename
     license date time timestamp created updated at utc status state flag flags quality grade tier round batch group
-    cluster role roles format
+    cluster role roles format config configs
     """.split()
 )
 _TOPIC = frozenset({"topic", "topics", "subject", "subjects", "task", "tasks"})

@@ -14,6 +14,8 @@ _PLAIN = ("builtins", "datetime", "decimal", "fractions", "uuid", "numpy", "pand
 _NO_TEXT = ("role", "from", "type", "id", "tool_call_id")
 """keys of messages and tools whose text says nothing by itself"""
 
+_LONG_NAME, _ENDS = 40, ".?!。？！"  # characters; what ends a sentence
+
 _ID = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{15,}")
 
 
@@ -130,3 +132,12 @@ def is_sentence(text: str) -> bool:
     (True, False, True)
     """
     return " " in text or not text.isascii()
+
+
+def is_name(text: str) -> bool:
+    """Short enough for the name of a source or of a category, and no sentence with an end.
+
+    >>> is_name("Stack Exchange"), is_name("https://" + 40 * "a"), is_name("What is 2+2?"), is_name(9 * "a few words ")
+    (True, True, False, False)
+    """
+    return not is_sentence(text) or (len(text) <= _LONG_NAME and text[-1] not in _ENDS)
