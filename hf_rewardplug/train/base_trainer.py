@@ -19,12 +19,14 @@ from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
 from ..model.layout import tree_index
 from ..model.liger import register_liger
+from ..model.positions import separate_lengths
 from ..model.sharding import ask_for_head_group, keep_head_fp32
 from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .metrics import Running, TokenCounter, concatenated, first_seen
 from .model_card import with_usage
+from .model_init import ModelInitTrainer
 from .objectives.base import Tensors
 from .packing import check_parallelism, unused_options, why_padded
 
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 _LEAST = 1e-12  # where nothing has a weight the loss is 0
 
 
-class ScoreTrainer(DataTrainer, CheckpointTrainer):
+class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
     """Mixin in front of a TRL trainer. A subclass sets `training_objective` before it calls TRL's constructor:
     what an item is (a pair, a step, ...), its loss and its figures (`objectives/`).
     """
@@ -65,13 +67,8 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
         self._running, self._tokens = Running(), TokenCounter()
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
-        if self._shares_prefixes:
-            self.data_collator.prefix_sharing = True
-            self.data_collator.tree_index = tree_index if self.args.device.type == "cuda" else None
-        if self.is_fsdp_enabled:
-            ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
-        if self.is_deepspeed_enabled:
-            _gather_on_save(self.accelerator.state.deepspeed_plugin)
+        self._set_up_collator()
+        self._set_up_sharding()
         if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
             self.args.use_liger_kernel = False
             if self.args.process_index == 0:
@@ -83,6 +80,23 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)
                 self.add_callback(TokenProgress)
+
+    def _set_up_collator(self) -> None:
+        """Packed batches if the model takes them, padded ones if not; somebody else's collator stays as it is."""
+        if self._shares_prefixes:
+            self.data_collator.prefix_sharing, self.data_collator.side_of = True, self._side_of
+            self.data_collator.tree_index = tree_index if self.args.device.type == "cuda" else None
+        elif self._users_collator is None:
+            self.data_collator.prefix_sharing = False
+
+    def _set_up_sharding(self) -> None:
+        """What accelerate must know of the head before it prepares the model."""
+        if self.is_fsdp_enabled:
+            ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
+        if self.is_deepspeed_enabled:
+            _gather_on_save(self.accelerator.state.deepspeed_plugin)
+        # under ZeRO-3 TRL asks for the reentrant form by the old name, which transformers 5.23 does not read any more
+        self.args.activation_checkpointing_kwargs = self.args.gradient_checkpointing_kwargs
 
     def add_callback(self, callback) -> None:
         """transformers' tells a callback nothing of its trainer, so that one with figures could not log them."""
@@ -222,12 +236,13 @@ class ScoreTrainer(DataTrainer, CheckpointTrainer):
 
     # ---- set-up --------------------------------------------------------------------------------------------------
 
-    def _share_prefixes(self, model, args, data_collator) -> None:
+    def _share_prefixes(self, model, args) -> None:
         """Switch `model` to the attention of packed prefix trees, or say in the log why batches are padded."""
+        self._side_of = separate_lengths(model)
         own = type(self).compute_loss is ScoreTrainer.compute_loss
         asked = (args.model_init_kwargs or {}).get("attn_implementation")
-        if data_collator is not None:
-            if not getattr(data_collator, "prefix_sharing", False):
+        if self._users_collator is not None:
+            if not getattr(self._users_collator, "prefix_sharing", False):
                 reason = "the data collator is yours"
             elif reason := why_padded(model, args):
                 raise ValueError(f"The data collator shares prefixes, but {reason}. Leave one of the two out.")

@@ -38,13 +38,15 @@ class CheckpointTrainer:
         After an `evaluate` accelerate (1.15) takes the model for prepared, and DDP's ranks would train apart.
         """
         alone = self.model_wrapped is self.model and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
-        if alone and self.args.world_size > 1:
+        if alone and self.args.world_size > 1 and self.model is not None:  # None: a search has freed the last trial's
             self.model.__dict__.pop("_is_accelerate_prepared", None)
         if resume_from_checkpoint:
             folder, record = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
             check_date(folder, self.processing_class)
             self._tokens.restore(record, here=self.args.process_index == 0)
             resume_from_checkpoint = str(folder)
+        elif trial is not None:  # of a search, a run of its own
+            self._tokens.restore({}, here=False)
         self._tokens.mark()
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 

@@ -11,9 +11,11 @@ import os
 from pathlib import Path
 
 from accelerate.utils import is_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
 from trl.chat_template_utils import clone_chat_template
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
+from trl.trainer.utils import create_model_from_path
 
 from ..model.head import install_reward_head
 from ..model.label_tokens import install_label_tokens, label_token_ids
@@ -25,7 +27,7 @@ from ..model.loading import (
     set_pad_token,
     with_whole_head,
 )
-from ..model.weights import loading_arguments, naming_mismatches
+from ..model.weights import loading_arguments, reading_head
 from .config import PRMConfig
 from .data_trainer import hub_arguments
 
@@ -44,6 +46,8 @@ def check_head(model, args: PRMConfig) -> None:
         ValueError: it is of another kind, or has another number of labels.
     """
     check_model(model, auto_class_of(args))
+    if args.good_token is None and args.num_labels == 1 and model.config.num_labels == 2:
+        raise ValueError("num_labels=1, but the model has 2 labels. Leave one of the two out, or give its name.")
     if args.good_token is None and model.config.num_labels not in (1, 2):
         raise ValueError(
             f"The model has `num_labels={model.config.num_labels}`, but process reward models have 1 or 2. Load it "
@@ -70,16 +74,12 @@ def load_model(name: str, args, auto_class, num_labels: int, quantization_config
                 "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to keep its own.",
                 *(name, said["good_token"], said["bad_token"]),
             )
-    with naming_mismatches(name):
+    with reading_head(name, auto_class, kwargs):
         return create_model_from_path(name, auto_class, num_labels=num_labels, **kwargs)
 
 
-def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):
-    """`model` with its pad token, adapter, dropout and head as they train."""
-    labels, task_type = {}, "TOKEN_CLS"
-    if args.good_token is not None:
-        ids, task_type = label_token_ids(tokenizer, args.good_token, args.bad_token), "CAUSAL_LM"
-        labels = dict(zip(("bad_token", "good_token"), tokenizer.convert_ids_to_tokens(ids), strict=True))
+def make_ready(model, args, tokenizer, *, task_type: str, peft_config=None):
+    """`model` with its pad token, adapter and dropout as they train (TRL's constructor does this for an ORM)."""
     set_pad_token(model, tokenizer, tokenizer.pad_token)
     if args.eos_token is not None:
         model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
@@ -93,7 +93,30 @@ def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):
             args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {}
             args.gradient_checkpointing_kwargs["use_reentrant"] = True
     if args.disable_dropout:
-        disable_dropout_in_model(model)
+        disable_dropout(model)
+    return model
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """TRL's knows `nn.Dropout` alone; attention and many bodies hold their rates as numbers, or read the config's."""
+    modules = list(model.modules())
+    configs = {id(module.config): module.config for module in modules if isinstance(module, PreTrainedModel)}
+    for holder in (*modules, *configs.values()):
+        for name, value in list(vars(holder).items()):
+            if "drop" in name and isinstance(value, float) and value:
+                setattr(holder, name, 0.0)
+        if isinstance(holder, _DropoutNd):
+            holder.p = 0.0
+
+
+def steps_ready(model, args: PRMConfig, tokenizer, peft_config=None):
+    """`make_ready` with the head of a process reward model, and its description."""
+    check_head(model, args)
+    labels, task_type = {}, "TOKEN_CLS"
+    if args.good_token is not None:
+        ids, task_type = label_token_ids(tokenizer, args.good_token, args.bad_token), "CAUSAL_LM"
+        labels = dict(zip(("bad_token", "good_token"), tokenizer.convert_ids_to_tokens(ids), strict=True))
+    model = make_ready(model, args, tokenizer, task_type=task_type, peft_config=peft_config)
     if labels:
         install_label_tokens(model, ids)
     else:
@@ -107,6 +130,14 @@ def make_ready(model, args: PRMConfig, tokenizer, peft_config=None):
         **labels,
     )
     return model
+
+
+def tell_unused(args, quantization_config) -> None:
+    """Warn of what loads a model by name, beside a model that is loaded already; as TRL warns for ORMs."""
+    options = {"model_init_kwargs": args.model_init_kwargs, "quantization_config": quantization_config}
+    for name, value in options.items():
+        if value is not None:
+            logger.warning("`%s` has no effect: the model is loaded already.", name)
 
 
 def called(model_init):

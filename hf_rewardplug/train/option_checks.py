@@ -6,17 +6,35 @@ In: a config. Out: nothing, or an error with the option, its value and what was 
 import math
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
-from ..data.encoding import OVERLONG, check_whole
+from ..data.canonical import ENCODERS_ARGUMENTS
+from ..data.encoding import OVERLONG
 from ..data.pipeline import ON_BAD_ROW
+from ..data.token_checks import check_whole
 
 PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
 LIST_LOSSES = ("plackett_luce", "all_pairs")
 SCORE_LOSSES = ("mse", "huber", "bce")
 REWARD_LOSSES = (*PAIR_LOSSES, *LIST_LOSSES, *SCORE_LOSSES)
-_NO_ARGUMENTS = {"conversation", "messages", "tokenize", "return_dict", "add_generation_prompt", "tools"}
 STEP_LOSSES = ("cross_entropy", "pqm", "min_form")
+
+LOSSES_OF_OPTION = {
+    "label_smoothing": ("bradley_terry", "log_exp"),
+    "center_rewards_coefficient": PAIR_LOSSES,
+    "tie_threshold": ("rao_kupper",),
+    "huber_delta": ("huber",),
+    "attributes": SCORE_LOSSES,
+    "attribute_weights": SCORE_LOSSES,
+    "class_weights": ("cross_entropy",),
+    "train_on_last_step_only": ("cross_entropy",),
+    "pqm_margin": ("pqm",),
+}
+"""the losses that read an option; beside another loss it must keep its default"""
+
+SEARCHED = {*LOSSES_OF_OPTION} - {"attributes", "attribute_weights", "train_on_last_step_only"}
+"""numbers of the loss, which a hyperparameter search may change when the rows are prepared"""
 
 
 def check_choices(config) -> None:
@@ -34,7 +52,7 @@ def check_choices(config) -> None:
     _expect(config, "step_separator", str, "text")
     _expect(config, "model_init_kwargs", dict | None, "a dict (or JSON of one) or None")
     _expect(config, "chat_template_kwargs", dict | None, "a dict (or JSON of one) or None")
-    if ours := sorted({*(config.chat_template_kwargs or {})} & _NO_ARGUMENTS):
+    if ours := sorted({*(config.chat_template_kwargs or {})} & ENCODERS_ARGUMENTS):
         raise ValueError(f"chat_template_kwargs has {', '.join(ours)}, which the encoder sets. Leave it out.")
     template = config.chat_template_path
     if template is not None and str(template).endswith((".jinja", ".j2")) and not os.path.isfile(template):
@@ -49,6 +67,12 @@ def check_choices(config) -> None:
         check_whole(name, getattr(config, name, None))
     for name in ("dataset_num_proc", "pad_to_multiple_of"):
         check_whole(name, getattr(config, name, None), least=0)
+    if config.label_smoothing_factor:
+        remedy = "Give soft labels" if not hasattr(config, "label_smoothing") else "Set `label_smoothing`"
+        raise ValueError(
+            f"label_smoothing_factor={config.label_smoothing_factor} is for transformers' own losses, and none here "
+            f"reads it. {remedy} instead."
+        )
 
 
 def _expect(config, name: str, kind: Any, words: str) -> None:
@@ -71,28 +95,16 @@ def _check_mapping(mapping: Any) -> None:
 def check_reward_loss(config) -> None:
     """`loss_type` of a `RewardConfig`, and the options that belong to one."""
     _check_loss_type(config, REWARD_LOSSES)
-    loss_type, weights = config.loss_type, config.attribute_weights
+    weights = config.attribute_weights
     _check_number(config, "label_smoothing", lambda value: 0 <= value < 0.5, "a number in [0, 0.5)")
     _check_number(config, "tie_threshold", lambda value: 0 < value < math.inf, "a number above 0")
     _check_number(config, "huber_delta", lambda value: 0 < value < math.inf, "a number above 0")
-    if config.label_smoothing and loss_type not in ("bradley_terry", "log_exp"):
-        raise ValueError(f"label_smoothing does not go with loss_type='{loss_type}'; set it to 0, or 'bradley_terry'.")
     if config.center_rewards_coefficient is not None:
         _check_number(config, "center_rewards_coefficient", math.isfinite, "a finite number, or None")
-    if config.center_rewards_coefficient is not None and loss_type not in PAIR_LOSSES:
-        raise ValueError(
-            f"center_rewards_coefficient centres the rewards of pairs, but loss_type='{loss_type}' sees none. Leave it "
-            f"out, or take one of {', '.join(PAIR_LOSSES)}."
-        )
     if config.attributes is None:
         if weights is not None:
             raise ValueError("attribute_weights are set without attributes; name those too.")
         return
-    if loss_type not in SCORE_LOSSES:
-        raise ValueError(
-            f"attributes need a score each, but loss_type='{loss_type}' compares completions by one reward. Leave "
-            f"`attributes` out, or take one of {', '.join(SCORE_LOSSES)}."
-        )
     named = config.attributes and all(isinstance(name, str) for name in config.attributes)
     if not named or len({*config.attributes}) < len(config.attributes):
         raise ValueError(f"attributes={config.attributes!r}: expected names, each once.")
@@ -107,21 +119,24 @@ def check_step_loss(config) -> None:
     weights = config.class_weights
     if weights is not None and not (_are_numbers(weights, 2) and min(weights) >= 0 and max(weights) > 0):
         raise ValueError(f"class_weights={weights!r}; expected two weights, of wrong and of right steps: [2.0, 1.0].")
-    if weights is not None and config.loss_type != "cross_entropy":
-        raise ValueError(f"class_weights do not go with loss_type='{config.loss_type}'; leave them out.")
     if (config.good_token is None) != (config.bad_token is None):
         raise ValueError("good_token and bad_token go together; set both, or neither.")
     if config.good_token is not None and config.good_token == config.bad_token:
         raise ValueError(f"good_token and bad_token are both {config.good_token!r}; take two tokens.")
     if config.good_token is not None and config.num_labels == 1:
         raise ValueError("num_labels=1 does not go with good_token and bad_token, which are two labels.")
-    if config.train_on_last_step_only and config.loss_type != "cross_entropy":
-        raise ValueError(f"train_on_last_step_only leaves one step, but loss_type='{config.loss_type}' needs them all.")
 
 
 def _check_loss_type(config, known: tuple[str, ...]) -> None:
     if config.loss_type not in known:
         raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
+    for option in fields(config):
+        losses, value = LOSSES_OF_OPTION.get(option.name, known), getattr(config, option.name)
+        if config.loss_type not in losses and value != option.default:
+            raise ValueError(
+                f"{option.name}={value!r} does not go with loss_type='{config.loss_type}', which does not read it. "
+                f"Leave it out, or take a loss that does: {', '.join(losses)}."
+            )
 
 
 def _are_numbers(values: Any, count: int) -> bool:

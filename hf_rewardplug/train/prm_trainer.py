@@ -4,8 +4,6 @@ In: step rows of any format that an adapter reads. Out: a token classifier with 
 causal LM that says one of two tokens behind each step (`good_token`, `bad_token`).
 """
 
-import functools
-import os
 import textwrap
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from ..data.tokenizing import step_token_ids
 from ..model.loading import check_model, embedding_rows
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
-from .models import auto_class_of, called, check_head, load_model, make_ready, with_template_of
+from .model_init import first_model
+from .models import auto_class_of, check_head, load_model, steps_ready, tell_unused, with_template_of
 from .objectives import StepObjective
 
 
@@ -81,25 +80,22 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         optimizer_cls_and_kwargs=None,
         quantization_config=None,
     ):
-        args = self._checked_args(args, model, model_init, train_dataset)
-        self.training_objective = StepObjective.from_config(args)
-        set_seed(args.seed)  # the head is drawn when the model is loaded
+        model = first_model(model, model_init, args, peft_config=peft_config, optimizers=optimizers)
+        args = self._checked_args(args, model, train_dataset)
+        self.training_objective, self._users_collator = StepObjective.from_config(args), data_collator
         if isinstance(model, str):
+            set_seed(args.seed)  # the head is drawn when the model is loaded
             model = load_model(model, args, auto_class_of(args), args.num_labels, quantization_config)
-        first = model if model is not None else called(model_init)
-        check_head(first, args)
-        processing_class = self._set_up_inputs(processing_class, args, first)
-        if args.chat_template_path is not None:
-            if model is None and not os.path.isfile(args.chat_template_path):
-                raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
-            model, processing_class = with_template_of(model, processing_class, args.chat_template_path)
-        self.vocab_size = embedding_rows(first if model is None else model, processing_class)
-        if model is not None:
-            model = self._ready(model, args, processing_class, peft_config, data_collator)
-        elif peft_config is not None:
-            raise ValueError("`peft_config` needs a `model`; let `model_init` return the PEFT model instead.")
         else:
-            model_init = self._ready_init(model_init, args, processing_class, data_collator)
+            tell_unused(args, quantization_config)
+        check_head(model, args)
+        processing_class = self._set_up_inputs(processing_class, args, model)
+        if args.chat_template_path is not None:
+            model, processing_class = with_template_of(model, processing_class, args.chat_template_path)
+        self.vocab_size = embedding_rows(model, processing_class)
+        self._bound_length(model, args, peft_config)
+        model = self._ready(model, args, processing_class, peft_config)
+        self._share_prefixes(model, args)
         train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {
@@ -123,13 +119,13 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            model_init=model_init,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self.model_init = model_init  # which transformers would call once more in its constructor
         self._set_up_scores()
         self.remember_rows()
         self.model.add_model_tags(self._tag_names)
@@ -137,15 +133,12 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     # ---- set-up --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _checked_args(args, model, model_init, train_dataset) -> PRMConfig:
-        if model is None and model_init is None:
-            raise ValueError("`model` or `model_init` is required.")
-        if model is not None:
-            check_model(model, auto_class_of(args))
+    def _checked_args(args, model, train_dataset) -> PRMConfig:
+        check_model(model, auto_class_of(args))
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:
-            name = model if isinstance(model, str) else get_config_model_id((model or called(model_init)).config)
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = default_args(PRMConfig, f"{name.split('/')[-1]}-PRM")
         if not isinstance(args, PRMConfig):
             raise TypeError(
@@ -154,17 +147,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             )
         return args
 
-    def _ready_init(self, model_init, args: PRMConfig, processing_class, data_collator):
-        @functools.wraps(model_init)  # the Trainer asks how many arguments it takes
-        def ready_init(*trial):
-            return self._ready(model_init(*trial), args, processing_class, None, data_collator)
-
-        return ready_init
-
-    def _ready(self, model, args: PRMConfig, processing_class, peft_config, data_collator):
-        model = make_ready(model, args, processing_class, peft_config)
-        self._share_prefixes(model, args, data_collator)
-        return model
+    _ready = staticmethod(steps_ready)
 
     # ---- data ----------------------------------------------------------------------------------------------------
 

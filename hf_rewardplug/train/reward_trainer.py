@@ -26,12 +26,14 @@ from ..model.loading import (
     set_pad_token,
     with_whole_head,
 )
-from ..model.weights import loading_arguments, naming_mismatches
+from ..model.weights import loading_arguments, reading_head
 from .attributes import attribute_model, one_label
 from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
 from .data_trainer import hub_arguments
 from .dataset_checks import check_kind
+from .model_init import first_model
+from .models import disable_dropout, make_ready
 from .objectives import PairObjective, reward_objective
 
 
@@ -40,7 +42,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     Beyond TRL: `train_dataset` and `eval_dataset` may have any format that `hf_rewardplug.adapter_names()` lists;
     `args.loss_type` trains on pairs, ranked lists or scored completions; a `peft_config` always trains and saves the
-    head. `compute_metrics` gets
+    head; `model_init`, in place of `model`, is `transformers.Trainer`'s. `compute_metrics` gets
 
         pairs          rewards (N, 2) of chosen and rejected    labels (N,): the better one's column, -100 of a tie
         lists          rewards (N, K)                           scores (N, K), both -100 where a list is shorter
@@ -52,7 +54,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
 
     def __init__(
         self,
-        model,
+        model=None,
         args: RewardConfig | None = None,
         data_collator=None,
         train_dataset=None,
@@ -65,7 +67,9 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         preprocess_logits_for_metrics=None,
         quantization_config=None,
         peft_config=None,
+        model_init=None,
     ):
+        model = first_model(model, model_init, args, peft_config=peft_config, optimizers=optimizers)
         check_model(model, AutoModelForSequenceClassification)
         if train_dataset is not None:
             check_kind(train_dataset, "train")
@@ -88,11 +92,16 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         head = (
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
-        self.training_objective = reward_objective(args)
+        self.training_objective, self._users_collator = reward_objective(args), data_collator
         processing_class = self._set_up_inputs(processing_class, args, model)
         if args.chat_template_path is None or os.path.isfile(args.chat_template_path):  # another adds its tokens
             self.vocab_size = embedding_rows(model, processing_class, **(hub_arguments(args) if by_name else {}))
-        with naming_mismatches(name), one_label(model, args, by_name) if args.attributes else nullcontext():
+        self._bound_length(model, args, peft_config)
+        attributes = one_label(model, args, by_name) if args.attributes else nullcontext()
+        reading = nullcontext()
+        if isinstance(model, str):
+            reading = reading_head(model, AutoModelForSequenceClassification, args.model_init_kwargs)
+        with reading, attributes:
             super().__init__(
                 model=model,
                 args=args,
@@ -112,17 +121,36 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 else peft_config,
             )
         self._check_collator(data_collator)
-        set_pad_token(self.model, processing_class, processing_class.pad_token)  # grows the embedding if it must
         if data_collator is None:
             self.data_collator.pad_token_id = processing_class.pad_token_id  # TRL may have cloned another template
-        install_reward_head(self.model)
+        if args.disable_dropout:
+            disable_dropout(self.model)
+        self._with_head(self.model)
         for key, value in trained_head_state(self.model).items():
             value.copy_(head.get(key, value))  # TRL's QLoRA cast has rounded it to bf16
-        self._share_prefixes(self.model, args, data_collator)
+        self._share_prefixes(self.model, args)
+        self.model_init = model_init  # which TRL's constructor does not take
         self._set_up_scores()
         self._rewards_at, self._rewards = -1, {}  # step, and mean and std of each data set evaluated at it
-        attributes = {} if args.attributes is None else {"attribute_weights": self.training_objective.attribute_sum}
-        describe_checkpoint(self.model, kind="orm", score_position="last_token", **attributes, **self.row_description())
+
+    def _with_head(self, model):
+        """The head in fp32, the embedding with a row for the pad token, the description for scorers."""
+        set_pad_token(model, self.processing_class, self.processing_class.pad_token)  # grows the embedding if it must
+        install_reward_head(model)
+        attributes = {}
+        if self.args.attributes is not None:
+            attributes["attribute_weights"] = self.training_objective.attribute_sum
+        describe_checkpoint(model, kind="orm", score_position="last_token", **attributes, **self.row_description())
+        return model
+
+    def _ready(self, model, args: RewardConfig, processing_class):
+        """A model of `model_init`, for which TRL's constructor is not called again."""
+        if args.attributes is not None:
+            with one_label(attribute_model(model, args), args, by_name=False):
+                return self._with_head(make_ready(model, args, processing_class, task_type="SEQ_CLS"))
+        if model.config.num_labels != 1:
+            raise ValueError(f"`model_init` returned a model with `num_labels={model.config.num_labels}`; expected 1.")
+        return self._with_head(make_ready(model, args, processing_class, task_type="SEQ_CLS"))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The column names of TRL before 1.0 are read too."""
