@@ -72,7 +72,7 @@ class TrainedForm:
         if self.rows != TURNS:
             return False
         if self._marks is None:
-            self._marks = control_tokens(self.tokenizer)
+            self._marks = template_marks(self.tokenizer)
         if text.lstrip().startswith(self._marks):
             self._notify(
                 "rendered",
@@ -109,14 +109,19 @@ class TrainedForm:
             logger.warning("'%s': %s", self.name, text)
 
 
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The special tokens that the chat template writes around a user's turn."""
-    rendered = ""
-    with contextlib.suppress(Exception):  # a template raises whatever its author chose
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    special = {*tokenizer.all_special_tokens, *added}
-    return tuple(sorted(token for token in special if token.strip() and token in rendered))
+def template_marks(tokenizer: Any) -> tuple[str, ...]:
+    """What rendered conversations begin with: special tokens of the chat template, or its own words before a turn."""
+    special = {*tokenizer.all_special_tokens}
+    special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    user, system = ({"role": role, "content": "2+2=?"} for role in ("user", "system"))
+    marks: set[str] = set()
+    for messages in ([user], [system, user]):
+        with contextlib.suppress(Exception):  # a template raises whatever its author chose
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+            marks |= {token for token in special if token.strip() and token in rendered}
+            words = rendered.partition(user["content"])[0].removeprefix(tokenizer.bos_token or "").strip()
+            marks |= {words} - {""} if not words.startswith((*marks,)) else set()
+    return tuple(sorted(marks))
 
 
 def turns_of(prompt: str) -> list[dict]:

@@ -111,16 +111,19 @@ def with_usage(card: str, trainer) -> str:
 
 def _text(name: str, tokenizer) -> dict[str, str]:
     """The example as text, for a model whose rows were text."""
-    eos = tokenizer.eos_token or ""
-    added = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    whole, bare = (tokenizer("a", add_special_tokens=added).input_ids for added in (True, False))
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    eos = "" if whole[-1] == tokenizer.eos_token_id else tokenizer.eos_token or ""  # some tokenizers put it themselves
+    ids = 'tokenizer("What is 2 + 2?").input_ids'
+    if whole != bos + bare:
+        ids = 'tokenizer("What is 2 + 2?", add_special_tokens=False).input_ids'
+        ids = f"[tokenizer.bos_token_id, *{ids}]" if bos else ids
     return {
         "prompt": '"What is 2 + 2?"',
         "answers": '[" 4", " 5"]',
         "messages": "",
-        "inputs": 'tokenizer("What is 2 + 2? 4" + tokenizer.eos_token, return_tensors="pt")',
-        "ids": 'tokenizer("What is 2 + 2?").input_ids'
-        if added or tokenizer.bos_token_id is None  # a BOS in front where the tokenizer has one
-        else '[tokenizer.bos_token_id, *tokenizer("What is 2 + 2?", add_special_tokens=False).input_ids]',
+        "inputs": f'tokenizer("What is 2 + 2? 4"{" + tokenizer.eos_token" * bool(eos)}, return_tensors="pt")',
+        "ids": ids,
         "request": json.dumps({"model": name, "input": f"What is 2 + 2? 4{eos}"}),
     }
 
