@@ -1,13 +1,14 @@
 # make demo   install into .venv, then train both recipes on generated problems (no network beyond the package index)
 # make test   install into .venv, then lint and run the tests (real data: REWARDPLUG_ASSETS, see tests/conftest.py)
 # make test-all   the same with the whole matrix of launchers; its last result stands in tests/README.md
-# make test-axolotl   the plugin against the real axolotl 0.19 with its pins, in .venv-axolotl
+# make test-axolotl   the plugin against the real axolotl 0.19 and 0.21 with their pins, in .venv-axolotl-0.19 and -0.21
+#                     (0.21 needs Python 3.12; one of them: make test-axolotl-0.19)
 # make test-oldest    the tests on the lowest versions that pyproject.toml allows, in .venv-oldest (torch: OLDEST_TORCH)
 # make test-cuda      the tests without a card, with a CUDA build of torch (several GB), in .venv-cuda (torch: CUDA_TORCH)
 
 PYTHON ?= python3
 VENV ?= .venv
-AXOLOTL_VENV ?= .venv-axolotl
+PYTHON312 ?= python3.12
 OLDEST_VENV ?= .venv-oldest
 # constraints.txt's torch; its lowest version, torch==2.7.0, where the index has a build for this machine
 OLDEST_TORCH ?= torch
@@ -48,18 +49,21 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
-test-axolotl: $(AXOLOTL_VENV)/.installed
-	$(AXOLOTL_VENV)/bin/python -m pytest tests/with_axolotl tests/integrations
+test-axolotl: test-axolotl-0.19 test-axolotl-0.21
 
-$(AXOLOTL_VENV)/.installed: pyproject.toml constraints.txt tests/with_axolotl/requirements.txt
-	$(PYTHON) -m venv $(AXOLOTL_VENV)
-	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	grep '^torch==' constraints.txt > $(AXOLOTL_VENV)/torch.txt
-	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(AXOLOTL_VENV)/torch.txt \
-		-r tests/with_axolotl/requirements.txt
-	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps axolotl==0.19.0 \
-		axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6 bitsandbytes==0.50.2 liger-kernel==0.8.1
-	$(AXOLOTL_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+test-axolotl-%: .venv-axolotl-%/.installed
+	.venv-axolotl-$*/bin/python -m pytest tests/with_axolotl tests/integrations
+
+.PRECIOUS: .venv-axolotl-%/.installed
+.venv-axolotl-0.21/.installed: PYTHON = $(PYTHON312)
+.venv-axolotl-%/.installed: pyproject.toml constraints.txt tests/with_axolotl/axolotl-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	grep '^torch==' constraints.txt > $(@D)/torch.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/torch.txt -r tests/with_axolotl/axolotl-$*.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps axolotl==$*.0 axolotl-contribs-lgpl==0.0.7 \
+		axolotl-contribs-mit==0.0.6
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed
@@ -87,4 +91,4 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AXOLOTL_VENV) $(OLDEST_VENV) $(CUDA_VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-axolotl-0.19 .venv-axolotl-0.21 $(OLDEST_VENV) $(CUDA_VENV) runs build *.egg-info

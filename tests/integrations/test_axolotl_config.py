@@ -227,6 +227,18 @@ def test_what_changes_nothing_is_told_key_by_key():
     assert translate({**ORM, "rl": None, "streaming": False}).ignored == {}
 
 
+def test_keys_that_axolotl_has_since_0_21():
+    given = {"full_determinism": True, "logging_nan_inf_filter": True, "chat_template_kwargs": {"a": 1}}
+    options = config(**given, val_set_size=0.1, eval_steps=2, eval_on_start=False, nf4_backend="bitsandbytes")
+    assert given.items() <= options.items() and options["eval_on_start"] is False
+    assert config(val_set_size=0.1, eval_steps=2)["eval_on_start"] and not config(eval_on_start=True)["eval_on_start"]
+    entry = ORM["datasets"][0]
+    settings = translate({**ORM, "sync_profiler_steps": 2, "mixlora_top_k": 2, "datasets": [{**entry, "weight": 0.5}]})
+    assert {*settings.ignored} == {"sync_profiler_steps", "mixlora_top_k", "datasets[0].weight"}
+    ours = "hf_rewardplug.integrations.axolotl:RewardPlugPlugin"  # as its entry point names it
+    assert translate({**ORM, "plugins": [ours]}).ignored == {}
+
+
 def test_attention_is_taken_where_prefixes_are_not_shared():
     for padded in ({"prefix_sharing": False}, {"torch_compile": True}):
         settings = translate({**ORM, **padded, "attn_implementation": "sdpa", "bf16": False})
@@ -295,6 +307,12 @@ def test_heads_of_this_package_s_own_options():
         ({"num_labels": 2}, "`num_labels: 2`; expected 1, or leave it out"),
         ({"learning_rate": "fast"}, "`learning_rate` is 'fast'; expected a number"),
         ({"optimizer": "muon"}, "axolotl's own"),
+        ({"optimizer": "scao"}, "axolotl's own"),
+        ({"optimizer": "muon_8bit"}, "axolotl's own"),
+        ({"use_dft": True}, "use_dft: it is no reward modelling"),
+        ({"nf4_backend": "torchao"}, "nf4_backend: the weights are trained as they are"),
+        ({"torch_compile_regional": True}, "torch_compile_regional: compilation is left to"),
+        ({"full_determinism": "some"}, "`full_determinism` is 'some'; expected true or false"),
         ({"lr_scheduler": "rex"}, "axolotl's own"),
         ({"adapter": "llama-adapter"}, "expected lora or qlora"),
         ({"load_in_8bit": True}, "`adapter` is not"),

@@ -12,6 +12,7 @@ from axolotl.cli.args import TrainerCliArgs
 from axolotl.cli.config import load_cfg
 from axolotl.cli.train import do_train
 from axolotl.common.datasets import load_datasets
+from axolotl.integrations import base
 from axolotl.integrations.base import PluginManager
 from axolotl.train import setup_model_and_trainer
 from datasets import Dataset, DatasetDict
@@ -97,6 +98,8 @@ def config(files, tmp_path, monkeypatch):
         raw["datasets"][0] |= of_data or {}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(raw))
+        if not plugin:  # of axolotl 0.21 neither by its entry point
+            monkeypatch.setattr(base, "get_builtin_plugins", lambda: (), raising=False)
         return load_cfg(str(path))
 
     return write
@@ -209,6 +212,7 @@ def test_the_trainer_is_this_package_s_and_pads_nothing(kind, config):
     trainer = build(cfg)
     assert isinstance(trainer, {"orm": RewardTrainer, "prm": PRMTrainer}[kind])
     assert trainer.args.overlong == "error" and trainer.args.group_by_prefix and trainer.args.max_length == 128
+    assert trainer.args.logging_nan_inf_filter is False  # axolotl 0.21's default is True
     assert trainer.data_collator.prefix_sharing and type(trainer.data_collator).__module__ == StepCollator.__module__
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape[0] == 1  # one packed row
@@ -350,9 +354,22 @@ def test_no_argument_of_axolotl_s_commands_is_taken_for_a_key(config, monkeypatc
     assert told == []
 
 
-def test_other_configs_are_left_alone():
+@pytest.mark.skipif(not hasattr(base, "get_builtin_plugins"), reason="axolotl 0.19 has no plugins by entry point")
+@pytest.mark.parametrize("plugins", [None, [PLUGIN.replace("axolotl.", "axolotl:")]])
+def test_axolotl_finds_the_plugin_by_its_entry_point(plugins, config):
+    trainer = build(config("prm", plugins=plugins, logging_nan_inf_filter=True, chat_template_kwargs={"a": 1}))
+    assert isinstance(trainer, PRMTrainer) and [*manager().plugins].count(PLUGIN) == 1
+    assert trainer.args.logging_nan_inf_filter and trainer.args.chat_template_kwargs == {"a": 1}
+
+
+@pytest.mark.parametrize("plugins", [[], [PLUGIN]])
+def test_other_configs_are_left_alone(plugins, monkeypatch):
+    told = []
+    monkeypatch.setattr("hf_rewardplug.integrations.axolotl.plugin.LOG.warning", told.append)
     plugin = RewardPlugPlugin()
-    plugin.register({"base_model": "m", "datasets": [{"path": "p", "type": "chat_template"}]})
+    plugin.register({"base_model": "m", "datasets": [{"path": "p", "type": "chat_template"}], "plugins": plugins})
+    assert len(told) == len(plugins) and plugin.get_input_args() is None
     cfg = types.SimpleNamespace(logging_steps=None)
+    plugin.post_trainer_create(cfg, None)
     assert plugin.load_datasets(cfg) is plugin.get_trainer_cls(cfg) is plugin.get_collator_cls_and_kwargs(cfg) is None
     assert plugin.get_training_args(cfg) == {}

@@ -2,6 +2,7 @@
 
 plugins:
   - hf_rewardplug.integrations.axolotl.RewardPlugPlugin   # in a config of axolotl's: trains with this package
+                                                          # (axolotl 0.21 finds the plugin without these lines)
 
 rewardplug train config.yaml                              # the same file, axolotl need not be installed
 """

@@ -21,8 +21,8 @@ _FALLBACK = "tokenizer_default_fallback_"
 
 _OF_OTHERS = frozenset(
     """
-    adapter column_mapping ignore_columns chat_template logging_nan_inf_filter max_length learning_rate num_labels
-    dataset_num_proc model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
+    adapter column_mapping ignore_columns chat_template max_length learning_rate num_labels dataset_num_proc
+    model_init_kwargs trust_remote_code pad_to_multiple_of chat_template_path disable_dropout
     """.split()
 )
 """arguments of this package's configs that axolotl has a key for, or that are of another use"""
@@ -204,7 +204,7 @@ def _check_keys(given: dict[str, Any], kind: str, own: dict[str, Any]) -> dict[s
         raise ValueError("Some keys cannot be had here. Take them out:\n" + "\n".join(refused))
     ignored = {key: keys.IGNORED[key] for key, value in given.items() if key in keys.IGNORED and value is not False}
     for name in given.get("plugins", ()):
-        if why := _PLUGINS.get(name, "plugins of axolotl's are not run"):
+        if why := _PLUGINS.get(str(name).replace(":", "."), "plugins of axolotl's are not run"):
             ignored[f"plugins: {name}"] = why
     if not given.get("adapter"):
         ignored |= {key: "`adapter` is not set" for key in (*keys.LORA, "lora_target_linear") if given.get(key)}

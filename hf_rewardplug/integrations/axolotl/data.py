@@ -99,6 +99,8 @@ def read_entries(
     missing = [key for key in options if len({str(one.get(key)) for one in raw}) > 1]
     if missing:
         raise ValueError(f"`{missing[0]}` is set in some entries of `{where}` alone: a model has one. Set it in all.")
+    if len(entries) == 1 and entries[0].weight is not None:
+        ignored[f"{where}[0].weight"] = "it is a share of a mixture; a part of the rows is `split: 'train[:50%]'`"
     return entries, options, ignored
 
 

@@ -2,7 +2,7 @@
 
 In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two kinds are not taken:
 `IGNORED` ones are told, since the run is the same without them; `REFUSED` ones are an error, since it would be another.
-Every key of axolotl 0.19's schema is here (`tests/with_axolotl/test_schema.py` compares with the real one).
+Every key of axolotl 0.19 and 0.21 is here that is no option of this package (`tests/with_axolotl/test_schema.py`).
 """
 
 import difflib
@@ -13,7 +13,8 @@ SAME = frozenset(
     """
     auto_find_batch_size center_rewards_coefficient dataloader_drop_last dataloader_num_workers dataloader_pin_memory
     dataloader_prefetch_factor dataset_num_proc ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters
-    ddp_timeout gradient_checkpointing_kwargs greater_is_better hub_model_id hub_revision hub_strategy learning_rate
+    ddp_timeout full_determinism gradient_checkpointing_kwargs greater_is_better hub_model_id hub_revision
+    hub_strategy learning_rate
     load_best_model_at_end logging_steps lr_scheduler_kwargs max_grad_norm max_steps metric_for_best_model output_dir
     pad_to_multiple_of remove_unused_columns save_only_model seed torch_compile_backend torch_compile_mode
     torch_empty_cache_steps trackio_space_id trust_remote_code weight_decay adam_beta1 adam_beta2 adam_epsilon
@@ -127,9 +128,7 @@ FSDP_OF_AXOLOTL = ("cpu_offload_pin_memory", "mixed_precision_policy")
 
 OF_FSDP_1 = frozenset("forward_prefetch backward_prefetch use_orig_params sync_module_states limit_all_gathers".split())
 
-_ONE_OF_EACH = (
-    "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size".split()
-)
+_SIZES = "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size".split()
 
 SPECIAL = frozenset(
     """
@@ -142,6 +141,7 @@ SPECIAL = frozenset(
     torch_compile batch_size curriculum_sampling resume_from_checkpoint auto_resume_from_checkpoints use_kernels
     attn_implementation wandb_name mlflow_run_name trackio_run_name plugins micro_batch_size eval_batch_size
     gradient_accumulation_steps save_strategy save_steps save_total_limit eval_strategy evaluation_strategy eval_steps
+    eval_on_start
     """.split()
 )
 """keys that `config.py` and `options.py` read by rules of their own"""
@@ -151,11 +151,12 @@ _IGNORED = {
         pad_to_sequence_len sample_packing eval_sample_packing sample_packing_group_size sample_packing_bin_size
         sample_packing_sequentially sample_packing_mp_start_method sample_packing_eff_est multipack_real_batches
         batch_flattening group_by_length max_packed_sequence_len pretrain_multipack_buffer_size pretrain_multipack_attn
-        pretraining_sample_concatenation streaming_multipack_buffer_size""",
+        pretraining_sample_concatenation streaming_multipack_buffer_size balance_labels
+        label_balance_window_optim_steps""",
     "prefix trees have an attention of their own (`prefix_sharing: false` takes `attn_implementation`)": """
         xformers_attention sage_attention flex_attn_compile_kwargs sdpa_varlen flash_attn_d512 large_head_attention
         gemma4_hybrid_attn_impl flash_optimum flash_attn_rms_norm flash_attn_cross_entropy flash_attn_fuse_mlp
-        s2_attention fused_attn_kernel""",
+        s2_attention fused_attn_kernel fa_varlen_kwargs_in_collator""",
     "rows are encoded by the trainer, and `datasets` keeps them": """
         dataset_prepared_path skip_prepare_dataset num_dataset_shards_to_save dataset_keep_in_memory
         push_dataset_to_hub is_preprocess preprocess_iterable total_num_tokens total_supervised_tokens""",
@@ -165,8 +166,8 @@ _IGNORED = {
         experimental_skip_move_to_device lora_on_cpu embeddings_skip_upcast""",
     "fast tokenizers are loaded as they are": """
         tokenizer_use_fast tokenizer_legacy tokenizer_type tokenizer_save_jinja_files""",
-    "the reward is of the whole sequence, there are no tokens to train on": """
-        train_on_inputs eot_tokens""",
+    "the reward is of the whole sequence, there are no tokens to train on": "train_on_inputs eot_tokens",
+    "adapters are fp32 here, and so are their gradients": "lora_fp32_gradients",
     "fused LoRA kernels are axolotl's": "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel",
     "there is no vocabulary-wide loss": """
         chunked_cross_entropy chunked_cross_entropy_num_chunks cut_cross_entropy liger_cross_entropy
@@ -181,7 +182,8 @@ _IGNORED = {
         dynamic_checkpoint loss_watchdog_threshold loss_watchdog_patience use_otel_metrics otel_metrics_host
         otel_metrics_port is_falcon_derived_model is_llama_derived_model is_mistral_derived_model is_qwen_derived_model
         merge_lora merge_method gradio_title gradio_share gradio_server_name gradio_server_port gradio_max_new_tokens
-        gradio_temperature save_safetensors hf_use_auth_token comet_online comet_experiment_config torchdistx_path""",
+        gradio_temperature save_safetensors hf_use_auth_token comet_online comet_experiment_config torchdistx_path
+        sync_profiler_steps sync_profiler_start_step export""",
     "it belongs to a key that is not set here": """
         trl vllm ray_run_name ray_num_workers resources_per_worker role_boundaries
         qgalore_rank qgalore_update_proj_gap qgalore_scale qgalore_proj_type qgalore_proj_quant qgalore_proj_bits
@@ -195,18 +197,20 @@ _IGNORED = {
         dpo_padding_free dpo_loss_type dpo_loss_weights dpo_use_logits_to_keep dpo_generate_during_eval dpo_norm_loss
         precompute_ref_log_probs rpo_alpha orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight
         kto_undesirable_weight image_size image_resize_algorithm processor_kwargs min_sample_len max_prompt_len
-        cls_model_config lr_div_factor""",
+        cls_model_config lr_div_factor dpo_ld_alpha nvfp4_merge_aware mixlora_num_experts mixlora_top_k
+        mixlora_router_aux_loss_coef mixlora_router_init_range mixlora_jitter_noise mixlora_expert_lora_r
+        mixlora_expert_lora_alpha mixlora_expert_lora_dropout""",
 }
 
 _REFUSED = {
     "it is no reward modelling; take `reward_model` or `process_reward_model` alone": """
-        rl ebft pretraining_dataset use_pose use_eaft""",
+        rl ebft pretraining_dataset use_pose use_eaft use_dft diffusion_lm""",
     "no streams of axolotl's are read; the recipes stream (`--dataset_streaming`)": "streaming",
     "parts of the model are not frozen here; train a LoRA adapter (`adapter: lora`), or all of it": """
         unfrozen_parameters freeze_mm_modules lisa_step_interval""",
     "the weights are trained as they are; quantize with `load_in_4bit` and `adapter: qlora`": """
         qat quantization gptq fp8 model_quantization_config use_onebitllms qlora_sharded_model_loading
-        quantize_moe_experts peft""",
+        quantize_moe_experts peft nf4_backend""",
     "an adapter goes on from its checkpoint: `resume_from_checkpoint`": "lora_model_dir",
     "the learning rate has one schedule and one value for all weights here": """
         relora jagged_restart_steps lr_quadratic_warmup cosine_constant_lr_ratio lr_groups embedding_lr
@@ -228,7 +232,8 @@ _REFUSED = {
         dataset_shard_num dataset_shard_idx dataset_exact_deduplication""",
     "templates take what their rows hold; write it into the template (`chat_template: jinja`)": """
         default_system_message""",
-    "compilation is left to `torch_compile`, for padded batches": "deepcompile torch_compile_options",
+    "compilation is left to `torch_compile`, for padded batches": """
+        deepcompile torch_compile_options torch_compile_regional""",
 }
 
 IGNORED = {key: why for why, keys in _IGNORED.items() for key in keys.split()}
@@ -266,8 +271,8 @@ def asks(given: Mapping[str, Any], key: str) -> bool:
     >>> asks({"tensor_parallel_size": 1}, "tensor_parallel_size"), asks({"eval_sequence_len": 512}, "eval_sequence_len")
     (False, False)
     """
-    as_here = dict.fromkeys(_ONE_OF_EACH, 1) | {"eval_sequence_len": given.get("sequence_len", 512)}
-    return _is_wish(given.get(key)) and given[key] != as_here.get(key)
+    as_here = {"eval_sequence_len": given.get("sequence_len", 512), "nf4_backend": "bitsandbytes"}
+    return _is_wish(given.get(key)) and given[key] != (1 if key in _SIZES else as_here.get(key))
 
 
 def _is_wish(value: Any) -> bool:

@@ -13,7 +13,7 @@ Given = dict[str, Any]
 _OWN_OPTIMIZERS = (
     *("optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "adamc", "came_pytorch", "muon"),
     *("dion", "sinkgd", "polora", "flash_adamw", "flash_adam", "flash_sgd", "flash_sgdw", "flash_lion"),
-    "q_galore_adamw8bit",
+    *("q_galore_adamw8bit", "scao", "muon_8bit"),
 )
 
 
@@ -105,7 +105,7 @@ def saving(given: Given, *, held_out: bool) -> dict[str, Any]:
         options |= {"eval_strategy": "steps", "eval_steps": eval_steps}
     if not held_out:
         options["eval_strategy"] = "no"
-    options["eval_on_start"] = options["eval_strategy"] != "no"
+    options["eval_on_start"] = options["eval_strategy"] != "no" and given.get("eval_on_start", True)
     return options | (_early_stopping(given, options) if given.get("early_stopping_patience") else {})
 
 

@@ -35,8 +35,11 @@ RewardPlugArgs = create_model(
 
 
 class RewardPlugPlugin(BasePlugin):
-    """`plugins: [hf_rewardplug.integrations.axolotl.RewardPlugPlugin]` in a config with `reward_model: true` or
-    `process_reward_model: true`; in others it does nothing, and says so."""
+    """Trains configs with `reward_model: true` or `process_reward_model: true`; with others it does nothing.
+
+    axolotl 0.19 takes it from `plugins: [hf_rewardplug.integrations.axolotl.RewardPlugPlugin]`. axolotl 0.21 loads it
+    for every run, since the package has an entry point of the group `axolotl.plugins`.
+    """
 
     kind: str | None = None
 
@@ -44,8 +47,10 @@ class RewardPlugPlugin(BasePlugin):
         """Keep what the schema drops: options of the data sets go to the top, where `RewardPlugArgs` keeps them."""
         self.kind = kind_of(cfg)
         if self.kind is None:
-            LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
+            if any(type(self).__name__ in str(name) for name in cfg.get("plugins") or ()):
+                LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
+        LOG.info("hf_rewardplug trains this reward model.")
         for warning in correct(cfg, self.kind):
             LOG.warning(warning)
         self.entries, self.test_entries, options, ignored = read_data(cfg, kind=self.kind)
@@ -53,9 +58,11 @@ class RewardPlugPlugin(BasePlugin):
             LOG.warning("not taken  %s: %s", key, why)
         for key, value in options.items():
             cfg[key] = value
+        if cfg.get("logging_nan_inf_filter") is None:  # axolotl 0.21's default, True, is not this package's
+            cfg["logging_nan_inf_filter"] = False
 
-    def get_input_args(self) -> str:
-        return f"{__name__}.RewardPlugArgs"
+    def get_input_args(self) -> str | None:
+        return None if self.kind is None else f"{__name__}.RewardPlugArgs"
 
     def load_datasets(self, cfg, preprocess: bool = False):
         """Raw rows, loaded by axolotl's own loader; the trainer encodes them, and counts its steps."""
@@ -112,8 +119,8 @@ class RewardPlugPlugin(BasePlugin):
         """axolotl draws the head before it sets a seed.
 
         Raises:
-            ValueError: under ZeRO-3, where axolotl 0.19 fails as it looks for a head that was not drawn: a rank's part
-                of it may be empty.
+            ValueError: under ZeRO-3, where axolotl 0.19 and 0.21 fail as they look for a head that was not drawn: a
+                rank's part of it may be empty.
         """
         if self.kind is None:
             return
@@ -140,9 +147,11 @@ class RewardPlugPlugin(BasePlugin):
 
     def post_trainer_create(self, cfg, trainer) -> None:
         """axolotl would resume from the newest checkpoint, be it whole or not."""
+        if self.kind is None:
+            return
         self.trainer = weakref.ref(trainer)
         started = any(Path(cfg.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-        if self.kind is not None and cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint and started:
+        if cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint and started:
             cfg.resume_from_checkpoint = str(whole_checkpoint(True, cfg.output_dir)[0])
 
     def post_train(self, cfg, model) -> None:

@@ -36,8 +36,9 @@ _KINDS = {
     list: frozenset({"plugins", "datasets", "test_datasets"}),
     bool: frozenset(
         """
-        auto_resume_from_checkpoints bfloat16 curriculum_sampling float16 float32 fp16 load_best_model_at_end
-        load_in_4bit load_in_8bit lora_target_linear use_comet use_mlflow use_tensorboard use_trackio use_wandb
+        auto_resume_from_checkpoints bfloat16 curriculum_sampling eval_on_start float16 float32 fp16 full_determinism
+        load_best_model_at_end load_in_4bit load_in_8bit lora_target_linear use_comet use_mlflow use_tensorboard
+        use_trackio use_wandb
         """.split()
     ),
     str: frozenset("base_model tokenizer_config model_type output_dir chat_template chat_template_jinja".split()),
