@@ -97,6 +97,9 @@ class DataOptions:
         given = self.accelerator_config
         if isinstance(given, str) and given.lstrip().startswith("{"):
             given = json.loads(given)
+        for name in ("checkpointing", "checkpointing_kwargs"):  # transformers 5.23 warns of TRL's names
+            if getattr(self, f"activation_{name}", 0) is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         super().__post_init__()
         if given is None or (isinstance(given, dict) and "non_blocking" not in given):
             apple = self.device.type == "mps"  # copies to it from pageable memory read what is gone (pytorch#139550)

@@ -99,6 +99,11 @@ def check_way(way: str, rank: int, mended: bool) -> None:
     model = reward_model(lora)
     weight = head_of(model).weight.detach().clone()
     shard(model, mended, **options)
+    with torch.no_grad():  # an `evaluate` before training; transformers 5.24 shards again what it leaves whole
+        model(**PreferenceCollator(pad_token_id=0)(PAIRS[rank]))
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     head, seen = head_of(model), []
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
     logits = model(**PreferenceCollator(pad_token_id=0)(PAIRS[rank])).logits

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import itertools
 import random
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -65,13 +67,39 @@ def trained(kind: str, tuning: str, mode: str, assets, folder, callbacks=(), row
         model = get_peft_model(auto_class.from_pretrained(model, num_labels=labels), config)
     trainer = trainer_class(
         model,
-        config_class(**quick(folder, **MODES[mode], **options)),
+        config_class(**quick(folder, **MODES.get(mode, {}), **options)),
         train_dataset=Dataset.from_list(rows or make_rows(24)),
         callbacks=[*callbacks],
         **given,
     )
     trainer.train()
     return trainer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_under_zero3_are_checkpointed_reentrantly(kind, assets, tmp_path, monkeypatch):
+    """trl#2514. transformers sees no ZeRO-3 here: it would start DeepSpeed."""
+    stage_3 = SimpleNamespace(zero_stage=3)
+
+    def plugin(args):
+        return None if "transformers" in sys._getframe(1).f_globals["__name__"] else stage_3
+
+    config_class = KINDS[kind][1]
+    monkeypatch.setattr(config_class, "deepspeed_plugin", property(plugin, lambda args, value: None), raising=False)
+    trainer = trained(kind, "lora", "by default", assets, tmp_path, max_steps=1)
+    layers = [module for module in trainer.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    assert layers and all(layer._gradient_checkpointing_func.keywords["use_reentrant"] for layer in layers)
+
+
+@pytest.mark.filterwarnings("error:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("config_class", [RewardConfig, PRMConfig])
+def test_both_names_of_checkpointing_turn_it_on_and_off(config_class, tmp_path):
+    """transformers 5.23 calls it `activation_checkpointing`; TRL sets the old name."""
+    given = quick(tmp_path)
+    names = {"gradient_checkpointing", "activation_checkpointing"} & {*config_class.__dataclass_fields__}
+    for name, on in itertools.product(sorted(names), [True, False]):
+        args = config_class(**given | {name: on})
+        assert [getattr(args, each) for each in names] == [on] * len(names)
 
 
 @pytest.mark.parametrize(
