@@ -1,13 +1,14 @@
 """Each text has the rotary frequencies that it has alone; and how long a text may be where positions are learned."""
 
 import copy
+import inspect
 import itertools
 
 import pytest
 import torch
 from families import HEADS, SIZES, Gemma3TextForTokenClassification
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
@@ -182,6 +183,8 @@ ADAPTERS = {
 @pytest.mark.parametrize("name, adapter", [*itertools.product(["dynamic", "longrope"], ADAPTERS)])
 def test_adapters(name, adapter):
     """PEFT calls a model's `forward` without its hooks; virtual tokens count as the text's."""
+    if adapter == "prefix tuning" and "cache" in inspect.signature(LlamaModel.forward).parameters:
+        pytest.skip("PEFT 0.21.2 looks for `past_key_values`, which transformers 5.24 calls `cache`")
     config, packs = ADAPTERS[adapter]
 
     def adapted():

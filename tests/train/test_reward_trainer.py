@@ -1,5 +1,6 @@
 """RewardTrainer against TRL's own, on a real pretrained model of 260 thousand parameters."""
 
+import inspect
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from rows import conversations, quick, solutions, text_pairs
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaModel
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from hf_rewardplug import RewardConfig, RewardTrainer
@@ -299,7 +300,18 @@ def test_a_loss_of_the_user_s_own_accumulates_as_in_trl(model_path, tmp_path):
     assert losses[1] == [pytest.approx(step, rel=1e-4) for step in losses[0]]
 
 
-@pytest.mark.parametrize("config_class", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+WITHOUT_PREFIX_TUNING = pytest.mark.xfail(
+    "cache" in inspect.signature(LlamaModel.forward).parameters,
+    reason="PEFT 0.21.2 looks for `past_key_values`, which transformers 5.24 calls `cache`",
+    raises=ValueError,
+    strict=True,
+)
+
+
+@pytest.mark.parametrize(
+    "config_class",
+    [PromptTuningConfig, PromptEncoderConfig, pytest.param(PrefixTuningConfig, marks=WITHOUT_PREFIX_TUNING)],
+)
 def test_virtual_tokens_do_not_move_the_scored_token(config_class, model_path, tmp_path):
     trainer = RewardTrainer(
         model_path,
