@@ -3,7 +3,10 @@
 A failure here means: read what changed upstream, adapt the override, and only then this table.
 """
 
+import ast
 import inspect
+import textwrap
+from pathlib import Path
 
 import pytest
 import transformers
@@ -13,7 +16,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from transformers.modeling_utils import set_zero3_state
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
+from trl.trainer.utils import create_model_from_path, get_config_model_id
 
 from hf_rewardplug import PRMTrainer, RewardTrainer
 
@@ -41,6 +44,9 @@ OVERRIDDEN = [
     (transformers.Trainer, "_save_rng_state", ["output_dir"]),
     (transformers.Trainer, "_get_output_dir", ["trial"]),
     (transformers.Trainer, "train", ["resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
+    (transformers.Trainer, "call_model_init", ["trial"]),
+    (transformers.Trainer, "_hp_search_setup", ["trial"]),
+    (transformers.Trainer, "_get_train_sampler", ["train_dataset"]),
     (transformers.Trainer, "predict", ["test_dataset", "ignore_keys", "metric_key_prefix"]),
     (transformers.Trainer, "prediction_step", ["model", "inputs", "prediction_loss_only", "ignore_keys"]),
     (
@@ -64,7 +70,6 @@ def test_upstream_signature(owner, name, parameters):
         (_set_trainable, ["model", "adapter_name", "module_names", "inference_mode"]),
         (clone_chat_template, ["model", "tokenizer", "source_tokenizer_path"]),
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),
-        (disable_dropout_in_model, ["model"]),
         (set_zero3_state, []),
         (apply_liger_kernel, ["model", "kernel_config"]),
         (get_config_model_id, ["config"]),
@@ -85,7 +90,7 @@ def test_ligers_registry_takes_models():
 def test_the_table_names_every_override():
     tabled = {name for _, name, _ in OVERRIDDEN}
     ours = {cls for trainer in (RewardTrainer, PRMTrainer) for cls in trainer.__mro__ if "rewardplug" in cls.__module__}
-    assert len(ours) == 6
+    assert len(ours) == 7
     for trainer in ours:
         for name in vars(trainer):
             overrides = any(hasattr(base, name) for base in (trl.RewardTrainer, transformers.Trainer))
@@ -93,9 +98,46 @@ def test_the_table_names_every_override():
                 assert name in tabled, f"{trainer.__name__}.{name} overrides an upstream method that no test watches"
 
 
+SHARED = {
+    "_name _paper _tag_names loss_is_scaled_for_ga": "TRL's own switches, which a subclass sets",
+    "can_return_loss label_names model_accepts_loss_kwargs": "what TRL's RewardTrainer sets, set for both",
+    "_signature_columns": "where transformers looks for the columns to keep",
+    "current_gradient_accumulation_steps": "read by `compute_loss`, which may be called before `train` sets it",
+    "model_init": "what transformers calls before each training",
+}
+"""attributes that upstream sets or defines and this package sets as well, and why"""
+
+
+def written_to(tree: ast.AST, *objects: str) -> set[str]:
+    """Names of the attributes that the code gives to a variable of one of these names."""
+    targets = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    return {node.attr for node in targets if isinstance(node.value, ast.Name) and node.value.id in objects}
+
+
+def names_of(cls: type) -> set[str]:
+    """What a class defines, and what its methods set."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    return {name for name in vars(cls) if not name.startswith("__")} | written_to(tree, "self")
+
+
+def test_no_name_of_ours_is_written_by_upstream():
+    """transformers' hyperparameter search writes `trainer.objective`, which once was this package's."""
+    upstream = set()
+    for cls in {*trl.RewardTrainer.__mro__, *_BaseTrainer.__mro__} - {object}:
+        upstream |= names_of(cls)
+    for module in Path(inspect.getfile(transformers)).parent.glob("**/*.py"):
+        if module.parent.name in ("transformers", "integrations", "utils"):
+            upstream |= written_to(ast.parse(module.read_text(encoding="utf-8")), "trainer", "local_trainer")
+    assert {"objective", "optimizer", "_metrics", "hp_name", "call_model_init"} <= upstream
+    ours = {cls for trainer in (RewardTrainer, PRMTrainer) for cls in trainer.__mro__ if "rewardplug" in cls.__module__}
+    tabled = {name for _, name, _ in OVERRIDDEN}
+    shared = {name for cls in ours for name in names_of(cls) & upstream} - tabled
+    assert shared == {name for names in SHARED for name in names.split()}
+
+
 def test_every_argument_of_trl_is_taken_in_its_order():
     ours, theirs = (list(inspect.signature(cls.__init__).parameters) for cls in (RewardTrainer, trl.RewardTrainer))
-    assert ours == theirs
+    assert ours == [*theirs, "model_init"]
     prm_of_1_13 = (
         "self model args data_collator train_dataset eval_dataset processing_class model_init compute_metrics "
         "callbacks optimizers preprocess_logits_for_metrics peft_config"
