@@ -15,10 +15,12 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, _set_trainable
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention import unwrapped
+from .families import check_family
 from .head import HEAD_NAME
+from .head_layers import inner_module, layer_names
 from .label_tokens import CAUSAL_LMS
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ def check_model(model: Any, auto_class: Any) -> None:
             f"`{auto_class.__name__}.from_pretrained` loads."
         )
     found, causal = type(unwrapped(model)).__name__, kind == "ForCausalLM"
+    if found.endswith(_OTHER_HEADS):
+        check_family(model.config, auto_class, f"`model`, a {found},")
     if not found.endswith(CAUSAL_LMS if causal else kind) and found.endswith(_OTHER_HEADS):
         more = ""
         if causal:
@@ -69,16 +73,41 @@ def check_model(model: Any, auto_class: Any) -> None:
 def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **kwargs) -> int:
     """Rows of the embedding as it will train, with one for the pad token.
 
+    A tokenizer that seems to be another model's gets a warning.
+
     Raises:
         ValueError: the tokenizer is another model's.
     """
-    rows = vocabulary_size(model, **kwargs)
+    config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
+    rows = config.get_text_config().vocab_size
     if tokenizer.vocab_size > rows:  # without added tokens
         raise ValueError(
             f"The tokenizer knows {tokenizer.vocab_size} tokens, but the model's embedding has {rows} rows: it is "
             "another model's. Leave `processing_class` out to load the model's own, or resize the embeddings first."
         )
+    if doubt := _looks_foreign(tokenizer, config, rows):
+        logger.warning(
+            "The tokenizer may be another model's: %s. Leave `processing_class` out to load the model's own.", doubt
+        )
     return rows if tokenizer.pad_token_id is None else max(rows, tokenizer.pad_token_id + 1)
+
+
+def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int) -> str | None:
+    """Why the tokenizer seems to be another model's: by the config where it came from, and by its size."""
+    if len(tokenizer) < 0.9 * rows:  # vocabularies are padded too, but by less than a twentieth
+        return f"it knows {len(tokenizer)} tokens, and the model's embedding has {rows} rows"
+    try:
+        beside, _ = PreTrainedConfig.get_config_dict(tokenizer.name_or_path, local_files_only=True)
+    except (OSError, ValueError):  # nothing is there, or nothing any more
+        return None
+    text = beside.get("text_config") or beside
+    kinds = {beside.get("model_type"), text.get("model_type")}
+    if kinds != {None} and not kinds & {config.model_type, config.get_text_config().model_type}:
+        return f"'{tokenizer.name_or_path}' is a {beside.get('model_type')}, and the model is a {config.model_type}"
+    size = text.get("vocab_size") or rows
+    if abs(size - rows) > 0.01 * rows:  # sizes of one family differ by a padding
+        return f"'{tokenizer.name_or_path}' has a vocabulary of {size}, and the model's embedding has {rows} rows"
+    return None
 
 
 _USER, _ASSISTANT = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
@@ -147,7 +176,8 @@ def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerB
     if tokenizer.pad_token_id >= vocabulary_size(model):
         logger.warning("The embedding grows by a row for the new pad token: the vocabulary has no unused id.")
         model.resize_token_embeddings(tokenizer.pad_token_id + 1)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    for config in (model.config, model.config.get_text_config()):  # an encoder-decoder pools by the first
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, args: Any) -> PeftModel:
@@ -178,6 +208,18 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
 
 def describe_checkpoint(model, **description) -> None:
     """What a scorer must know, into the config that is saved with the model."""
+    head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
+    if head is not None and (layers := layer_names(head)):
+        description["head"] = layers
+        logger.warning(
+            "The head has several layers, which plain transformers and servers would draw anew; "
+            "`RewardScorer.from_pretrained` and the trainers load it."
+        )
+    elif description["kind"] == "orm" and getattr(head, "bias", None) is not None:
+        logger.warning(
+            "The head has a bias, which plain transformers and servers leave out: their rewards are shifted. "
+            "`RewardScorer.from_pretrained` and the trainers load it."
+        )
     model.config.rewardplug = description
     if description["kind"] == "orm" or (model.config.num_labels == 1 and "good_token" not in description):
         model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it

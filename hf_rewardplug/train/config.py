@@ -8,6 +8,7 @@ import trl
 from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
+from .figures import lower_is_better
 from .option_checks import REWARD_LOSSES, STEP_LOSSES, check_choices, check_reward_loss, check_step_loss
 
 
@@ -94,13 +95,15 @@ class DataOptions:
     )
 
     def __post_init__(self):
-        given = self.accelerator_config
+        given, greater = self.accelerator_config, self.greater_is_better
         if isinstance(given, str) and given.lstrip().startswith("{"):
             given = json.loads(given)
         for name in ("checkpointing", "checkpointing_kwargs"):  # transformers 5.23 warns of TRL's names
             if getattr(self, f"activation_{name}", 0) is None:
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         super().__post_init__()
+        if greater is None and self.metric_for_best_model is not None:  # transformers knows it of a loss alone
+            self.greater_is_better = not lower_is_better(self.metric_for_best_model)
         if given is None or (isinstance(given, dict) and "non_blocking" not in given):
             apple = self.device.type == "mps"  # copies to it from pageable memory read what is gone (pytorch#139550)
             self.accelerator_config.non_blocking = self.dataloader_pin_memory and not apple
@@ -250,6 +253,11 @@ class PRMConfig(DataOptions, _BaseConfig):
         super().__post_init__()
         if not self.step_separator and self.step_token is None:
             raise ValueError("step_separator='' leaves no token to score behind a step; set it to text such as '\\n'.")
+        if self.step_token is not None and self.step_separator != "\n":
+            raise ValueError(
+                f"step_token={self.step_token!r} stands behind each step instead of "
+                f"step_separator={self.step_separator!r}. Leave one of them out."
+            )
         if self.num_labels not in (1, 2) or isinstance(self.num_labels, bool):
             raise ValueError(f"num_labels={self.num_labels!r}: a process reward model has 1 or 2 labels.")
         check_step_loss(self)

@@ -8,6 +8,18 @@ import torch
 
 from .losses import rao_kupper_probabilities
 
+_ERRORS = ("loss", "error", "ece", "mse", "rmse", "mae", "brier", "brier_score", "nll", "ties", "tie_rate")
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a figure is an error: one of these, or a figure of that name of `compute_metrics`, of a data set, of a
+    subset or of an attribute.
+
+    >>> [lower_is_better(name) for name in ("eval_ece", "helpful_mse", "eval_calibration_error", "accuracy")]
+    [True, True, True, False]
+    """
+    return f"_{name}".endswith(tuple(f"_{error}" for error in _ERRORS))
+
 
 def mean_loss(losses: np.ndarray, weights: np.ndarray) -> float:
     """Losses, each times its weight already, by the sum of the weights.

@@ -6,7 +6,7 @@ file.yaml` too). Out: a trained model in `output_dir` itself, `eval_results.json
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ TOKENS_PER_BATCH = 16384
 2,048 tokens, 8 solutions of 2,048), so a batch takes no more memory than theirs. But every batch is full: batches of a
 few short rows make a GPU wait for Python, which takes 70 ms to launch a step of 28 layers, whatever its size. One such
 batch replaces four of rows, and about as many rows make an optimizer step."""
+
+_OF_DATA = (
+    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "dataset_streaming"),
+    *("eval_dataset_name", "test_size", "max_train_rows", "max_eval_rows"),
+    *("datasets", "eval_datasets", "stopping_strategy"),
+)
 
 
 @dataclass
@@ -72,7 +78,10 @@ class RecipeArguments(trl.ScriptArguments):
     if_packed: dict[str, int] = field(default_factory=dict, init=False)  # no option, but what `fill_batches` sets
 
     def __post_init__(self):
-        """What belongs to one data set and what belongs to several are not given together."""
+        """What belongs to one data set, to several and to the demo are not given together."""
+        for option in fields(RecipeArguments):
+            if self.demo and option.name in _OF_DATA and getattr(self, option.name) != option.default:
+                raise ValueError(f"`demo` generates its rows. Leave `{option.name}` out, or `demo`.")
         for name in ("dataset_name", "dataset_config", "eval_dataset_name"):
             if getattr(self, name) is not None and (self.datasets, self.eval_datasets) != (None, None):
                 raise ValueError(
@@ -102,6 +111,8 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
     if given.use_peft:
         defaults["learning_rate"] = 1e-4  # adapters take ten times a full model's
     if given.demo:
+        if given.model_name_or_path is not None:
+            raise ValueError("`demo` makes a tiny model. Leave `model_name_or_path` out, or `demo`.")
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
@@ -157,8 +168,6 @@ def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, 
     With `--demo` the rows are generated, and `model_args` names a tiny model of style `demo`, saved in `output_dir`.
     """
     if arguments.demo:
-        if arguments.datasets is not None:
-            raise ValueError("`demo` generates its rows. Leave `datasets` out, or `demo`.")
         folder = Path(args.output_dir) / "demo_model"
         with args.main_process_first(desc="making the demo model"):
             if args.process_index == 0:
