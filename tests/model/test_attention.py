@@ -17,7 +17,7 @@ from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.prefix_tree import PrefixTree
 from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
-from hf_rewardplug.model.kernels import SpanAttention, flex_attention, reference_attention
+from hf_rewardplug.model.kernels import SpanAttention, flex_attention, reference_attention, spans
 from hf_rewardplug.model.kernels.flex import _block_mask
 from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
@@ -167,10 +167,19 @@ def layout_of(sequences) -> tuple[TreeLayout, int]:
     return TreeLayout(packed.spans, torch.tensor(packed.position_ids), longest), len(packed.input_ids)
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
-@settings(max_examples=40, deadline=None)
-def test_spans_are_the_definition_on_any_trie(sequences):
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12),
+    st.sampled_from([-1, 0, 2, 8, 32, spans.TOLL]),
+)
+@settings(max_examples=60, deadline=None)
+def test_spans_are_the_definition_on_any_trie(sequences, toll):
     layout, size = layout_of(sequences)
+    with pytest.MonkeyPatch.context() as patch:  # from a block a span, by the least toll, to one block of all
+        patch.setattr(spans, "TOLL", toll)
+        blocks = spans.blocks_of(layout.spans)
+    assert [block.q0 for block in blocks if block.causal] == [0, *(b.q1 for b in blocks if b.causal)][:-1]
+    assert toll >= 0 or len(blocks) == len(layout.spans)
+    layout.cache["blocks"] = blocks
     for softcap, window in ((None, None), (3.0, None), (None, 2), (3.0, 3)):
         generator = torch.Generator().manual_seed(0)
         inputs = [

@@ -1,40 +1,110 @@
-"""Attention span by span: every device and dtype, soft-caps and windows too.
+"""Attention block by block: every device and dtype, soft-caps and windows too.
 
-On the CPU each span is a call of torch's flash kernel, elsewhere and with soft-caps or windows a few plain products.
-Spans are merged by log-sum-exp, so no key is gathered. On a GPU this is right but slow: each span is several launches.
+On the CPU each block is a call of torch's flash kernel, elsewhere and with soft-caps a few plain products. Blocks are
+merged by log-sum-exp, so no key is gathered. On a GPU this is right but slow: each block is several launches.
 """
+
+from bisect import bisect_right
+from typing import NamedTuple
 
 import torch
 
-from ..layout import TreeLayout, causal_spans, full_spans
+from ..layout import TreeLayout, branches, full_spans
+from .crowded import CORES
+
+TOLL = 2**14
+"""hidden pairs of a query and a key that a call may compute where it saves another call"""
+
+LARGEST_MASK = 2**20
+"""pairs of a block of several spans, which needs a mask"""
 
 
 def span_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap=None, window=None):
-    """The attention of a packed row, computed span by span."""
+    """The attention of a packed row, computed block by block."""
+    if query_HTD.device.type == "cpu":
+        CORES.look()
     return SpanAttention.apply(query_HTD, key_KTD, value_KTD, layout, scale, softcap, window)
 
 
-class SpanAttention(torch.autograd.Function):
-    """Attention a span, merged by log-sum-exp as flash attention merges its blocks (arXiv:2205.14135, section 3.1).
+class Block(NamedTuple):
+    """Queries and keys of one call: a span, or several that lie side by side, with a mask.
 
-    The gradient of a block needs only the whole row's output and log-sum-exp, so each span's is exact by itself, and no
-    key is gathered, copied or masked: memory and time are linear in the tokens and in the visible (query, key) pairs.
+    A causal block holds whole branches, and all that they see of each other. Any other block holds queries of branches,
+    and keys of a branch in an earlier causal block.
+    """
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+    masked: bool = False
+
+    @property
+    def causal(self) -> bool:
+        return self.q0 == self.k0
+
+
+def blocks_of(spans) -> list[Block]:
+    """The spans in few blocks: first causal ones, which hold every token once, then the others.
+
+    Each call is several parallel regions, and each region waits for all threads, which are not running where another
+    program has their cores. So small neighbours share a call.
+
+    >>> blocks_of([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)])
+    [Block(q0=0, q1=6, k0=0, k1=6, masked=True)]
+    >>> blocks_of([(0, 900, 0, 900), (900, 999, 900, 999), (900, 999, 0, 500)])
+    [Block(q0=0, q1=900, k0=0, k1=900, masked=False), Block(q0=900, q1=999, k0=900, k1=999, masked=False), \
+Block(q0=900, q1=999, k0=0, k1=500, masked=False)]
+    """
+    causal: list[Block] = []
+    for start, stop, ancestors in branches(spans):
+        if causal:
+            first = causal[-1].q0
+            seen = sum(max(0, k1 - max(k0, first)) for k0, k1 in ancestors)
+            hidden = (stop - start) * (start - first - seen)
+            if hidden <= TOLL and (stop - first) ** 2 <= LARGEST_MASK:
+                causal[-1] = Block(first, stop, first, stop, True)
+                continue
+        causal.append(Block(start, stop, start, stop))
+    starts, full = [block.q0 for block in causal], []
+    for q0, q1, k0, k1 in sorted(full_spans(spans), key=lambda span: (span[2], span[0])):
+        q0 = max(q0, causal[bisect_right(starts, k0) - 1].q1)  # queries before are in the causal block of the keys
+        if q0 >= q1:
+            continue
+        last = full[-1] if full else None
+        if last and (last.k0, last.q1) == (k0, q0) and 0 <= (q1 - q0) * (last.k1 - k1) <= TOLL:
+            if (q1 - last.q0) * (last.k1 - k0) <= LARGEST_MASK:
+                full[-1] = Block(last.q0, q1, k0, last.k1, True)
+                continue
+        full.append(Block(q0, q1, k0, k1))
+    return causal + full
+
+
+class SpanAttention(torch.autograd.Function):
+    """Attention a block, merged by log-sum-exp as flash attention merges its blocks (arXiv:2205.14135, section 3.1).
+
+    The gradient of a block needs only the whole row's output and log-sum-exp, so each block's is exact by itself. No
+    key is gathered or copied: memory and time are linear in the tokens and in the visible (query, key) pairs.
     """
 
     @staticmethod
     def forward(ctx, query_HTD, key_KTD, value_KTD, layout, scale, softcap, window):
-        blocks = _Blocks(query_HTD, key_KTD, value_KTD, layout, scale, softcap, window)
-        wide = torch.promote_types(query_HTD.dtype, torch.float32)
-        output_KGTD = query_HTD.new_empty(*blocks.query_KGTD.shape[:3], value_KTD.shape[-1], dtype=wide)
-        lse_KGT = query_HTD.new_empty(blocks.query_KGTD.shape[:3], dtype=wide)
-        for span in causal_spans(layout.spans):
-            output_KGTD[:, :, span[0] : span[1]], lse_KGT[:, :, span[0] : span[1]] = blocks.forward(span)
-        for span in full_spans(layout.spans):
-            output, lse = blocks.forward(span)
-            so_far, lse_so_far = output_KGTD[:, :, span[0] : span[1]], lse_KGT[:, :, span[0] : span[1]]
-            share = torch.sigmoid(lse.to(wide) - lse_so_far)  # of this span's keys in the softmax
-            so_far.lerp_(output.to(wide), share[..., None])
-            torch.logaddexp(lse_so_far, lse.to(wide), out=lse_so_far)
+        kernel = _Kernel(query_HTD, key_KTD, value_KTD, layout, scale, softcap, window)
+        wide = kernel.wide
+        heads, tokens = query_HTD.shape[:2]
+        output_THD = query_HTD.new_empty(tokens, heads, value_KTD.shape[-1], dtype=wide)  # the order of what follows
+        output_KGTD = output_THD.transpose(0, 1).unflatten(0, kernel.query_KGTD.shape[:2])
+        lse_KGT = query_HTD.new_empty(kernel.query_KGTD.shape[:3], dtype=wide)
+        for block in kernel.blocks:
+            output, lse = kernel.forward(block)
+            so_far, lse_so_far = output_KGTD[:, :, block.q0 : block.q1], lse_KGT[:, :, block.q0 : block.q1]
+            if block.causal:
+                so_far.copy_(output)
+                lse_so_far.copy_(lse)
+            else:
+                share = torch.sigmoid(lse.to(wide) - lse_so_far)  # of this block's keys in the softmax
+                so_far.lerp_(output.to(wide), share[..., None])
+                torch.logaddexp(lse_so_far, lse.to(wide), out=lse_so_far)
         output_KGTD = output_KGTD.to(query_HTD.dtype)
         ctx.save_for_backward(query_HTD, key_KTD, value_KTD, output_KGTD, lse_KGT)
         ctx.options = (layout, scale, softcap, window)
@@ -48,23 +118,28 @@ class SpanAttention(torch.autograd.Function):
     @staticmethod
     def _gradients(ctx, grad_HTD):
         query_HTD, key_KTD, value_KTD, output_KGTD, lse_KGT = ctx.saved_tensors
-        blocks = _Blocks(query_HTD, key_KTD, value_KTD, *ctx.options)
-        grad_KGTD = grad_HTD.unflatten(0, output_KGTD.shape[:2])
-        wide = torch.promote_types(query_HTD.dtype, torch.float32)
-        grads = [torch.zeros_like(tensor, dtype=wide) for tensor in (blocks.query_KGTD, key_KTD, value_KTD)]
-        for span in ctx.options[0].spans:
-            q0, q1, k0, k1 = span
-            rows = (tensor[:, :, q0:q1] for tensor in (grad_KGTD, output_KGTD, lse_KGT))
-            grad_query, grad_key, grad_value = blocks.backward(span, *rows)
-            grads[0][:, :, q0:q1] += grad_query
-            grads[1][:, k0:k1] += grad_key.sum(1)
-            grads[2][:, k0:k1] += grad_value.sum(1)
+        kernel = _Kernel(query_HTD, key_KTD, value_KTD, *ctx.options)
+        grad_KGTD, wide = grad_HTD.unflatten(0, output_KGTD.shape[:2]), kernel.wide
+        grads = [torch.empty_like(tensor, dtype=wide) for tensor in (kernel.query_KGTD, key_KTD, value_KTD)]
+        for block in kernel.blocks:
+            rows = (tensor[:, :, block.q0 : block.q1] for tensor in (grad_KGTD, output_KGTD, lse_KGT))
+            grad_query, *of_keys = kernel.backward(block, *rows)
+            into_query = grads[0][:, :, block.q0 : block.q1]
+            into_keys = [grad[:, block.k0 : block.k1] for grad in grads[1:]]
+            if block.causal:
+                into_query.copy_(grad_query)
+                for into, grad in zip(into_keys, of_keys, strict=True):
+                    torch.sum(grad, 1, dtype=wide, out=into)
+            else:
+                into_query += grad_query
+                for into, grad in zip(into_keys, of_keys, strict=True):
+                    into += grad.sum(1, dtype=wide)
         dtype = query_HTD.dtype
         return grads[0].flatten(0, 1).to(dtype), grads[1].to(dtype), grads[2].to(dtype), None, None, None, None
 
 
-class _Blocks:
-    """The attention of one span's queries to its keys: (output, log-sum-exp), and its gradients.
+class _Kernel:
+    """The attention of a block's queries to its keys: (output, log-sum-exp), and its gradients.
 
     The G query heads of a key head are a dimension of their own, and the key head is repeated by a stride of 0.
     """
@@ -76,55 +151,71 @@ class _Blocks:
         self.key_KGTD = key_KTD[:, None].expand(-1, groups, -1, -1)
         self.value_KGTD = value_KTD[:, None].expand(-1, groups, -1, -1)
         self.layout, self.scale, self.softcap, self.window = layout, scale, softcap, window
-        same_size = key_KTD.shape[-1] == value_KTD.shape[-1]
-        self.flash = query_HTD.device.type == "cpu" and softcap is None and window is None and same_size
+        self.wide = torch.promote_types(query_HTD.dtype, torch.float32)
+        self.flash = query_HTD.device.type == "cpu" and softcap is None and key_KTD.shape[-1] == value_KTD.shape[-1]
+        if "blocks" not in layout.cache:
+            layout.cache["blocks"] = blocks_of(layout.spans)
+        self.blocks = layout.cache["blocks"]
 
-    def _tensors(self, span):
-        q0, q1, k0, k1 = span
+    def _tensors(self, block):
+        q0, q1, k0, k1, _ = block
         return self.query_KGTD[:, :, q0:q1], self.key_KGTD[:, :, k0:k1], self.value_KGTD[:, :, k0:k1]
 
-    def forward(self, span):
-        query, key, value = self._tensors(span)
+    def _mask(self, block, causal: bool) -> torch.Tensor | None:
+        """What is added to the scores, (1, 1, queries, keys), or None; `causal`: the kernel hides later keys itself.
+
+        Hidden keys get a number that is nearly the least, not -inf: a row that sees none of a block's keys then weighs
+        nothing in the merge instead of being NaN.
+        """
+        if self.window is None and not block.masked and (causal or not block.causal):
+            return None
+        device = self.query_KGTD.device
+        key = (block, self.window, self.wide, device)
+        if key not in self.layout.cache:
+            index = self.layout.on(device)
+            query_Q1 = torch.arange(block.q0, block.q1, device=device)[:, None]
+            key_K = torch.arange(block.k0, block.k1, device=device)
+            hidden_QK = (key_K > query_Q1) | (query_Q1 >= index["subtree_end"][key_K])
+            if self.window is not None:
+                position_ids = index["position_ids"]
+                hidden_QK |= position_ids[query_Q1] - position_ids[key_K] >= self.window
+            mask_QK = torch.zeros(hidden_QK.shape, dtype=self.wide, device=device)
+            self.layout.cache[key] = mask_QK.masked_fill_(hidden_QK, torch.finfo(self.wide).min / 2)[None, None]
+        return self.layout.cache[key]
+
+    def forward(self, block):
+        query, key, value = self._tensors(block)
         if self.flash:
-            causal = span[:2] == span[2:]
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, 0.0, causal, scale=self.scale
+                query, key, value, 0.0, block.causal, attn_mask=self._mask(block, True), scale=self.scale
             )
-        scores, _ = self._scores(span, query, key)
+        scores, _ = self._scores(block, query, key)
         lse = scores.logsumexp(-1)
         return (scores - lse[..., None]).exp() @ value.to(scores.dtype), lse
 
-    def backward(self, span, grad, output, lse):
-        """Gradients of the span's query, key and value; `output` and `lse` are those of the whole rows."""
-        query, key, value = self._tensors(span)
+    def backward(self, block, grad, output, lse):
+        """Gradients of the block's query, key and value; `output` and `lse` are those of the whole rows."""
+        query, key, value = self._tensors(block)
         if self.flash:
-            causal = span[:2] == span[2:]
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad, query, key, value, output, lse, 0.0, causal, scale=self.scale
+                *(grad, query, key, value, output, lse, 0.0, block.causal),
+                attn_mask=self._mask(block, True),
+                scale=self.scale,
             )
-        scores, slope = self._scores(span, query, key)
-        wide = scores.dtype
-        grad, value, query, key = (tensor.to(wide) for tensor in (grad, value, query, key))
+        scores, slope = self._scores(block, query, key)
+        grad, value, query, key = (tensor.to(self.wide) for tensor in (grad, value, query, key))
         weights = (scores - lse[..., None]).exp()
         grad_value = weights.transpose(-1, -2) @ grad
-        inner = (grad * output.to(wide)).sum(-1, keepdim=True)
+        inner = (grad * output.to(self.wide)).sum(-1, keepdim=True)
         grad_scores = weights * (grad @ value.transpose(-1, -2) - inner) * slope * self.scale
         return grad_scores @ key, grad_scores.transpose(-1, -2) @ query, grad_value
 
-    def _scores(self, span, query, key):
-        """Capped and masked scores in fp32 or wider, and the slope of the cap. Hidden keys get the least number, not
-        -inf: a row that sees none of a span's keys then weighs nothing in the merge instead of being NaN."""
-        wide = torch.promote_types(query.dtype, torch.float32)
-        scores = self.scale * query.to(wide) @ key.to(wide).transpose(-1, -2)
+    def _scores(self, block, query, key):
+        """Capped and masked scores in fp32 or wider, and the slope of the cap."""
+        scores = self.scale * query.to(self.wide) @ key.to(self.wide).transpose(-1, -2)
         slope = 1.0
         if self.softcap is not None:
             bent = torch.tanh(scores / self.softcap)
             scores, slope = self.softcap * bent, 1 - bent * bent
-        q0, q1, k0, k1 = span
-        if span[:2] == span[2:]:
-            scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), torch.finfo(wide).min)
-        if self.window is not None:
-            position_ids_T = self.layout.position_ids_T.to(query.device, non_blocking=True)
-            far = position_ids_T[q0:q1, None] - position_ids_T[k0:k1] >= self.window
-            scores = scores.masked_fill(far, torch.finfo(wide).min)
-        return scores, slope
+        mask = self._mask(block, False)
+        return scores if mask is None else scores + mask, slope
