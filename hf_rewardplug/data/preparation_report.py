@@ -124,6 +124,28 @@ def in_general(reason: str) -> str:
     return _ROLES.sub("the conversation", reason)
 
 
+def check_left(report: PreparationReport) -> None:
+    """Some row has given an example.
+
+    Raises:
+        ValueError: none has; with the reasons.
+    """
+    if not report.examples:
+        left = f"No example is left of the {report.name} data set's {report.rows} rows."
+        raise ValueError(f"{left}{length_remedy(report) or f' {REMEDY}'}\n{report}")
+
+
+def length_remedy(report: PreparationReport) -> str:
+    """What to do where rows are left out for their length; empty where none is.
+
+    >>> length_remedy(PreparationReport("train", dropped={"chosen and rejected are identical": [0]}))
+    ''
+    """
+    if any(words in reason for reason in report.dropped for words in ("longer than", "the cut")):
+        return " A larger `max_length` (or `max_completion_length`) keeps those that are too long."
+    return ""
+
+
 def check_refused(report: PreparationReport) -> None:
     """Rows that are passed over must not hide a wrong format.
 

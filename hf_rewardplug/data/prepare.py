@@ -12,7 +12,7 @@ from datasets import Dataset, Features, IterableDataset
 from .canonical import EXAMPLE_ID
 from .origin import Origin
 from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RefusedRow, RowPipeline
-from .preparation_report import REMEDY, PreparationReport, check_refused
+from .preparation_report import REMEDY, PreparationReport, check_left, check_refused
 from .prepare_streams import prepare_stream
 from .unrendered import UNRENDERED
 
@@ -44,11 +44,7 @@ def prepare_dataset(
     check_refused(report)
     if is_mixture:
         _check_parts(report, dataset["subset"][:])
-    if not report.examples:
-        raise ValueError(
-            f"No example is left of the {report.name} data set's {report.rows} rows; `max_length` and "
-            f"`max_completion_length` may be too short for them.\n{report}"
-        )
+    check_left(report)
     if report.dropped:
         encoded = encoded.select([index for index, reason in enumerate(encoded["dropped"]) if reason is None])
     encoded = _with_or_without(encoded, pipeline.name, origin)

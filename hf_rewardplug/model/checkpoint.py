@@ -19,10 +19,20 @@ from transformers import (
 )
 
 from .head import HEAD_NAME, install_reward_head
+from .head_layers import build_head, published, saved_layers
 from .inference import described_label_tokens, install_scored_forward
 from .label_tokens import CAUSAL_LMS
 from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
-from .weights import HUB, check_saved_head, find_file, is_adapter, loading_arguments, naming_mismatches
+from .places import check_place, find_file
+from .weights import (
+    HUB,
+    adapter_head_shapes,
+    check_saved_head,
+    is_adapter,
+    loading_arguments,
+    read_config,
+    reading_head,
+)
 
 _AUTO_CLASSES = {
     "SEQ_CLS": AutoModelForSequenceClassification,
@@ -52,15 +62,18 @@ def load_checkpoint(
     """
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
     code = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
+    if "gguf_file" not in kwargs:
+        check_place(name, hub)
     tokenizer = AutoTokenizer.from_pretrained(name, **code, **{key: hub[key] for key in hub if key != "subfolder"})
     labels = {"good_token": good_token, "bad_token": bad_token}
     if is_adapter(name, hub):
         model = _adapted(name, **kwargs)
         install_scored_forward(model, tokenizer, **labels)
         return model.eval(), tokenizer
-    config = AutoConfig.from_pretrained(name, **code, **hub)
+    config = read_config(name, kwargs)
     architecture = (config.architectures or ["a model without architectures"])[0]
     auto_class = next((cls for suffix, cls in _KINDS.items() if architecture.endswith(suffix)), None)
+    auto_class, num_labels = published(config) or (auto_class, config.num_labels)
     if auto_class is None:
         raise ValueError(
             f"'{name}' is {architecture}; expected a sequence classifier (ORM), or a token classifier or causal LM "
@@ -68,9 +81,9 @@ def load_checkpoint(
         )
     if auto_class is AutoModelForCausalLM:  # told before the weights are read
         described_label_tokens(f"'{name}' is {architecture}", config, tokenizer, **labels)
-    kwargs = loading_arguments(name, auto_class, config.num_labels, {"dtype": "auto", **kwargs})
-    with naming_mismatches(name):
-        model, info = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    kwargs = loading_arguments(name, auto_class, num_labels, {"dtype": "auto", **kwargs})
+    with reading_head(name, auto_class, kwargs):
+        model, info = auto_class.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **kwargs)
     head = "" if auto_class is AutoModelForCausalLM else f"{HEAD_NAME}."  # an LM is whole or none
     if missing := sorted(key for key in info["missing_keys"] if key.startswith(head)):
         raise ValueError(
@@ -108,6 +121,7 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
 def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     """The base model with the adapter on it, and in its config what the trainer wrote beside the adapter."""
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}  # the adapter's; its config names its base's
+    check_place(adapter, hub)
     peft_config = PeftConfig.from_pretrained(adapter, **hub)
     if find_file(adapter, ADAPTER_MODEL_CONFIG, hub) is None:
         raise ValueError(
@@ -123,7 +137,12 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
         )
     shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
     kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **shared, **kwargs}
-    model = auto_class.from_pretrained(peft_config.base_model_name_or_path, num_labels=config.num_labels, **kwargs)
+    base = peft_config.base_model_name_or_path
+    with reading_head(base, auto_class, kwargs):
+        model = auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)
+    layers, shapes = saved_layers(config), adapter_head_shapes(adapter, hub)
+    if hasattr(model, HEAD_NAME) and (layers or shapes.keys() == {"weight", "bias"}):
+        setattr(model, HEAD_NAME, build_head(layers, shapes))
     if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
         model.resize_token_embeddings(config.get_text_config().vocab_size)
     if auto_class is not AutoModelForCausalLM:  # fp32 before the adapter's head is read

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 HEAD_NAME = "score"
 """attribute of the head in transformers' decoder classifiers; PEFT calls it so too"""
 
+_HEAD_KEY = re.compile(
+    rf"(?:^|\.){HEAD_NAME}\.(?:modules_to_save\.[^.]+\.)?(?!original_module\.|modules_to_save\.)(.+)$"
+)
+
 
 class RewardHead(nn.Linear):
     """`nn.Linear` whose product is fp32 whatever the dtype of the body, outside autocast.
@@ -47,7 +51,7 @@ def install_reward_head(model: nn.Module) -> bool:
 
     Returns:
         Whether the head can be evaluated at score positions alone. Models with another head (encoders with a pooler,
-        `classifier`) keep theirs: they compute every position and the scored ones are picked.
+        `classifier`) and encoder-decoders compute every position, and the scored ones are picked.
     """
     base = unwrapped(model)
     head = getattr(base, HEAD_NAME, None)
@@ -65,12 +69,13 @@ def install_reward_head(model: nn.Module) -> bool:
         if isinstance(module, RewardHead):
             _to_fp32(module)
     heads = reward_heads(model)
-    picks = bool(heads) and body is not None and body is not base
+    reads = bool(heads) and decodes(base)  # whose own forward makes what the decoder reads
+    picks = bool(heads) and body is not None and body is not base and not reads
     if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
         base._weight_conversions = [one for one in conversions if f"{HEAD_NAME}." not in one.target_patterns]
     if not hasattr(base, "_plain_forward"):
         base._plain_forward = base.forward
-        scored = _scored_forward if picks else _picked_forward
+        scored = _scored_forward if picks else _read_forward if reads else _picked_forward
 
         @functools.wraps(type(base).forward)
         def forward(self, *args, **kwargs):
@@ -83,6 +88,11 @@ def install_reward_head(model: nn.Module) -> bool:
     return picks
 
 
+def decodes(base: nn.Module) -> bool:
+    """Whether the model is an encoder with a decoder, which reads the text again (T5Gemma)."""
+    return bool(getattr(base.config, "is_encoder_decoder", False))
+
+
 def reward_heads(model: nn.Module) -> list[RewardHead]:
     """The installed head and PEFT's copies of it; none where the model's head has another name."""
     head = getattr(unwrapped(model), HEAD_NAME, None)
@@ -91,7 +101,8 @@ def reward_heads(model: nn.Module) -> list[RewardHead]:
 
 
 def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
-    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where that has all of it.
+    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where that has all of it;
+    of a head of several layers {"0.weight": ...}.
 
     Empty where the head is frozen or has another name.
     """
@@ -104,7 +115,7 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
         return {}
     gathered = {}
     for key, value in (state_dict or {}).items():
-        if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(?:modules_to_save\.[^.]+\.)?(weight|bias)$", key):
+        if found := _HEAD_KEY.search(key):
             gathered[found[1]] = value
     state = {}
     for name, parameter in head.named_parameters():
@@ -112,6 +123,12 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
         own = parameter.detach() if parameter.shape == shape else torch.full(shape, torch.nan)
         state[name] = gathered[name] if name in gathered and gathered[name].shape == shape else own
     return state
+
+
+def loaded_head_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The head as it was before PEFT took a copy of it to train; empty where PEFT has none."""
+    original = getattr(getattr(unwrapped(model), HEAD_NAME, None), "original_module", None)
+    return {} if original is None else dict(original.state_dict())
 
 
 def step_logits(logits_SC: torch.Tensor) -> torch.Tensor:
@@ -164,6 +181,20 @@ def _scored_forward(
         hidden_SD = dropout(hidden_SD)
     logits_SC = getattr(self, HEAD_NAME)(hidden_SD)  # on the last device where the model is spread over several
     return SequenceClassifierOutput(logits=logits_SC.to(score_positions.device))
+
+
+def _read_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+    """The head's own outputs at the score positions: T5Gemma pools one token later in a row that is padded."""
+    if score_positions is None:
+        return self._plain_forward(*args, **kwargs)
+    kwargs.pop("use_cache", None)  # which its forward sets itself
+    outputs: list[torch.Tensor] = []
+    hook = getattr(self, HEAD_NAME).register_forward_hook(lambda head, inputs, output: outputs.append(output))
+    try:
+        self._plain_forward(*args, **kwargs)
+    finally:
+        hook.remove()
+    return SequenceClassifierOutput(logits=outputs[-1].flatten(0, 1)[score_positions])
 
 
 def _picked_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):

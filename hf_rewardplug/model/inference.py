@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from .attention import unwrapped
-from .head import HEAD_NAME, install_reward_head
+from .head import HEAD_NAME, decodes, install_reward_head
 from .label_tokens import CAUSAL_LMS, install_label_tokens, label_token_ids
 from .loading import check_model
 
@@ -79,7 +79,8 @@ def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def pools(model: nn.Module) -> bool:
     """Whether a sequence classifier scores where its own pooling looks, and not at the token that it is told."""
-    return not hasattr(unwrapped(model), HEAD_NAME)
+    base = unwrapped(model)
+    return not hasattr(base, HEAD_NAME) or decodes(base)
 
 
 def attributes(config: Any) -> dict[str, float] | None:
@@ -98,20 +99,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def learned_positions(model: nn.Module) -> int | None:
-    """How many positions the model has an embedding for; None where it computes them.
-
-    >>> from transformers import BertConfig, BertModel
-    >>> learned_positions(BertModel(BertConfig(hidden_size=12, num_hidden_layers=0, vocab_size=9)))
-    512
-    """
-    for name, module in unwrapped(model).named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions", "wpe")):
-            first = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - first
-    return None
 
 
 def own_device() -> torch.device:

@@ -94,7 +94,7 @@ def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int) -> str | None:
     """Why the tokenizer seems to be another model's: by the config where it came from, and by its size."""
-    if len(tokenizer) < 0.9 * rows:  # vocabularies are padded too, but by less than a twentieth
+    if rows - len(tokenizer) > max(rows // 10, 128):  # embeddings are padded, but by less than a twentieth
         return f"it knows {len(tokenizer)} tokens, and the model's embedding has {rows} rows"
     try:
         beside, _ = PreTrainedConfig.get_config_dict(tokenizer.name_or_path, local_files_only=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
@@ -24,11 +25,13 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
     import_utils,
 )
 
+from .families import check_family
 from .head import HEAD_NAME
+from .head_layers import PUBLISHED, build_head, published, saved_layers, with_saved_head
+from .places import check_place, find_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ FOREIGN_HEADS = (
 _TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"  # a body has a `classifier` too (LongCat's router)
 HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """arguments of `from_pretrained` that say where a name is to be found"""
+
+_ANEW = "ignore_mismatched_sizes"
 
 _ELSEWHERE = ("gguf_file", "state_dict", "variant")
 """arguments of `from_pretrained` that take the weights from another file"""
@@ -67,18 +72,19 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         return given
     given = {"use_safetensors": True, **given}
     hub = {key: given[key] for key in HUB if key in given}
+    check_place(name, hub)
     if is_adapter(name, hub):
         raise ValueError(
             f"'{name}' is an adapter, not a model. To go on training it, give the trainer `PeftModel.from_pretrained("
             "base, adapter, is_trainable=True)`; to train what it makes of its base, `merge_adapter` first."
         )
+    config = read_config(name, given)
+    check_family(config, auto_class, f"'{name}'")
+    if published(config):
+        given = {**given, "trust_remote_code": False}  # the body is transformers' own, and the head is known
     code = {"trust_remote_code": given.get("trust_remote_code", False)}
-    config = AutoConfig.from_pretrained(name, **code, **hub)
-    head_key = _head_key(getattr(config, "value_head_prefix", None))
-    shard_of = _shards(name, hub, head_key)
-    found = {key: head_key.match(key) for key in shard_of}
-    shapes = {key: _shape(shard_of[key], key) for key in shard_of if found[key]}
-    if given.get("ignore_mismatched_sizes") or not shapes:
+    found, shapes = _head_shapes(name, config, hub)
+    if given.get(_ANEW) or not shapes:
         return given
     if auto_class is AutoModelForCausalLM:  # whose head is the LM's, whatever stands beside it
         if (config.architectures or [""])[0].endswith(("ForSequenceClassification", "ForTokenClassification")):
@@ -90,6 +96,12 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     config.num_labels = num_labels
     with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
         own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}
+    if (layers := saved_layers(config)) is not None:
+        named = {found[key][2]: shape for key, shape in shapes.items() if found[key][1] == HEAD_NAME}
+        head = build_head(layers, named)
+        if head[-1].out_features != num_labels:
+            raise _misfit(name, shapes, {f"{HEAD_NAME}.{len(head) - 1}.weight": [num_labels, head[-1].in_features]})
+        return given
     if own.keys() & shapes:
         misfits = {key: shape for key, shape in shapes.items() if shape != own.get(key, shape)}
         if misfits:
@@ -101,13 +113,26 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
     if len(weights) != 1 or shapes[weights[0]] != own.get(head) or not parts <= {"weight", "bias"}:
         raise _misfit(name, shapes, expected)
     foreign = found[weights[0]][1]
-    logger.warning(
-        "The head '%s' of '%s' is taken as '%s'%s.",
-        *(foreign, name, HEAD_NAME),
-        "; its bias is left out, which shifts all rewards alike" if len(parts) > len(expected) else "",
-    )
+    logger.warning("The head '%s' of '%s' is taken as '%s'.", foreign, name, HEAD_NAME)
     mapping = {rf"{_TOP}{re.escape(foreign)}\.": f"{HEAD_NAME}."}
     return {**given, "key_mapping": {**(given.get("key_mapping") or {}), **mapping}}
+
+
+def read_config(name: str, given: Mapping[str, Any]) -> Any:
+    """The config of `name`; of a public checkpoint with a known head without its code, whatever `given` allows."""
+    hub = {key: given[key] for key in HUB if key in given}
+    known = (PreTrainedConfig.get_config_dict(name, **hub)[0].get("architectures") or [""])[0] in PUBLISHED
+    return AutoConfig.from_pretrained(
+        name, trust_remote_code=not known and given.get("trust_remote_code", False), **hub
+    )
+
+
+def _head_shapes(name: str, config: Any, hub: dict) -> tuple[dict[str, re.Match | None], dict[str, list[int]]]:
+    """{key of a tensor: whether it is a head's}, and the shapes of a head's."""
+    head_key = _head_key(getattr(config, "value_head_prefix", None))
+    shard_of = _shards(name, hub, head_key)
+    found = {key: head_key.match(key) for key in shard_of}
+    return found, {key: _shape(shard_of[key], key) for key in shard_of if found[key]}
 
 
 def _head_key(named: str | None) -> re.Pattern:
@@ -122,15 +147,34 @@ def _head_key(named: str | None) -> re.Pattern:
 
 def _misfit(name: str, found: dict[str, list[int]], expected: dict[str, list[int]]) -> ValueError:
     told = [", ".join(f"{key} {tuple(shape)}" for key, shape in some.items()) for some in (found, expected)]
+    layered = any(re.search(rf"\b{HEAD_NAME}\.\d+\.", key) for key in found)
     return ValueError(
         f"The head of '{name}' does not fit: it has {told[0]}, expected {told[1] or 'a head of another kind'}. Take a "
         "checkpoint with such a head, or set model_init_kwargs={'ignore_mismatched_sizes': True} to train a new one."
+        + ' Or say in its config.json what its layers are: "rewardplug": {"head": ["Linear", "ReLU", "Linear"]}.'
+        * layered
     )
 
 
 @contextmanager
-def naming_mismatches(name: Any):
-    """transformers prints the shapes that do not fit, and raises an error that says "above"."""
+def reading_head(name: str, auto_class: Any, given: Mapping[str, Any]):
+    """Within it `auto_class.from_pretrained(name, **given)` builds the head that the checkpoint has, and keeps it fp32.
+
+    By itself transformers drops a bias, draws a head of several layers anew, and rounds what it reads to one dtype. It
+    also prints the shapes that do not fit, and raises an error that says "above".
+    """
+    config = read_config(name, given)
+    check_family(config, auto_class, f"'{name}'")
+    shapes: dict[str, list[int]] = {}
+    if given.get("use_safetensors") is not False and not any(given.get(key) for key in (*_ELSEWHERE, _ANEW)):
+        hub = {key: given[key] for key in HUB if key in given}
+        found, all_shapes = _head_shapes(name, config, hub)
+        own = [key for key in all_shapes if found[key][1] == HEAD_NAME]
+        shapes = {found[key][2]: all_shapes[key] for key in own or all_shapes}
+    mapping, kind = auto_class._model_mapping, type(config)
+    before, model_class = mapping._extra_content.get(kind), mapping[kind] if kind in mapping else None
+    if auto_class is not AutoModelForCausalLM and isinstance(model_class, type):  # not its own code's, nor several
+        mapping.register(kind, with_saved_head(model_class, saved_layers(config), shapes), exist_ok=True)
     try:
         yield
     except RuntimeError as error:
@@ -140,6 +184,10 @@ def naming_mismatches(name: Any):
             f"'{name}' cannot be loaded: its weights have other shapes than its config.json gives them (the report "
             "above lists them). Take the config.json that was saved with the weights."
         ) from error
+    finally:
+        mapping._extra_content.pop(kind, None)
+        if before is not None:
+            mapping._extra_content[kind] = before
 
 
 def why_not_readable(path: Path) -> str | None:
@@ -170,7 +218,7 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapt
             )
         with safe_open(path, framework="pt") as tensors:
             for key in tensors.keys():
-                if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(weight|bias)$", key):
+                if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(.+)$", key):
                     saved[found[1]] = tensors.get_tensor(key)
     for name, value in head.items():
         expected, found = value.detach().cpu(), saved.get(name)
@@ -223,15 +271,15 @@ def _shape(path: Path, key: str) -> list[int]:
         return list(tensors.get_slice(key).get_shape())
 
 
+def adapter_head_shapes(adapter: str, hub: dict) -> dict[str, list[int]]:
+    """{"weight": (C, D), ...} of the head in an adapter's file."""
+    if (path := find_file(adapter, SAFETENSORS_WEIGHTS_NAME, hub)) is None:
+        return {}
+    with safe_open(path, framework="pt") as tensors:
+        named = {key: re.search(rf"\.{HEAD_NAME}\.(.+)$", key) for key in tensors.keys()}
+        return {at[1]: list(tensors.get_slice(key).get_shape()) for key, at in named.items() if at}
+
+
 def is_adapter(name: str, hub: dict) -> bool:
     """Whether it is an adapter without a model beside it."""
     return bool(find_file(name, ADAPTER_CONFIG_NAME, hub)) and not find_file(name, CONFIG_NAME, hub)
-
-
-def find_file(name: str, file: str, hub: dict) -> Path | None:
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    try:
-        found = cached_file(name, file, **quiet, **hub)
-    except OSError:  # no such repository: `from_pretrained` says so better
-        return None
-    return None if found is None else Path(found)

@@ -19,7 +19,7 @@ from ..data.row_forms import FORMS, TEXT, TURNS
 from ..model.inference import attributes
 from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
-from ..model.weights import find_file
+from ..model.places import check_place, find_file
 from . import findings
 from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -129,10 +129,7 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
 def _folder(name: str) -> tuple[Path, bool]:
     """Where the files are, and whether they are an adapter's."""
     config, adapter = (find_file(name, file, {}) for file in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
-    if config is None and adapter is None:
-        raise ValueError(
-            f"'{name}' has neither a {CONFIG_NAME} nor an {ADAPTER_CONFIG_NAME}; expected a model's folder."
-        )
+    check_place(name, {})
     folder = (config or adapter).parent
     if not Path(name).is_dir():  # of the hub: that file alone has been fetched
         folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], ignore_patterns="*/*"))

@@ -24,6 +24,7 @@ from ..model.sharding import ask_for_head_group, keep_head_fp32
 from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
+from .dataset_checks import check_batches, empty_stream
 from .metrics import Running, TokenCounter, concatenated, first_seen
 from .model_card import with_usage
 from .model_init import ModelInitTrainer
@@ -67,6 +68,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
         self._running, self._tokens = Running(), TokenCounter()
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
+        check_batches(self.train_dataset, self.eval_dataset, self.args)
         self._set_up_collator()
         self._set_up_sharding()
         if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
@@ -117,10 +119,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batch_samples:
             if self.state.global_step == 0:
-                raise ValueError(
-                    "The train stream gave no example: every row was left out. `max_length` may be too short for them; "
-                    "the warnings above name the reasons."
-                )
+                raise empty_stream(self.preparation_reports.get("train"), self.args)
             return batch_samples, None
         count = sum(self.training_objective.weights(batch).sum() for batch in batch_samples).to(device)
         if self.args.world_size > 1:

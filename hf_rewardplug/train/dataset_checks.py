@@ -6,6 +6,7 @@ In: what was handed over as a data set. Out: the same, or an error that says wha
 import datasets
 
 from ..data.batching import longest_sequence
+from ..data.preparation_report import PreparationReport, length_remedy
 
 
 def check_kind(dataset, name: str) -> None:
@@ -44,6 +45,33 @@ def check_lengths(dataset, columns: dict, positions: int | None, what: str) -> N
                 f"{what}, row {row}: {tokens} tokens are more than the model's {positions} positions; it was prepared "
                 "for another model. Give the raw rows."
             )
+
+
+def check_batches(train, held_out, args) -> None:
+    """`dataloader_drop_last` leaves each data set a batch. transformers goes on without any, or asks for `max_steps`.
+
+    A plan of batches drops none, `auto_find_batch_size` may make them smaller, and of a stream nobody knows the rows.
+    """
+    planned = args.max_tokens_per_batch or args.group_by_prefix or args.train_sampling_strategy == "group_by_length"
+    known = [] if planned else [("train", train, args.train_batch_size)]
+    held_out = held_out.values() if isinstance(held_out, dict) else [held_out]
+    known += [("eval", dataset, args.eval_batch_size) for dataset in held_out]
+    for name, dataset, rows in known if args.dataloader_drop_last and not args.auto_find_batch_size else ():
+        whole = rows * (1 if args.accelerator_config.split_batches else args.world_size)
+        if isinstance(dataset, datasets.Dataset) and len(dataset) < whole:
+            raise ValueError(
+                f"dataloader_drop_last=True leaves nothing of the {name} data set: its {len(dataset)} rows are fewer "
+                f"than the {whole} of a batch on all ranks. Leave it out, or lower `per_device_{name}_batch_size`."
+            )
+
+
+def empty_stream(report: PreparationReport | None, args) -> ValueError:
+    """What to say of a stream that has ended without an example."""
+    drops = " or dropped with an incomplete batch (`dataloader_drop_last=True`)" * args.dataloader_drop_last
+    remedy = length_remedy(report.seen) if report is not None and report.seen is not None else ""
+    return ValueError(
+        f"The train stream gave no example: every row was left out{drops}; the warnings above name the reasons.{remedy}"
+    )
 
 
 def one_shard(stream: datasets.IterableDataset) -> datasets.IterableDataset:

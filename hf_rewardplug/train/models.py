@@ -13,11 +13,12 @@ from pathlib import Path
 from accelerate.utils import is_peft_model
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
 from trl.chat_template_utils import clone_chat_template
 from trl.trainer.utils import create_model_from_path
 
 from ..model.head import install_reward_head
+from ..model.head_layers import check_reloads
 from ..model.label_tokens import install_label_tokens, label_token_ids
 from ..model.loading import (
     add_adapter,
@@ -27,9 +28,8 @@ from ..model.loading import (
     set_pad_token,
     with_whole_head,
 )
-from ..model.weights import loading_arguments, reading_head
+from ..model.weights import loading_arguments, read_config, reading_head
 from .config import PRMConfig
-from .data_trainer import hub_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ def check_head(model, args: PRMConfig) -> None:
             f"The model has `num_labels={model.config.num_labels}`, but process reward models have 1 or 2. Load it "
             "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
         )
+    if args.good_token is None:
+        check_reloads(model)
 
 
 def load_model(name: str, args, auto_class, num_labels: int, quantization_config=None):
@@ -68,7 +70,7 @@ def load_model(name: str, args, auto_class, num_labels: int, quantization_config
         kwargs["device_map"] = None
     kwargs = loading_arguments(name, auto_class, num_labels, kwargs)
     if auto_class is AutoModelForTokenClassification:
-        said = getattr(AutoConfig.from_pretrained(name, **hub_arguments(args)), "rewardplug", None) or {}
+        said = getattr(read_config(name, kwargs), "rewardplug", None) or {}
         if "good_token" in said:
             logger.warning(
                 "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to keep its own.",

@@ -147,3 +147,12 @@ def _check_number(config, name: str, holds: Callable[[float], bool], words: str)
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
         raise ValueError(f"{name}={value!r}; expected {words}.")
+
+
+def check_offloading(args) -> None:
+    """`activation_offloading` has an accelerator to offload from; TRL's code fails on a CPU."""
+    if getattr(args, "activation_offloading", False) and args.device.type == "cpu":
+        raise ValueError(
+            "activation_offloading=True moves activations from an accelerator to the CPU, but this run is on the CPU. "
+            "Leave it out."
+        )

@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import get_config_model_id
 
 from ..data.encoding import Encoder
-from ..model.head import install_reward_head, trained_head_state
+from ..model.head import install_reward_head, loaded_head_state, trained_head_state
+from ..model.head_layers import check_reloads
 from ..model.loading import (
     check_model,
     describe_checkpoint,
@@ -35,6 +36,7 @@ from .dataset_checks import check_kind
 from .model_init import first_model
 from .models import disable_dropout, make_ready
 from .objectives import PairObjective, reward_objective
+from .option_checks import check_offloading
 
 
 class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
@@ -81,14 +83,17 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.RewardConfig, "
                 "which takes the same arguments: `from hf_rewardplug import RewardConfig`."
             )
+        check_offloading(args)
         by_name = isinstance(model, str)
         if args.attributes is not None:
             model, quantization_config = attribute_model(model, args, quantization_config), None
         if isinstance(model, str):
             given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
             args.model_init_kwargs = loading_arguments(model, AutoModelForSequenceClassification, 1, given)
-        elif is_peft_model(model) and peft_config is None:
-            let_head_train(model, task_type="SEQ_CLS")
+        else:
+            check_reloads(model)
+            if is_peft_model(model) and peft_config is None:
+                let_head_train(model, task_type="SEQ_CLS")
         head = (
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
@@ -126,6 +131,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         if args.disable_dropout:
             disable_dropout(self.model)
         self._with_head(self.model)
+        head = head or loaded_head_state(self.model)
         for key, value in trained_head_state(self.model).items():
             value.copy_(head.get(key, value))  # TRL's QLoRA cast has rounded it to bf16
         self._share_prefixes(self.model, args)

@@ -1,4 +1,4 @@
-"""PITFALLS 44 to 46, what a reload must keep: each promise, and the same check failing with its mend undone, or at TRL."""
+"""PITFALLS 44 to 46, what a reload must keep: each promise, and the same check failing with its mend undone."""
 
 import shutil
 

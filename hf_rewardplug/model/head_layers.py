@@ -1,0 +1,161 @@
+"""Heads that transformers' class does not build by itself: several layers, a bias; and any head in fp32.
+
+In: a head, or what a checkpoint's config and file say of its own. Out: the names of its layers for the config, the head
+built again, and the class whose `from_pretrained` builds it.
+
+    nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))    {"rewardplug": {"head": ["Linear", "ReLU", "Linear"]}}
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers.modeling_utils import set_zero3_state
+
+from .attention import unwrapped
+from .head import HEAD_NAME
+
+PUBLISHED = {
+    "Qwen2ForRewardModel": (AutoModelForSequenceClassification, 1),  # Qwen2.5-Math-RM
+    "Qwen2ForProcessRewardModel": (AutoModelForTokenClassification, 2),  # Qwen2.5-Math-PRM
+}
+"""classes of public checkpoints' own code, with the same body and a head of two layers: (class, labels)"""
+
+_PUBLISHED_LAYERS = ["Linear", "ReLU", "Linear"]
+_WITHOUT_WEIGHTS = (
+    "ELU",
+    "GELU",
+    "Identity",
+    "LeakyReLU",
+    "Mish",
+    "ReLU",
+    "SELU",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+)
+
+
+def published(config: Any) -> tuple[Any, int] | None:
+    """(class of transformers, labels) of a public checkpoint whose class is its own code's; else None."""
+    return PUBLISHED.get((config.architectures or [""])[0])
+
+
+def layer_names(head: nn.Module) -> list[str] | None:
+    """What `nn.Sequential` consists of; None where that cannot be told by names. Dropout is not scored with: Identity.
+
+    >>> layer_names(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1)))
+    ['Linear', 'ReLU', 'Identity', 'Linear']
+    >>> layer_names(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 1)))
+    """
+    names = []
+    for layer in head if type(head) is nn.Sequential else ():
+        name = "Identity" if isinstance(layer, nn.Dropout) else type(layer).__name__.replace("RewardHead", "Linear")
+        own = getattr(nn, name, None)
+        as_it_is = name in _WITHOUT_WEIGHTS and (repr(layer) == repr(own()) or name == "Identity")
+        if not as_it_is and name != "Linear":
+            return None
+        names.append(name)
+    return names if names and names[-1] == "Linear" else None
+
+
+def saved_layers(config: Any) -> list[str] | None:
+    """The layers of a checkpoint's head; None of a single one."""
+    described = (getattr(config, "rewardplug", None) or {}).get("head")
+    return described or (_PUBLISHED_LAYERS if published(config) else None)
+
+
+def build_head(layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A head of `layers` (None: a single one) whose parameters have the `shapes`, by their names in it.
+
+    Raises:
+        ValueError: a layer has an unknown name, or no shape.
+
+    >>> build_head(None, {"weight": (1, 8), "bias": (1,)})
+    Linear(in_features=8, out_features=1, bias=True)
+    """
+
+    def linear(prefix: str) -> nn.Linear:
+        outputs, inputs = shapes[f"{prefix}weight"]
+        return nn.Linear(inputs, outputs, bias=f"{prefix}bias" in shapes)
+
+    if layers is None:
+        return linear("")
+    strange = [name for name in layers if name not in ("Linear", *_WITHOUT_WEIGHTS)]
+    absent = [f"{index}.weight" for index, name in enumerate(layers) if name == "Linear"]
+    absent = [name for name in absent if name not in shapes]
+    if strange or absent:
+        raise ValueError(
+            f"the config's rewardplug.head={list(layers)} does not describe a head with the parameters "
+            f"{', '.join(shapes)}; expected Linear for each of them, and between {', '.join(_WITHOUT_WEIGHTS)}."
+        )
+    modules = (linear(f"{i}.") if name == "Linear" else getattr(nn, name)() for i, name in enumerate(layers))
+    return nn.Sequential(*modules)
+
+
+def with_saved_head(
+    model_class: type[PreTrainedModel], layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]]
+) -> type[PreTrainedModel]:
+    """A class that makes `model_class`'s models with a head of these `shapes` (none: its own), which stays fp32.
+
+    transformers rounds what it reads to one dtype, but for what a model keeps in fp32.
+    """
+
+    def __init__(self, config, *args, **kwargs):
+        model_class.__init__(self, config, *args, **kwargs)
+        head = getattr(self, HEAD_NAME, None)
+        known = layers is not None or {"weight"} <= {*shapes} <= {"weight", "bias"}
+        if known and isinstance(head, nn.Module) and {*shapes} != {name for name, _ in head.named_parameters()}:
+            setattr(self, HEAD_NAME, build_head(layers, shapes))
+        if published(config):
+            vars(config).pop("auto_map", None)  # names files of code that will not be saved
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), rf"^{HEAD_NAME}\."}
+        self.__class__ = model_class
+
+    return type(model_class.__name__, (model_class,), {"__init__": __init__, "__module__": model_class.__module__})
+
+
+def inner_module(module: nn.Module | None) -> nn.Module | None:
+    """The module inside PEFT's wrappers."""
+    if isinstance(module, ModulesToSaveWrapper):
+        return module.original_module
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def check_reloads(model: nn.Module) -> None:
+    """A checkpoint of `model` could be loaded: told before the first step.
+
+    Raises:
+        ValueError: neither the model's class nor `build_head` would build the head that somebody put into it; or
+            transformers has opened an adapter, which it would save as it is not.
+    """
+    base = unwrapped(model)
+    if getattr(base, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "`model` is an adapter that transformers opened, without what training wrote beside it. Give "
+            "`PeftModel.from_pretrained(base, adapter, is_trainable=True)`; or `merge_adapter(adapter, folder)`, and "
+            "the folder."
+        )
+    head = inner_module(getattr(base, HEAD_NAME, None))
+    if isinstance(head, nn.Linear) or (head is not None and layer_names(head)):
+        return
+    with torch.device("meta"), set_zero3_state():
+        built = dict(type(base)(copy.deepcopy(base.config)).named_children())
+    for name, module in base.named_children():
+        own, there = inner_module(built.get(name)), inner_module(module)
+        same = type(own) is type(there) and (
+            isinstance(model, PeftModel) or [*own.state_dict()] == [*there.state_dict()]
+        )
+        if not same and name != base.base_model_prefix:
+            raise ValueError(
+                f"`model.{name}` is not what {type(base).__name__} builds, but {' '.join(repr(there).split())}: it "
+                f"would train, but no checkpoint of it could be loaded. As `model.{HEAD_NAME}` take a linear layer, or "
+                "an `nn.Sequential` of linear layers and, between them, activations as they are by default (ReLU, ...)."
+            )
