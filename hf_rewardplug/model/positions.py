@@ -70,25 +70,28 @@ def _table_rows(base: nn.Module) -> Iterator[int]:
             yield module.config.max_seq_len
 
 
-def separate_lengths(model: nn.Module) -> Callable[[int], tuple[int, ...]] | None:
-    """Let each text of a batch have the frequencies that it has alone, in place; once or again, PEFT-wrapped or not.
+SideOf = Callable[[int], tuple[int, ...]]
+"""tokens of a text -> what is equal for texts with the same frequencies"""
 
-    Texts with other frequencies must not share a prefix.
 
-    Returns:
-        tokens of a text -> what is equal for texts with the same frequencies; None where all have the same.
+def rotary_sides(model: nn.Module) -> SideOf | None:
+    """What tells the lengths apart; None where texts of all lengths have the same frequencies."""
+    limits = {limit for module in unwrapped(model).modules() for limit in _limits(module).values()}
+    return partial(_sides, tuple(sorted(limits))) if limits else None
+
+
+def separate_lengths(model: nn.Module) -> SideOf | None:
+    """`rotary_sides`; and each text of a batch gets the frequencies that it has alone, in place, once or again.
+
+    Texts on different sides must not share a prefix.
     """
-    limits: set[Limit] = set()
     base = unwrapped(model)
     for name, rotary in list(base.named_modules()):
-        if not (of_rotary := _limits(rotary)):
-            continue
-        limits.update(of_rotary.values())
-        if _rotate_each not in rotary._forward_hooks.values():  # functions, which a copy or a pickle of the model keeps
+        if _limits(rotary) and _rotate_each not in rotary._forward_hooks.values():
             body = base.get_submodule(name.rpartition(".")[0])
-            body.register_forward_pre_hook(_keep_mask, with_kwargs=True)
+            body.register_forward_pre_hook(_keep_mask, with_kwargs=True)  # functions: copies of the model keep them
             rotary.register_forward_hook(_rotate_each, with_kwargs=True)
-    return partial(_sides, tuple(sorted(limits))) if limits else None
+    return rotary_sides(model)
 
 
 def _sides(limits: tuple[Limit, ...], tokens: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ In: a checkpoint's name and rows. Out: its scores, without this package's head, 
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from ..model.positions import learned_positions, rotary_sides
 from ..model.weights import find_file, why_not_readable
 
 _CLASSES = {
@@ -76,14 +78,22 @@ def plain_scores(
     Args:
         label_tokens: ids of a causal LM's tokens for a wrong and for a right step.
         attribute_weights: of the outputs' sum that is the reward; there is one output when None.
+
+    Raises:
+        ValueError: the model has no position for a token of a case.
     """
     weights = torch.tensor(attribute_weights or [1.0])
     columns = None if label_tokens is None else list(label_tokens)
     encoded = [
         _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
     ]
+    most = learned_positions(model) or math.inf
+    for case, (ids, _) in zip(cases, encoded, strict=True):
+        if len(ids) > most:
+            raise ValueError(f"{case['name']}: {len(ids)} tokens are more than the model's {most} positions.")
     pad, scores = model.config.get_text_config().pad_token_id, []
-    size = _BATCH if pad is not None else 1
+    alone = rotary_sides(model) is not None  # or the longest text of a batch would decide over the others
+    size = 1 if alone or pad is None else _BATCH
     for start in range(0, len(encoded), size):
         batch = encoded[start : start + size]
         width = max(len(ids) for ids, _ in batch)
@@ -91,6 +101,8 @@ def plain_scores(
         mask = torch.zeros_like(input_ids)
         for row, (ids, _) in enumerate(batch):
             input_ids[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+        if alone:
+            model(input_ids=input_ids[:, :1])  # a short text: dynamic NTK forgets a longer one
         logits = model(input_ids=input_ids, attention_mask=mask).logits
         logits = (logits if columns is None else logits[..., columns]).float()
         for row, (_, ends) in enumerate(batch):
