@@ -281,8 +281,8 @@ class Encoder(TokenSource):
 
 
 def _beside(row: Row) -> Row:
-    """What a tokenized row has beside its tokens."""
-    return checked_columns({column: value for column, value in row.items() if value is not None})
+    """What a tokenized row has beside its tokens; Arrow fills None where other rows have more."""
+    return checked_columns({column: value for column, value in row.items() if value is not None or column == "margin"})
 
 
 def _given(row: Row, *columns: str) -> Row:

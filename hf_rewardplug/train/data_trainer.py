@@ -27,7 +27,7 @@ from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.positions import learned_positions
 from ..model.weights import HUB
 from .config import DataOptions
-from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard
+from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, without_empty_columns
 from .loaders import LoaderTrainer
 from .objectives import Objective
 from .rendering import description, freeze_run_date, tell_looks
@@ -57,6 +57,7 @@ class DataTrainer(LoaderTrainer):
         first = next(iter(dataset), None)
         if first is None:
             raise ValueError(f"The {dataset_name} data set has no rows.")
+        dataset = without_empty_columns(dataset, dataset_name)
         reports = self.__dict__.setdefault("preparation_reports", {})
         if dataset_name == "train" and "train" in reports:  # TRL names eval sets by their keys
             dataset_name = "eval (train)"

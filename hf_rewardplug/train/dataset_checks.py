@@ -3,10 +3,14 @@
 In: what was handed over as a data set. Out: the same, or an error that says what to do; a stream that ranks can share.
 """
 
+import logging
+
 import datasets
 
 from ..data.batching import longest_sequence
 from ..data.preparation_report import PreparationReport, length_remedy
+
+logger = logging.getLogger(__name__)
 
 
 def check_kind(dataset, name: str) -> None:
@@ -19,6 +23,21 @@ def check_kind(dataset, name: str) -> None:
     raise TypeError(
         f"The {name} data set must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`. {remedy}."
     )
+
+
+def without_empty_columns(dataset, name: str):
+    """The data set without those columns beside pairs that are None in every row; a stream as it is, row by row."""
+    if not isinstance(dataset, datasets.Dataset):
+        return dataset
+    for column in ("margin", "weight", "chosen_probability", "tie"):
+        if (
+            column in dataset.column_names
+            and dataset[0][column] is None
+            and not any(value is not None for value in dataset[column][:])
+        ):
+            logger.warning("The column '%s' is None in every row of the %s data set and is left out.", column, name)
+            dataset = dataset.remove_columns(column)
+    return dataset
 
 
 def check_prepared(names: set[str], columns: dict, what: str, loss_type: str) -> None:
