@@ -6,6 +6,7 @@ Each command is a few lines over a function that Python can call too; what is he
 
 import functools
 import json
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -181,10 +182,10 @@ def evaluate(
     """Run a benchmark and print its figures.
 
     \b
-    preference      any pairs: accuracy        steps           any steps: accuracy (PRM)
-                                               process_bench   the first wrong step (PRM)
-    rewardbench     rewardbench2   rm_bench    prm_bench       wrong steps in nine classes (PRM)
-    judge_bench     best_of_n
+    preference      any pairs: accuracy        steps               any steps: accuracy (PRM)
+    rewardbench     rewardbench2   rm_bench    process_bench       the first wrong step (PRM)
+    judge_bench     rmb                        prm_bench           wrong steps in nine classes (PRM)
+    best_of_n       of samples (PRM too)       big_bench_mistake   mr_ben   (PRM)
 
     \b
     rewardplug evaluate runs/orm held_out.jsonl
@@ -236,12 +237,15 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
     quiet()
     from ..data.files import load_split
     from ..data.inspection import inspect_rows, load_tokenizer
+    from ..model.positions import learned_positions
     from .wording import example_text, lines
 
     dataset = load_split(name, split, config=options.get("dataset_config"))
     tokenizer, encoding = None, {}
     if options.get("model_name_or_path"):
         tokenizer, encoding = load_tokenizer(options["model_name_or_path"], options.get("chat_template"))
+        with suppress(OSError, ValueError):  # a folder with a tokenizer alone
+            encoding["positions"] = learned_positions(options["model_name_or_path"])
     found = inspect_rows(
         dataset,
         tokenizer,

@@ -56,7 +56,7 @@ def _listed(value: Any) -> Any:
 class Completions:
     """Completions of a prompt: text, or the messages that follow."""
 
-    name = "completions"
+    name, expected = "completions", "text or messages, or a list of such"
 
     @staticmethod
     def is_one(value: Any) -> bool:
@@ -79,7 +79,7 @@ class Completions:
 class Solutions:
     """Solutions of a prompt: lists of steps."""
 
-    name = "steps"
+    name, expected = "steps", "a list of steps, or a list of such; `score` cuts a text into steps"
 
     @staticmethod
     def is_one(value: Any) -> bool:
@@ -133,7 +133,7 @@ def nested_rows(
         name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)
         one = kind.is_one(item)
         if not one and not isinstance(item, list):
-            raise ValueError(f"{name} is {type(item).__name__}; expected one of the {kind.name} or a list of them.")
+            raise ValueError(f"{name} is {type(item).__name__}; expected {kind.expected}.")
         sizes.append(None if one else len(item))
         for number, each in enumerate([item] if one else item):
             try:

@@ -15,7 +15,7 @@ tokens. Models that cannot take prefix trees get padded batches, sorted by lengt
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.canonical import template_arguments
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
 from ..data.columns.watch import RowWatch
@@ -110,7 +111,8 @@ class RewardScorer(ScoredRows):
                 "that was trained here does. Leave it out, or normalise the scores yourself."
             )
         self.__name__ = Path(model.config.name_or_path or "reward").name  # TRL names a reward function's figures by it
-        kwargs = {**(description.get("chat_template_kwargs") or {}), **(chat_template_kwargs or {})}
+        kwargs = template_arguments({"chat_template_kwargs": chat_template_kwargs}).get("chat_template_kwargs", {})
+        kwargs = {**(description.get("chat_template_kwargs") or {}), **kwargs}
         self.form, self.as_text = TrainedForm(self.__name__, tokenizer, description, kwargs), as_text
         self.encoder = Encoder(
             tokenizer=self.form.tokenizer,
@@ -213,7 +215,12 @@ class RewardScorer(ScoredRows):
         return nest(dict(zip(self.attributes, outputs, strict=True)) for (outputs,) in self._outputs(rows))
 
     def score_rows(
-        self, rows: Iterable[dict[str, Any]], *, window: int = 1024, as_text: bool | None = None
+        self,
+        rows: Iterable[dict[str, Any]],
+        *,
+        window: int = 1024,
+        as_text: bool | None = None,
+        ignore_columns: Sequence[str] = (),
     ) -> Iterator[Any]:
         """Scores of rows that need not fit into memory, one by one, in order.
 
@@ -223,6 +230,7 @@ class RewardScorer(ScoredRows):
                 column with a part of a prompt is an error.
             window: rows that are read, sorted and scored at a time.
             as_text: the scorer's own when None.
+            ignore_columns: columns that are not to be read, though they look like parts of the prompt.
 
         Raises:
             ValueError: a row that cannot be scored, by its number.
@@ -233,7 +241,7 @@ class RewardScorer(ScoredRows):
             scores: dict[int, Any] = {}
             for index, row in enumerate(batch):
                 try:
-                    _ = key_of(row) and watch(PLAIN, row)
+                    _ = key_of(row) and watch(PLAIN, {key: row[key] for key in row if key not in ignore_columns})
                 except ValueError as error:
                     raise ValueError(f"row {start + index}: {error}") from error
             for key in KEYS:
