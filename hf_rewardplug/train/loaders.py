@@ -75,7 +75,7 @@ class LoaderTrainer:
             self._remove_unused_columns(self.train_dataset, description="Training"),
             batch_sampler=plan,
             collate_fn=self.data_collator,
-            **{name: getattr(args, f"dataloader_{name}") for name in _LOADER if hasattr(args, f"dataloader_{name}")},
+            **{name: getattr(args, f"dataloader_{name}") for name in _LOADER},
         )
         even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False  # the plan sees to it
         try:
