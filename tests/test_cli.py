@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny_checkpoints import checkpoint
+from transformers import AutoTokenizer, RobertaConfig
 from typer.testing import CliRunner
 
 from hf_rewardplug import RewardScorer
@@ -105,6 +106,17 @@ def test_inspect_takes_the_options_of_a_run(pairs, assets, tmp_path):
     assert "no limit" in run("inspect", "--config", config, "--max-length", 0).output
     config.write_text("- a\n")
     assert "holds list" in run("inspect", "--config", config, status=1).stderr
+
+
+def test_inspect_knows_the_models_positions(pairs, assets, tmp_path):
+    """A table of 12 rows, of which RoBERTa's pad token takes two (its id is 1)."""
+    AutoTokenizer.from_pretrained(assets / "stories260K").save_pretrained(tmp_path)
+    RobertaConfig(max_position_embeddings=12, num_hidden_layers=1, vocab_size=512).save_pretrained(tmp_path)
+    with pairs.open("a") as rows:
+        rows.write(json.dumps({"prompt": "the cat", "chosen": " sat on the mat", "rejected": " ran"}) + "\n")
+    output = run("inspect", pairs, "--model", tmp_path).output
+    assert "max_length 10)" in output and "longer than max_length=10: 1" in output
+    assert "max_length 9)" in run("inspect", pairs, "--model", tmp_path, "--max-length", 9).output
 
 
 def test_inspect_maps_columns(tmp_path):

@@ -135,6 +135,8 @@ def inspect_rows(
     found.report.name, found.report.unread = name, raw.unread
     found.options = {"max_length": MAX_LENGTH, "overlong": overlong or kind_class.overlong, **encoding}
     kind = kind_class(None if tokenizer is None else Encoder(tokenizer=tokenizer, **found.options))
+    if kind.encoder is not None:
+        found.options["max_length"] = kind.encoder.max_length  # which the model's positions may have lowered
     pipeline = RowPipeline(
         name=name,
         columns=datasets.Features(),

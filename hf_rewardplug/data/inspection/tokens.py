@@ -127,7 +127,7 @@ class Merges:
         """Look at a step row; of a tree, at each of its steps and at its first path."""
         tokenizer, separator = encoder.tokenizer, encoder.step_token or encoder.step_separator
         steps = _first_path(row)
-        whole = replace(encoder, max_length=None, max_completion_length=None)
+        whole = replace(encoder, max_length=None, positions=None, max_completion_length=None)
         chain = {"completions": steps, "labels": [1] * len(steps), "parents": list(range(-1, len(steps) - 1))}
         encoded = whole.steps({**row, **chain})
         trained, prompt_ids = encoded["input_ids"], encoded["input_ids"][: encoded["node_lengths"][0]]
