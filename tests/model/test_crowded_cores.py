@@ -21,21 +21,21 @@ def threads_until(reached) -> int:
 
 def test_idle_threads_come_and_go_with_other_programs(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # the suite runs on one
-    seconds, switches = 0.0, 0
-    cores = Cores(clock=lambda: seconds, switches=lambda: switches)
+    used = (0.0, 0)
+    cores = Cores(usage=lambda: used)
     before = len(os.listdir("/proc/self/task"))
-    for seconds, switches, idle in (  # noqa: B007
-        (0.0, 7_000, False),  # whatever was before is not looked at
-        (2.0, 7_010, False),  # 5 a second
-        (2.5, 9_000, False),  # not a second ago
-        (4.0, 9_000, True),  # 995 a second
-        (6.0, 9_060, True),  # 30 a second: neither crowded nor quiet
-        (8.0, 9_070, False),
-        (10.0, 12_000, True),
-        (12.0, 12_000, False),
+    for *used, idle in (
+        (5.0, 7_000, False),  # whatever was before is not looked at
+        (7.0, 7_010, False),  # 5 a second
+        (7.5, 9_000, False),  # less than a second since
+        (9.0, 9_000, True),  # 995 a second
+        (11.0, 9_050, True),  # 25 a second: neither crowded nor quiet
+        (13.0, 9_060, False),
+        (15.0, 12_000, True),
+        (17.0, 12_000, False),
     ):
         cores.look()
-        assert (cores.enough is not None) == idle, seconds
+        assert (cores.enough is not None) == idle, used
         if idle:
             assert threads_until(lambda count: count > before) > before
         else:
@@ -44,8 +44,8 @@ def test_idle_threads_come_and_go_with_other_programs(monkeypatch):
 
 def test_one_thread_waits_for_nobody(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    counts = iter(range(0, 10_000, 1_000))
-    cores = Cores(clock=iter(range(0, 20, 2)).__next__, switches=counts.__next__)
+    used = iter((number, 1_000 * number) for number in range(5))
+    cores = Cores(usage=used.__next__)
     for _ in range(5):
         cores.look()
     assert cores.enough is None
