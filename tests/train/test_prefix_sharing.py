@@ -133,7 +133,7 @@ def test_what_cannot_share_is_padded_and_says_so_once(case, reason, model_path, 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     options = {
         "attention": {"model_init_kwargs": {"attn_implementation": "eager"}},
-        "dropout": {"model_init_kwargs": {"attention_dropout": 0.1}},
+        "dropout": {"model_init_kwargs": {"attention_dropout": 0.1}, "disable_dropout": False},
     }.get(case, {})
     collator = DataCollatorForPreference(pad_token_id=tokenizer.unk_token_id) if case == "collator" else None
     losses = []
