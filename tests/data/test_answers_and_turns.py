@@ -52,6 +52,7 @@ def read(row, name=None):
         ({"conversations": sharegpt(Q), **TEXTS, "system": "Be brief."}, {**PAIR, "prompt": [S, Q]}),
         ({"conversations": sharegpt(S, Q), **TEXTS, "system": "Be brief."}, {**PAIR, "prompt": [S, Q]}),
         ({"messages": [Q], **TEXTS}, PAIR),
+        ({"messages": [Q, A], "rejected_response": "Lyon", "system": "Be brief."}, {**PAIR, "prompt": [S, Q]}),
         ({"messages": [S, Q], "chosen": A, "rejected": B}, {**PAIR, "prompt": [S, Q]}),
     ],
 )
@@ -69,6 +70,13 @@ def test_another_system_turn_beside_the_conversations_own_is_an_error(name):
     row = {"conversations": sharegpt(S, Q, *([A] if "kto" in name else [])), "system": "Be long.", "kto_tag": True}
     with pytest.raises(RowError, match=r"^column 'system': differs from the conversation's own system turn, 'Be br"):
         get_adapter(name)({**row, **TEXTS})
+
+
+def test_a_system_turn_of_rated_steps_is_not_lost():
+    turns = [user("2+2? Step 1: 4"), assistant("+")]
+    assert read({"conversations": turns})["prompt"] == "2+2?"
+    with pytest.raises(RowError, match=r"^column 'conversations': has a system turn"):
+        get_adapter("rlhflow_prm")({"conversations": [S, *turns]})
 
 
 @pytest.mark.parametrize("prompt", ["Capital of France?", [Q]])

@@ -146,9 +146,15 @@ def _oasst_turns(marked: str) -> list[Message]:
 
 
 @register_adapter(
-    "ms_swift.messages", columns=("messages", "rejected_messages"), optional=(*PAIR_EXTRAS, *TEMPLATE_COLUMNS)
+    "ms_swift.messages",
+    columns=("messages", "rejected_messages"),
+    optional=("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS),
 )
-@register_adapter("ms_swift", columns=("messages", "rejected_response"), optional=(*PAIR_EXTRAS, *TEMPLATE_COLUMNS))
+@register_adapter(
+    "ms_swift",
+    columns=("messages", "rejected_response"),
+    optional=("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS),
+)
 def ms_swift(row: Row) -> Row:
     """ms-swift's pairs: `messages` ends with the better answer, beside it the worse one. Gives turns.
 
@@ -169,7 +175,8 @@ def ms_swift(row: Row) -> Row:
         worse = several[0] if isinstance(worse, str) else several
     else:
         worse = messages(row, "rejected_messages")
-    return preference({"chosen": conversation, "rejected": worse, **pair_extras(row), **template_arguments(row)})
+    answers = {"chosen": conversation, "rejected": worse, "system": row.get("system")}
+    return preference({**answers, **pair_extras(row), **template_arguments(row)})
 
 
 @register_adapter(

@@ -50,6 +50,8 @@ def rlhflow_prm(row: Row) -> Row:
     {'prompt': 'What is 2+2+2?', 'completions': ['Step 1: 2+2=4', 'Step 2: 4+2=7'], 'labels': [True, False]}
     """
     steps, ratings = _steps_and_ratings(row)
+    if any(turn["role"] == "system" for turn in row["conversations"]):
+        raise RowError("has a system turn, which a prompt as text has no place for. Take it out", "conversations")
     cut = _question_end(steps[0])
     prompt, first = steps[0][:cut].strip(), steps[0][cut:].strip()
     labels = [_signed(rating.strip(), "conversations") for rating in ratings]
