@@ -96,7 +96,8 @@ class TokenSource:
         if not self.tokenizer.chat_template:
             raise RowError(
                 "the row is a conversation, but the tokenizer has no chat template. Set `chat_template` to 'gemma', "
-                "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference') need none"
+                "'chatml' or 'llama3', or `chat_template_path`; text rows (adapter='preference'; of "
+                "a benchmark chat=False, --option chat=false) need none"
             )
         try:
             return self.rendered(messages, row, tokenize=True, return_dict=True, **kwargs)["input_ids"]

@@ -92,7 +92,7 @@ class TrainedForm:
             self._notify(
                 TEXT,
                 "the model was trained on text, and has never seen a conversation as the chat template renders it. "
-                "Give it strings, as its training data had them.",
+                "Give it strings, as its training data had them (a benchmark: chat=False, --option chat=false).",
             )
         if self._today:
             self._notify(

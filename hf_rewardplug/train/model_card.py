@@ -6,7 +6,10 @@ In: a trainer that has evaluated. Out: Markdown in place of the template's quick
 import json
 import re
 
+import torch
 from accelerate.utils import is_peft_model
+
+from ..model.head_layers import beyond_plain
 
 _QUICK_START = re.compile(r"^## Quick start$.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
@@ -28,20 +31,20 @@ scorer.score_steps([{prompt}], [["2 + 2 is 1 + 3.", "So 5."]])  # the probabilit
 _PLAIN = {
     "orm": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}"{dtype})
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 {messages}model(**{inputs}).logits  # the raw reward""",
     "attributes": """import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}"{dtype})
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 {messages}outputs = model(**{inputs}).logits  # {attributes}
 outputs @ torch.tensor({weights})  # the score""",
     "prm": """import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-model = AutoModelForTokenClassification.from_pretrained("{name}")
+model = AutoModelForTokenClassification.from_pretrained("{name}"{dtype})
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ids = {ids}
 for text in ("2 + 2 is 1 + 3.", {separator!r}):  # a step and its separator, which must not merge
@@ -91,16 +94,19 @@ def with_usage(card: str, trainer) -> str:
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
     names = {"name": plain, "separator": separator, "probability": probability, "labels": labels, "weights": weights}
     names |= {"attributes": ", ".join(trainer.args.attributes) if weights else ""}
+    names |= {"dtype": "" if trainer.model.dtype == torch.float32 else ', dtype="float32"'}  # or the head is rounded
     names |= (
         _turns(plain, description) if description.get("rows") == "turns" else _text(plain, trainer.processing_class)
     )
     alone = not (adapter and trainer.model.active_peft_config.is_prompt_learning)  # which cannot be merged
+    beyond = beyond_plain(trainer.model, kind)
     sections = [
         f"## Use it\n\n```python\n{_SCORE['attributes' if weights else kind].format(**{**names, 'name': name})}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
         *_looks(description),
-        *(_without_us(form, names, name if adapter else None) if alone else ()),
+        *(_without_us(form, names, name if adapter else None) if alone and not beyond else ()),
+        *([f"Neither transformers alone nor servers load it: the head {beyond}."] if beyond else ()),
         *_figures(trainer),
         *_data(trainer),
     ]
@@ -147,7 +153,7 @@ def _turns(name: str, description: dict) -> dict[str, str]:
 
 def _looks(description: dict) -> list[str]:
     """What the rows looked like, so that nobody scores in another form."""
-    rows, day = description.get("rows"), description.get("date")
+    rows, day, kwargs = (description.get(name) for name in ("rows", "date", "chat_template_kwargs"))
     words = {
         "turns": "It was trained on conversations, as the chat template renders them. `RewardScorer` renders strings "
         "as a user's turn and an assistant's (`as_text=True` does not).",
@@ -155,8 +161,10 @@ def _looks(description: dict) -> list[str]:
         "both": "It was trained on text and on conversations, and scores both as they are handed over.",
     }
     sentences = [words[rows]] if rows else []
+    if kwargs and rows != "text":
+        sentences.append(f"The chat template got `{kwargs}`, and gets it from `RewardScorer` too.")
     if day and rows != "text":
-        sentences.append(f"The chat template writes a date into the prompt; in this one it is {day} on every day.")
+        sentences.append(f"Where the chat template asks for the date of the day, it is {day} on every day.")
     return [" ".join(sentences)] if sentences else []
 
 

@@ -55,3 +55,12 @@ def test_without_its_bos_too(tokenizer):
 
 def test_other_strings_are_turns(tokenizer):
     assert form_of(tokenizer).completions("What is 2 + 2?", "4") == (TALK, ANSWER)
+
+
+def test_a_model_of_text_is_told_how_a_benchmark_asks_in_text(caplog):
+    tokenizer = demo_tokenizer("gemma")
+    form = TrainedForm("reward", tokenizer, {"rows": "text"}, {})
+    prompt, completion = form.completions(TALK, ANSWER)
+    with pytest.raises(ValueError, match=r"no chat template.*--option chat=false"):
+        Encoder(tokenizer=tokenizer).completion({"prompt": prompt, "completion": completion})
+    assert "has never seen a conversation" in caplog.text and "--option chat=false" in caplog.text
