@@ -66,6 +66,16 @@ def layer_names(head: nn.Module) -> list[str] | None:
     return names if names and names[-1] == "Linear" else None
 
 
+def beyond_plain(model: nn.Module, kind: str) -> str | None:
+    """What of a model's head plain transformers do not load, or None."""
+    head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
+    if head is not None and layer_names(head):
+        return "has several layers, which they would draw anew"
+    if kind == "orm" and isinstance(head, nn.Linear) and head.bias is not None:
+        return "has a bias, which they leave out, so that all rewards are shifted"
+    return None
+
+
 def saved_layers(config: Any) -> list[str] | None:
     """The layers of a checkpoint's head; None of a single one."""
     described = (getattr(config, "rewardplug", None) or {}).get("head")

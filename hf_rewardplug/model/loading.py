@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from .attention import unwrapped
 from .families import check_family
 from .head import HEAD_NAME
-from .head_layers import inner_module, layer_names
+from .head_layers import beyond_plain, inner_module, layer_names
 from .label_tokens import CAUSAL_LMS
 
 logger = logging.getLogger(__name__)
@@ -211,14 +211,10 @@ def describe_checkpoint(model, **description) -> None:
     head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
     if head is not None and (layers := layer_names(head)):
         description["head"] = layers
+    if beyond := beyond_plain(model, description["kind"]):
         logger.warning(
-            "The head has several layers, which plain transformers and servers would draw anew; "
-            "`RewardScorer.from_pretrained` and the trainers load it."
-        )
-    elif description["kind"] == "orm" and getattr(head, "bias", None) is not None:
-        logger.warning(
-            "The head has a bias, which plain transformers and servers leave out: their rewards are shifted. "
-            "`RewardScorer.from_pretrained` and the trainers load it."
+            "Plain transformers and servers will not load the model: its head %s. `RewardScorer` and the trainers do.",
+            beyond,
         )
     model.config.rewardplug = description
     if description["kind"] == "orm" or (model.config.num_labels == 1 and "good_token" not in description):

@@ -70,9 +70,10 @@ def pad_token(tokenizer: Any, config: Any) -> Finding:
 def head(model: torch.nn.Module, missing: list[str]) -> Finding:
     if missing:
         remedy = (
-            "transformers drew new values for them: train it, or map the head's name (README: heads of other names)."
+            "Train it, or map the head's name (README: heads of other names). A bias, and several layers that the "
+            "config describes, are loaded by `RewardScorer` alone."
         )
-        return Finding("head", f"not in the checkpoint: {', '.join(missing[:4])}", False, remedy)
+        return Finding("head", f"plain transformers leave out or draw anew: {', '.join(missing[:4])}", False, remedy)
     named = [(key, value) for key, value in model.named_parameters() if re.search(r"\b(score|classifier)\b", key)]
     named = [(key, value) for key, value in named if "original_module" not in key]  # PEFT's, that is not used
     if (lm_head := model.get_output_embeddings()) is not None:  # may be the embedding too

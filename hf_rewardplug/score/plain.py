@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from ..model.head import HEAD_NAME
 from ..model.positions import learned_positions, rotary_sides
 from ..model.weights import find_file, why_not_readable
 
@@ -38,11 +39,12 @@ def weight_files(folder: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def load_plain(name: str, kind: str, config: Any, *, adapter: bool) -> tuple[torch.nn.Module, list[str]]:
-    """The model in fp32, and the parameters that the checkpoint lacks (transformers draws them anew)."""
+    """The model in fp32, and the parameters that transformers draws anew, or leaves out of the checkpoint's head."""
     if adapter:
         return _load_adapter(name, kind, config)
     model, info = _CLASSES[kind].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    return model.eval(), sorted(info["missing_keys"])
+    left_out = {key for key in info["unexpected_keys"] if key.startswith(f"{HEAD_NAME}.")}
+    return model.eval(), sorted({*info["missing_keys"], *left_out})
 
 
 def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, list[str]]:

@@ -143,3 +143,11 @@ def test_every_argument_of_trl_is_taken_in_its_order():
         "callbacks optimizers preprocess_logits_for_metrics peft_config"
     ).split()
     assert list(inspect.signature(PRMTrainer.__init__).parameters)[: len(prm_of_1_13)] == prm_of_1_13
+
+
+def test_a_family_s_class_can_be_stood_in_for():
+    """`reading_head` registers a class that builds the checkpoint's head, keeps it fp32, and takes itself out again."""
+    mapping = transformers.AutoModelForSequenceClassification._model_mapping
+    assert list(inspect.signature(mapping.register).parameters) == ["key", "value", "exist_ok"]
+    assert isinstance(mapping._extra_content, dict)
+    assert "_keep_in_fp32_modules_strict" in inspect.getsource(transformers.PreTrainedModel._get_dtype_plan)
