@@ -196,8 +196,11 @@ class DataTrainer(LoaderTrainer):
         if args.accelerator_config.dispatch_batches:
             logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
         args.accelerator_config.dispatch_batches = False
-        if args.accelerator_config.split_batches and (args.max_tokens_per_batch or args.group_by_prefix):
-            raise ValueError("`split_batches=True` cannot go with `max_tokens_per_batch` or `group_by_prefix`.")
+        by_length = args.train_sampling_strategy == "group_by_length"
+        if args.accelerator_config.split_batches and (args.max_tokens_per_batch or args.group_by_prefix or by_length):
+            raise ValueError(
+                "`split_batches=True` cannot go with `max_tokens_per_batch`, `group_by_prefix` or `group_by_length`."
+            )
         hub = hub_arguments(args)
         rows = vocabulary_size(model, **(hub if isinstance(model, str) else {}))  # a missing model is told first
         if tokenizer is None:

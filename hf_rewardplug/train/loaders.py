@@ -45,8 +45,9 @@ class LoaderTrainer:
 
     def _lengths(self, rows: datasets.Dataset) -> list[int]:
         """What each row costs in a batch: its unique tokens where prefixes are shared, else its longest sequence."""
-        length = unique_tokens if getattr(self.data_collator, "prefix_sharing", False) else longest_sequence
-        return [length(row) for row in rows]
+        if not getattr(self.data_collator, "prefix_sharing", False):
+            return [longest_sequence(row) for row in rows]
+        return [unique_tokens(row, self.data_collator.side_of) for row in rows]
 
     def get_train_dataloader(self) -> DataLoader:
         """transformers' batches have a number of rows; here they may have a budget of tokens, or prompts in common.
@@ -64,6 +65,8 @@ class LoaderTrainer:
         by_length = f"train_sampling_strategy='{strategy}'" if strategy in _BY_LENGTH else None
         if (asked or by_length) and not isinstance(self.train_dataset, datasets.Dataset):
             raise ValueError(f"{asked or by_length} must see all rows beforehand, but the train data set is a stream.")
+        if by_length and args.length_column_name != "length" and args.process_index == 0:
+            logger.warning("`length_column_name` has no effect: the tokens of the encoded rows are counted.")
         if not asked and strategy != "group_by_length":
             return super().get_train_dataloader()
         if args.dataloader_drop_last and args.process_index == 0:
@@ -109,7 +112,7 @@ class LoaderTrainer:
             )
         else:
             costs = lengths
-            savings = None if groups is None else shared_with_group(rows, groups)
+            savings = None if groups is None else shared_with_group(rows, groups, self.data_collator.side_of)
             # `auto_find_batch_size` halves the rows of a batch; here the tokens
             budget = max(1, args.max_tokens_per_batch * self._train_batch_size // args.train_batch_size)
         return BatchPlan(

@@ -43,6 +43,15 @@ def first_model(model, model_init, args, *, peft_config, optimizers):
 class ModelInitTrainer:
     """Mixin in front of a transformers trainer with a `training_objective`; a subclass makes a model `_ready`."""
 
+    def hyperparameter_search(self, hp_space=None, compute_objective=None, *arguments, **options):
+        """transformers' objective is the sum of all figures, the count of tokens among them; here it is the loss."""
+        return super().hyperparameter_search(hp_space, compute_objective or self._eval_loss, *arguments, **options)
+
+    def _eval_loss(self, metrics: dict[str, float]) -> float:
+        """Of several evaluation sets the sum."""
+        several = self.eval_dataset if isinstance(self.eval_dataset, dict) else None
+        return sum(metrics[f"eval_{name}_loss"] for name in several) if several else metrics["eval_loss"]
+
     def call_model_init(self, trial=None):
         """transformers trains it as it is: without the head, the pad token and the attention of packed rows."""
         model = self._ready(super().call_model_init(trial), self.args, self.processing_class)

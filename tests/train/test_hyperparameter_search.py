@@ -95,7 +95,7 @@ def test_each_trial_is_a_run_of_its_own(kind, model_path, tmp_path, optuna):
         return trial.params
 
     trainer = trainer_of(kind, model_path, tmp_path, trainer_class=Watched, model_init=model_init)
-    best = trainer.hyperparameter_search(hp_space=space, n_trials=2, backend="optuna", compute_objective=loss_of)
+    best = trainer.hyperparameter_search(hp_space=space, n_trials=2, backend="optuna")
     assert made == [None, 0, 1]  # the constructor's, and one for each trial
     assert [name.split()[0] for name in prepared] == ["train", "eval"]
     (first, no_tokens), (second, none_yet) = starts
@@ -109,10 +109,6 @@ def test_each_trial_is_a_run_of_its_own(kind, model_path, tmp_path, optuna):
         alone.append(run.evaluate()["eval_loss"])
     assert best.objective == pytest.approx(min(alone), rel=1e-5)
     assert alone[0] != pytest.approx(alone[1], rel=1e-4) and best.run_id == str(alone.index(min(alone)))
-
-
-def loss_of(metrics: dict) -> float:
-    return metrics["eval_loss"]
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,12 @@ def test_batches_of_tokens_hold_rows_of_like_length(kind, model_path, tmp_path):
     assert [*chain(*sorted(batches))] == sorted(chain(*batches))
 
 
-def test_a_column_called_length_is_no_count_of_tokens(model_path, tmp_path):
-    rows = Dataset.from_list([{**row, "length": 99 - index} for index, row in enumerate(text_pairs(17))])
-    batches = lengths_of_batches(trainer_of("pairs", model_path, tmp_path, rows), unique)
+@pytest.mark.parametrize("column", ["length", "size"])
+def test_a_column_of_the_rows_is_no_count_of_tokens(column, model_path, tmp_path, caplog):
+    rows = Dataset.from_list([{**row, column: 99 - index} for index, row in enumerate(text_pairs(17))])
+    batches = lengths_of_batches(trainer_of("pairs", model_path, tmp_path, rows, length_column_name=column), unique)
     assert [*chain(*sorted(batches))] == sorted(chain(*batches))
+    assert ("`length_column_name` has no effect" in caplog.text) == (column == "size")
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])

@@ -45,6 +45,11 @@ OVERRIDDEN = [
     (transformers.Trainer, "_get_output_dir", ["trial"]),
     (transformers.Trainer, "train", ["resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
     (transformers.Trainer, "call_model_init", ["trial"]),
+    (
+        transformers.Trainer,
+        "hyperparameter_search",
+        ["hp_space", "compute_objective", "n_trials", "direction", "backend", "hp_name", "kwargs"],
+    ),
     (transformers.Trainer, "_hp_search_setup", ["trial"]),
     (transformers.Trainer, "_get_train_sampler", ["train_dataset"]),
     (transformers.Trainer, "predict", ["test_dataset", "ignore_keys", "metric_key_prefix"]),
