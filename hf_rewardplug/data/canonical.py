@@ -29,6 +29,9 @@ UNLABELLED = -100
 EXAMPLE_ID = "rewardplug_id"
 """column that tells the encoded examples of a data set apart"""
 
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""fields of messages with something else than text"""
+
 PROMPT_KEY = "rewardplug_prompt"
 """column that is equal where prompts are, for batches by prompt"""
 
@@ -210,6 +213,8 @@ def _message(message: Any, index: int, column: str) -> dict:
     message = cleaned_message(message)
     if "content" not in message and not message.get("tool_calls"):
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
+    if media := [name for name in _MEDIA if message.get(name)]:
+        raise _no_text(message, index, media[0], column)
     if isinstance(message.get("content"), list):
         message["content"] = _joined(message, index, column)
     if not isinstance(message.get("content", ""), str):
@@ -225,15 +230,16 @@ def _joined(message: dict, index: int, column: str) -> str:
     parts = message["content"]
     kinds = [part["type"] for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)]
     if other := [kind for kind in kinds if kind != "text"]:
-        raise RowError(
-            f"message {index} ({message['role']}) holds '{other[0]}', but models are trained and asked on text alone. "
-            "Leave such rows out",
-            column=column,
-        )
+        raise _no_text(message, index, other[0], column)
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     if not parts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
         raise RowError(f"message {index} has content {_shown(parts)}; expected text, or text parts only", column=column)
     return "".join(texts)
+
+
+def _no_text(message: dict, index: int, held: str, column: str) -> RowError:
+    why = "but models are trained and asked on text alone. Leave such rows out"
+    return RowError(f"message {index} ({message['role']}) holds '{held}', {why}", column=column)
 
 
 def _encodable(text: str, column: str) -> str:

@@ -41,6 +41,7 @@ def read(row, name=None):
     [
         ({"prompt": [Q], "chosen": A, "rejected": B}, PAIR),
         ({"prompt": "Capital of France?", "chosen": A, "rejected": B}, PAIR),
+        ({"prompt": Q, "chosen": [A], "rejected": [B]}, PAIR),
         ({"prompt": sharegpt(Q), "chosen": sharegpt(A), "rejected": sharegpt(B)}, PAIR),
         ({"chosen": sharegpt(Q, A), "rejected": sharegpt(Q, B)}, PAIR),
         ({"prompt": sharegpt(Q), **TEXTS}, PAIR),
@@ -84,6 +85,21 @@ def test_a_system_turn_of_rated_steps_is_not_lost():
 def test_an_empty_list_of_answers_is_blamed_on_its_own_column(prompt, column):
     with pytest.raises(RowError, match=f"^column '{column}': .*found \\[\\]"):
         get_adapter("preference")({"prompt": prompt, **TEXTS, column: []})
+
+
+@pytest.mark.parametrize("name", ["images", "image", "audio", "videos"])
+def test_what_a_message_holds_beside_text_is_refused(name):
+    checked_pair({**PAIR, "prompt": [{**Q, name: None}]})
+    with pytest.raises(RowError, match=rf"^column 'prompt': message 0 \(user\) holds '{name}', but models are"):
+        checked_pair({**PAIR, "prompt": [{**Q, name: ["a.png"]}]})
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "image_embeds"])
+def test_numbers_of_images_are_refused_as_images_are(name):
+    with pytest.raises(ValueError, match=f"^column '{name}': images, sound and video"):
+        read({**PAIR, name: [[0.5, 0.25]]})
+    row = {**PAIR, "num_images": 2, "has_image": True}
+    assert unread_columns(get_adapter("preference"), [row]).names == ("num_images", "has_image")
 
 
 @pytest.mark.parametrize("calls", [[], None])

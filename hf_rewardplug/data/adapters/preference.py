@@ -45,7 +45,7 @@ def preference(row: Row) -> Row:
         prompt as messages, repeated (or its    the repeated part leaves the answers
         tail) at the start of the answers
         prompt as messages, answers as text     the answers are assistant turns
-        an answer that is one message           a list of it
+        one message for a list of messages      a list of it
         `system` beside them                    the first turn; beside text it is an error, since text has no turns
 
     A list of rejected answers gives a ranked row: the chosen one scores 1, the others 0, so that losses of pairs see
@@ -69,7 +69,7 @@ def preference(row: Row) -> Row:
     chosen, rejected = (_listed(field(row, column)) for column in ("chosen", "rejected"))
     several = _several(rejected, chosen)
     answers = [chosen, *(rejected if several else [rejected])]
-    prompt, answers = _prompt_and_answers(row.get("prompt"), answers)
+    prompt, answers = _prompt_and_answers(_listed(row.get("prompt")), answers)
     if isinstance(answers[0], str):
         with_system_turn(row, "")  # which raises
     else:
@@ -166,7 +166,7 @@ def _beside(row: Row) -> Row:
 
 
 def _listed(answer: Any) -> Any:
-    """An answer that is one message as a list of messages."""
+    """One message as a list of messages."""
     return [answer] if isinstance(answer, dict) else answer
 
 

@@ -208,7 +208,7 @@ def part_of_prompt(name: str, value: Any, known: KnownTexts | None) -> str | Non
     """
     value, kind = parsed(value), kind_of_name(name)
     texts = list(texts_of(value))
-    if is_media(value) or (kind == MEDIA and (texts or isinstance(value, bytes))):
+    if is_media(value) or (kind == MEDIA and (texts or isinstance(value, bytes | list))):
         return "media"
     messages = is_messages(value) and not (kind == ANSWER and is_of_assistant(value))
     if is_tools(value):
