@@ -70,6 +70,9 @@ class DataTrainer(LoaderTrainer):
             check_lengths(dataset, columns, self.learned_positions, f"{dataset_name} data set")
             return dataset
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
+        for option in ("adapter", "ignore_columns", "column_mapping") if tokenized and args.process_index == 0 else ():
+            if mapping if option == "column_mapping" else getattr(args, option):
+                logger.warning("`%s` has no effect on the %s data set: its rows are tokenized.", option, dataset_name)
         if dataset_name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
         if dataset_name == "train" and args.group_by_prefix:

@@ -339,7 +339,7 @@ ARGUMENTS = [
     ("peft_config as a dict", orm(peft_config={"r": 2}),
      "`peft_config` must be a .*peft.LoraConfig.*got dict", TypeError),
     ("a model's path as a Path", orm(model=lambda p: p.model), "`model` is a PosixPath; expected .* as str", TypeError),
-    ("no model, ORM", orm(model=None), "`model` is a NoneType; expected a folder", TypeError),
+    ("no model, ORM", orm(model=None), "`model` or `model_init` is required"),
     ("no model, PRM", prm(model=None), "`model` or `model_init` is required"),
     ("no train rows", prm(train_dataset=None), "`train_dataset` is required"),
     ("a list of rows", orm(train_dataset=lambda p: tuple(text_pairs(4))), "`Dataset` or `IterableDataset`", TypeError),

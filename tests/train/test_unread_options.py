@@ -192,6 +192,14 @@ def test_a_column_without_a_value_is_no_column(column, tokenized, model_path, tm
     assert caplog.messages.count(said) == 1
 
 
+def test_tokenized_rows_need_no_adapter(model_path, tmp_path, caplog):
+    rows = Dataset.from_list([{"chosen_ids": [5, 6], "rejected_ids": [5, 7], "kind": "a"}])
+    options = {"adapter": "preference", "ignore_columns": ["kind"], "column_mapping": {"subset": "kind"}}
+    RewardTrainer(model_path, RewardConfig(**quick(tmp_path, **options)), train_dataset=rows)
+    said = [message for message in caplog.messages if "its rows are tokenized" in message]
+    assert [message.split()[0] for message in said] == ["`adapter`", "`ignore_columns`"]
+
+
 def test_a_margin_without_a_value_in_a_tokenized_stream(model_path, tmp_path):
     rows = Dataset.from_list([{"chosen_ids": [5, 6], "rejected_ids": [5, 7], "margin": None}]).to_iterable_dataset()
     with pytest.raises(ValueError, match="column 'margin': is None; every row needs a margin"):
