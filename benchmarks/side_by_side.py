@@ -4,12 +4,14 @@ In: raw pairs or step rows, one loaded model. Out: for each contestant its batch
 seconds of its training steps (forward and backward, no optimizer), in rounds that each run every contestant once.
 """
 
+import contextlib
 import copy
 import functools
 import gc
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +27,16 @@ import torch
 from device_figures import host_waits, synchronize
 
 from hf_rewardplug.data.collator import PreferenceCollator
+
+BESIDE = {
+    "quiet": ("", 0),
+    "beside a busy loop on each core": ("print(flush=True)\nwhile True: pass", os.cpu_count()),
+    "beside a torch process of two threads": (
+        "import torch\ntorch.set_num_threads(2)\na = torch.randn(1024, 1024)\nprint(flush=True)\nwhile True: a @ a",
+        1,
+    ),
+}
+"""what else runs on the machine: a Python program that prints a line before it computes without end, and how often"""
 
 
 @dataclass
@@ -85,6 +97,20 @@ def timed(contestants: list[Contestant], rounds: int) -> None:
                 contestant.run(dict(batch))
             synchronize()
             contestant.seconds.append(time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def beside(program: str, count: int):
+    """As long as this lasts, `count` processes of the Python program compute."""
+    others = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for other in others:
+            other.stdout.readline()
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def chunks(rows: list, size: int) -> list[list]:

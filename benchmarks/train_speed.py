@@ -1,6 +1,7 @@
 """Training steps of this package and of TRL, same rows, same weights, interleaved in one process.
 
     python benchmarks/train_speed.py [--model FOLDER] [--layers 4] [--data NAME ...] [--batch_sizes 8] [--json OUT]
+    OMP_NUM_THREADS=2 python benchmarks/train_speed.py --busy [...]       on a machine of two cores that is quiet
 
 Pairs     trl             TRL's RewardTrainer: padded batches in the data's order
           trl, grouped    the same with rows sorted by length, the least padding that grouping can reach
@@ -13,6 +14,10 @@ Trees     leaf by leaf    every path of a PRM800K tree as a row of its own
 and       dense           plain rows of equal length with as many tokens and (query, key) pairs as hf_rewardplug's
 
 A step is forward and backward in fp32 without gradient checkpointing. Figures are medians; read the ratios.
+
+With `--busy` the first contestant and hf_rewardplug alone: on the quiet machine, beside a busy loop on each core, and
+beside another torch process of two threads. What hf_rewardplug does about other programs serves its whole process, so
+TRL's step gains from it too.
 """
 
 import argparse
@@ -27,7 +32,9 @@ import time
 from pathlib import Path
 
 from side_by_side import (
+    BESIDE,
     Contestant,
+    beside,
     chunks,
     dense,
     interleaved,
@@ -168,6 +175,20 @@ def figures(contestants: list[Contestant]) -> dict:
     return table
 
 
+def busy_figures(contestants: list[Contestant], rounds: int) -> dict:
+    """Seconds of the first contestant and of hf_rewardplug, interleaved, beside each of BESIDE."""
+    theirs, ours = contestants[0], next(c for c in contestants if c.name == "hf_rewardplug")
+    table = {}
+    for name, (program, count) in BESIDE.items():
+        theirs.seconds, ours.seconds = [], []
+        with beside(program, count):
+            interleaved([theirs, ours], rounds)
+        ratios = (a / b for a, b in zip(theirs.seconds, ours.seconds, strict=True))
+        table[name] = {c.name: round(c.median, 3) for c in (theirs, ours)}
+        table[name]["times_as_slow"] = round(statistics.median(ratios), 2)
+    return table
+
+
 def collation_share(options, model, tokenizer, folder: str) -> float:
     """Time of building a batch of 8 pairs over that of its step."""
     rows = pairs_of("hh_harmless", 8)
@@ -215,6 +236,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[8])
     parser.add_argument("--batches", type=int, default=2, help="batches a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="two contestants, beside other programs too")
     parser.add_argument("--memory", action="store_true", help="peak memory too, in a process a contestant")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the figures to this file")
@@ -227,15 +249,18 @@ def main() -> None:
                     if options.memory_of:
                         print(peak_memory(next(c for c in contestants if c.name == options.memory_of)))
                         return
-                    interleaved(contestants, options.rounds)
                     key = f"{name}, {f'tree {index + 1}' if name in TREES else f'{batch_size} rows a batch'}"
-                    run = figures(contestants)
+                    if options.busy:
+                        run = busy_figures(contestants, options.rounds)
+                    else:
+                        interleaved(contestants, options.rounds)
+                        run = figures(contestants)
                     if options.memory and name not in TREES:
                         names = [c.name for c in contestants if c.pairs]
                         run["peak_memory_MiB"] = memory_in_own_processes(options, name, batch_size, names)
                     results["runs"][key] = run
                     print(json.dumps({key: run}, indent=2), flush=True)
-        if "hh_harmless" in options.data:
+        if "hh_harmless" in options.data and not options.busy:
             results["collation_over_step"] = share = round(_collation(options, folder), 4)
             print(f"building a batch takes {share:.2%} of its step")
     if options.json:
