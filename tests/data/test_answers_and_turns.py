@@ -170,6 +170,17 @@ def test_a_text_under_the_name_of_a_label_is_told(name):
         assert unread_columns(pairs, [{**row, name: label}]).names == ()
 
 
+def test_a_prompt_in_the_marks_of_a_template_is_known():
+    row, pairs = (
+        {"chosen": [user("Name a prime number."), A], "rejected": [user("Name a prime number."), B]},
+        "preference",
+    )
+    marked = {**row, "formatted_prompt": "<s>[INST] Name a prime number. [/INST]"}
+    assert unread_columns(get_adapter(pairs), [marked]).names == ("formatted_prompt",)
+    with pytest.raises(ValueError, match=r"^column 'formatted_prompt' looks like a part"):
+        read({**row, "formatted_prompt": "Paris is the capital of France, and Lyon is not. Name a prime number."})
+
+
 @pytest.mark.parametrize("name", ["gen_input_configs", "prompt_config"])
 def test_settings_are_no_prompt(name):
     read({"prompt": "Capital of France?", **TEXTS, name: {"temperature": 1.0, "before": "<|user|> "}})

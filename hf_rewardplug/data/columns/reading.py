@@ -13,6 +13,7 @@ from ..canonical import Row
 from .values import texts_of
 
 _ANSWERS = ("chosen", "rejected", "completion", "completions")
+_MARKS = 40  # characters: a template's marks around a text are no more
 _LONG = 20  # characters: so much text does not stand within another by chance
 
 
@@ -37,9 +38,10 @@ class KnownTexts:
         self._answers = {text for row in rows for text in texts_of([row.get(key) for key in _ANSWERS])}
 
     def holds(self, texts: Iterable[str], *, answers: bool = False) -> bool:
-        """Whether each text stands in a prompt; or, with `answers`, is one of the answers."""
+        """Whether each text stands in a prompt, or is one with marks around it; or, with `answers`, is an answer."""
         return all(
-            (answers and text in self._answers) or any(_within(text, prompt) for prompt in self._prompts)
+            (answers and text in self._answers)
+            or any(_within(text, prompt) or _is_marked(text, prompt) for prompt in self._prompts)
             for text in texts
         )
 
@@ -60,6 +62,15 @@ def _beginning(row: Row) -> str:
         both = zip(row["chosen"], row["rejected"], strict=False)
         return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both))
     return ""
+
+
+def _is_marked(text: str, prompt: str) -> bool:
+    """Whether the text is the prompt between a template's marks.
+
+    >>> _is_marked("<s>[INST] Name a prime number. [/INST]", "Name a prime number.")
+    True
+    """
+    return len(prompt) >= _LONG and prompt in text and len(text) - len(prompt) <= _MARKS
 
 
 def _within(text: str, prompt: str) -> bool:
