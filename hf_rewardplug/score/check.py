@@ -129,7 +129,8 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
 def _folder(name: str) -> tuple[Path, bool]:
     """Where the files are, and whether they are an adapter's."""
     config, adapter = (find_file(name, file, {}) for file in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
-    check_place(name, {})
+    if config is None and adapter is None:
+        check_place(name, {})
     folder = (config or adapter).parent
     if not Path(name).is_dir():  # of the hub: that file alone has been fetched
         folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], ignore_patterns="*/*"))
