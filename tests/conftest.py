@@ -1,11 +1,18 @@
 """Where the real data, tokenizers and models are: `$REWARDPLUG_ASSETS`, or `../shared/assets` beside the project."""
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Liger's kernels then run on the CPU; read when triton is imported
+    if importlib.util.find_spec("triton"):
+        import triton
+
+        if triton.__version__.startswith("3.3."):  # torch 2.7's asks a GPU's driver already as kernels are declared
+            triton.runtime.driver.set_active(SimpleNamespace(get_benchmarker=lambda: None))
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -9,7 +9,10 @@ import re
 import sys
 from pathlib import Path
 
-import tomllib
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
