@@ -36,7 +36,6 @@ COMPUTED = {
     "esm": {"position_embedding_type": "rotary"},
     "gpt_neox": {},
     "llama": {},
-    "modernbert": {},
 }
 
 
