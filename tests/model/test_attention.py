@@ -250,6 +250,7 @@ def test_the_last_block_behind_a_window_is_no_wider_than_torchs():
     assert torch.equal(found.to_dense()[0, 0, -1], expected.to_dense()[0, 0, -1])
 
 
+@pytest.mark.skipif(torch.__version__ < "2.8", reason="torch 2.7's kernel for the CPU fails where lengths vary")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention is compiled with g++ here")
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, 40)])
 def test_compiled_flex_attention_sees_what_the_definition_sees(softcap, window):
