@@ -12,7 +12,7 @@ import torch
 from ..layout import TreeLayout, branches, full_spans
 from .crowded import CORES
 
-TOLL = 2**14
+TOLL = 2**12
 """hidden pairs of a query and a key that a call may compute where it saves another call"""
 
 LARGEST_MASK = 2**20
