@@ -230,7 +230,7 @@ def test_report(orm, tmp_path):
         (["inspect", "nowhere.jsonl"], "neither a file or folder here nor"),
         (["inspect"], "DATA is missing"),
         (["score", "nowhere", "nowhere.jsonl", "-o", "out.jsonl"], "'nowhere.jsonl' is no file"),
-        (["check", "/nowhere"], "neither a config.json nor"),
+        (["check", "/nowhere"], "There is no folder '/nowhere'"),
         (["check", "/nowhere", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["report", "/nowhere"], "/nowhere"),
         (["evaluate", "/nowhere", "preference", "-o", "/nowhere/out.json"], "is no folder"),

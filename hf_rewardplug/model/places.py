@@ -45,5 +45,10 @@ def check_place(name: str, hub: dict) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The `checkpoint-<step>` of the last step in `folder`."""
-    steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in folder.iterdir()}
-    return max((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]), default=None)
+    return max((path for path in folder.iterdir() if step_of(path) is not None), key=step_of, default=None)
+
+
+def step_of(folder: Path) -> int | None:
+    """The step of a checkpoint's folder, by its name."""
+    found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+    return int(found[1]) if found else None

@@ -8,7 +8,6 @@ file also lists all others with their sizes, so that a folder cut short by a kil
 
 import json
 import logging
-import re
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, is_peft_model
@@ -18,6 +17,7 @@ from transformers.utils import ADAPTER_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_INDEX_
 
 from ..model.head import trained_head_state
 from ..model.loading import ADAPTER_MODEL_CONFIG
+from ..model.places import step_of
 from ..model.weights import check_saved_head, why_not_readable
 from .rendering import check_date
 
@@ -184,9 +184,9 @@ def whole_checkpoint(asked: str | bool, output_dir: str) -> tuple[Path, dict]:
                 "for the newest whole one in `output_dir`."
             )
         return Path(asked), read_record(Path(asked))
-    folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
+    folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if step_of(path) is not None]
     reasons = {}
-    for folder in sorted(folders, key=_step, reverse=True):
+    for folder in sorted(folders, key=step_of, reverse=True):
         reasons[folder.name] = why_not_whole(folder)
         if reasons[folder.name] is None:
             return folder, read_record(folder)
@@ -198,8 +198,3 @@ def whole_checkpoint(asked: str | bool, output_dir: str) -> tuple[Path, dict]:
     raise ValueError(
         f"resume_from_checkpoint=True, but output_dir='{output_dir}' {none}. Leave it out to start from the beginning."
     )
-
-
-def _step(folder: Path) -> int | None:
-    found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
-    return int(found[1]) if found else None
