@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from rows import quick, solutions
-from test_cli import loud_again, run  # noqa: F401
+from test_cli import run
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardScorer
