@@ -169,13 +169,13 @@ def paths_of(parents: Sequence[int]) -> list[list[int]]:
 
 
 def node_scores(parents: Sequence[int], scores: Iterable[Sequence[float]]) -> list[float]:
-    """Scores of a tree's paths -> one for each node.
+    """Scores of a tree's paths -> one for each node, the first path's (`model/positions.py` says when others differ).
 
     >>> node_scores([-1, 0, 0], [[0.9, 0.2], [0.9, 0.4]])
     [0.9, 0.2, 0.4]
     """
     found = [0.0] * len(parents)
-    for path, values in zip(paths_of(parents), scores, strict=True):
+    for path, values in reversed([*zip(paths_of(parents), scores, strict=True)]):
         for node, value in zip(path, values, strict=True):
             found[node] = value
     return found
