@@ -16,6 +16,8 @@ CUDA_VENV ?= .venv-cuda
 # PyPI's build for Linux; for another version name another folder too: CUDA_TORCH=torch==2.15.0 CUDA_VENV=.venv-cuda-2.15
 CUDA_TORCH ?= torch==2.11.0
 BIN := $(VENV)/bin
+# two workers of one torch thread each: two threads of two workers would wait for each other on two cores
+PYTEST_2 = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
@@ -44,10 +46,10 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not matrix"
+	$(PYTEST_2) -m "not matrix" --durations=40
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(PYTEST_2)
 
 test-axolotl: test-axolotl-0.19 test-axolotl-0.21
 

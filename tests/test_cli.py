@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def orm(assets) -> str:
     return checkpoint("orm", str(assets / "stories260K"))
 
 
-def test_help_comes_at_once_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = """
 import sys
 from typer.testing import CliRunner
@@ -53,10 +52,8 @@ output = CliRunner().invoke(app, ["--help"]).output
 assert all(name in output for name in ("inspect", "train", "score", "check", "evaluate", "report")), output
 print(sorted({"torch", "transformers", "trl", "datasets", "numpy", "peft"} & set(sys.modules)))
 """
-    start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "[]\n", result.stderr
-    assert time.perf_counter() - start < 5  # 0.2 seconds on a quiet core
 
 
 @pytest.mark.parametrize("name", ["inspect", "train", "score", "check", "evaluate", "report"])
