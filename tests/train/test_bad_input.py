@@ -432,7 +432,7 @@ PAIRS = [
     ("text and messages in a row", orm(stream(third(PAIR, chosen=[SAYS]))),
      at("rejected") + "expected a list of messages .*found '8'"),
     ("prompt of another type", orm(stream(third(PAIR, prompt={"text": "Hi"}))),
-     at("prompt") + "expected a list of messages .*found {'text': 'Hi'}"),
+     at("prompt") + "message 0 is {'text': 'Hi'}; expected {'role': ..., 'content': ...}"),
     ("prompt of another type in chosen", orm(stream(third({**TALK, "prompt": "Hi"}, chosen=[USER, SAYS])),
      processing_class=lambda p: p.tokenizer(PLAIN)),
      at("rejected") + "begins with role 'assistant', 'chosen' with 'user'; expected two answers, or two whole"),

@@ -119,7 +119,7 @@ TINY = {"vocab_size": 64, "pad_token_id": 0, "num_labels": 1, "max_position_embe
 BODY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 DROPOUTS = {
     "llama": {**BODY, "attention_dropout": 0.5},
-    "qwen2": {**BODY, "attention_dropout": 0.5},
+    "qwen2": {**BODY, "num_key_value_heads": 2, "attention_dropout": 0.5},
     "starcoder2": {**BODY, "attention_dropout": 0.5, "residual_dropout": 0.5, "embedding_dropout": 0.5},
     "gpt_neox": {**BODY, "rotary_pct": 1.0, "attention_dropout": 0.5, "hidden_dropout": 0.5},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
