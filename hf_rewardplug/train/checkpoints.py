@@ -56,8 +56,6 @@ class CheckpointTrainer:
         self._patience_is_over = False
         check_best_metric(self)
         folder, record, self._run_settings = self._agreed(self._found, resume_from_checkpoint, trial)
-        if folder is not None:
-            check_date(folder, self.processing_class)
         if folder is not None or trial is not None:  # that of a search is a run of its own
             self._tokens.restore(record, here=self.args.process_index == 0)
         self._tokens.mark()
@@ -74,6 +72,8 @@ class CheckpointTrainer:
         folder, record = whole_checkpoint(asked, self.args.output_dir) if asked else (None, {})
         if trial is not None or (folder is None and self.args.save_strategy == "no"):
             return folder, record, {}
+        if folder is not None:  # which explains why the rows differ
+            check_date(folder, self.processing_class)
         here = run_settings(self)
         if folder is not None:
             steps = read_state(folder)["global_step"]
