@@ -131,8 +131,7 @@ def score(
 
         found = score_file(lambda: _scorer(model, **limits, **steps), data, out, **files, **how)
     except KeyboardInterrupt:
-        went = "" if str(out) == "-" else f"; the same command goes on with what '{out}' has"
-        echo(f"stopped{went}", err=True)
+        echo("stopped" if str(out) == "-" else f"stopped; the same command goes on with what '{out}' has", err=True)
         raise typer.Exit(130) from None
     before = f" ({found.before:,} were there)" if found.before else ""
     tell(f"{out}: {found.scored:,} rows scored{before}")
