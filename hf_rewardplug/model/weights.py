@@ -71,7 +71,7 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
         )
     if given.get("use_safetensors") is False or any(given.get(key) for key in _ELSEWHERE):
         return given
-    given = {"trust_remote_code": False, "use_safetensors": True, **given}
+    given = {"use_safetensors": True, **given}
     hub = {key: given[key] for key in HUB if key in given}
     check_place(name, hub)
     if is_adapter(name, hub):
