@@ -135,7 +135,7 @@ def test_a_nan_stops_the_run(kind, assets, tmp_path):
             if state.global_step == 2:
                 model.score.weight.data.fill_(float("nan"))
 
-    with pytest.raises(ValueError, match="^Step 3: the loss or its gradient is NaN"):
+    with pytest.raises(ValueError, match=r"^Step 3: the loss or its gradient is NaN"):
         train(kind, assets, tmp_path, Poison(), logging_steps=1)
 
 
