@@ -9,12 +9,11 @@ Commands  python recipes/orm_gemma.py
 Result    recipes/README.md; every TRL and transformers argument and `--config file.yaml` are taken
 """
 
-import sys
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
 from hf_rewardplug.train.option_checks import PAIR_LOSSES
-from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
+from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
 
 BASE = "google/gemma-2-2b"
 DEFAULTS = {
@@ -53,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(in_one_line(main))
+    main()

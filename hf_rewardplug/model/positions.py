@@ -19,7 +19,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from .attention import unwrapped
-from .places import read
 
 Limit = tuple[int, bool]
 """a length up to which all texts have the same frequencies, and whether each length beyond has its own"""
@@ -45,7 +44,7 @@ def learned_positions(model: nn.Module | str, peft_config: object = None, **kwar
     512
     """
     if isinstance(model, str):
-        config = read(AutoConfig, model, **kwargs)
+        config = AutoConfig.from_pretrained(model, **kwargs)
         if getattr(config.get_text_config(), "rope_parameters", None):
             return None
         with torch.device("meta"):

@@ -125,8 +125,7 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
             yield from _scores(scorer, lines[:middle])
             yield from _scores(scorer, lines[middle:])
         else:
-            why, left_out = _without_row_number(str(error), lines[0]), isinstance(error, EmptyRow)
-            yield replace(lines[0], error=why, left_out=left_out), None
+            yield replace(lines[0], error=_without_row_number(str(error), lines[0])), None
         return
     for line in lines:
         scores = list(islice(found, len(line.requests)))

@@ -5,9 +5,10 @@ column that holds the row, where that is a dict within a column.
 """
 
 import json
+import math
 from typing import Any
 
-from ..canonical import RowError, finite
+from ..canonical import RowError
 from ..messages import cleaned_message
 
 Row = dict[str, Any]
@@ -62,7 +63,8 @@ def items(row: Row, column: str, inside: str | None = None) -> list:
 def number(row: Row, column: str, inside: str | None = None) -> int | float:
     """A finite number: not a number in text, no bool, no NaN (which would be neither a preference nor a tie)."""
     value = field(row, column, inside)
-    finite(value, _name(column, inside))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"expected a finite number, found {shown(value)}", _name(column, inside))
     return value
 
 
