@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
+from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.files import local_files
 from ..data.row_forms import FORMS, TEXT, TURNS
 from ..model.inference import attributes
@@ -25,7 +26,7 @@ from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .lines import Requests, read_source
 from .plain import load_plain, plain_scores, weight_files
-from .rendering import TEMPLATE_COLUMNS, TrainedForm
+from .rendering import TrainedForm
 from .scorer import RewardScorer
 
 TOLERANCE = 1e-5
@@ -209,7 +210,7 @@ def _cases(
         if key == "steps" and kind == "orm":
             raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
         items = Solutions if key == "steps" else Completions
-        more = {name: [row.get(name)] for name in TEMPLATE_COLUMNS}
+        more = {name: [row.get(name)] for name in TEMPLATE_ARGUMENTS}
         as_trained = None if form is None else getattr(form, items.name)
         for case in nested_rows([row["prompt"]], [row[key]], items, [f"row {index}"], form=as_trained, **more)[0]:
             if form is not None:

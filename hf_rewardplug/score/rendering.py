@@ -14,14 +14,12 @@ import logging
 from datetime import date
 from typing import Any
 
+from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.adapters.turns import assistant, helpsteer2_turns, hh_turns, is_hh_text
 from ..data.row_forms import TEXT, TURNS
 from ..data.template_dates import may_write_date, today, with_date, writes_date
 
 logger = logging.getLogger(__name__)
-
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-"""what the chat template takes beside the messages"""
 
 
 class TrainedForm:
@@ -171,7 +169,7 @@ def for_each_prompt(count: int, tools: Any, chat_template_kwargs: Any) -> list[d
     tools = _for_each("tools", tools, count, shared=shared or not tools)
     shared = chat_template_kwargs is None or isinstance(chat_template_kwargs, dict | str)
     kwargs = _for_each("chat_template_kwargs", chat_template_kwargs, count, shared=shared)
-    return [dict(zip(TEMPLATE_COLUMNS, values, strict=True)) for values in zip(tools, kwargs, strict=True)]
+    return [dict(zip(TEMPLATE_ARGUMENTS, values, strict=True)) for values in zip(tools, kwargs, strict=True)]
 
 
 def _for_each(name: str, value: Any, count: int, *, shared: bool) -> list:

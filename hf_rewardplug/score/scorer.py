@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.canonical import template_arguments
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
@@ -44,7 +45,7 @@ from ..model.positions import learned_positions, separate_lengths
 from .aggregates import aggregated, check_aggregate
 from .forward import ScoredRows
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
-from .rendering import TEMPLATE_COLUMNS, TrainedForm
+from .rendering import TrainedForm
 from .requests import PLAIN
 
 
@@ -250,7 +251,7 @@ class RewardScorer(ScoredRows):
                     method = self._solutions if key == "steps" else self._completions
                     names = [f"row {start + index}" for index in chosen]
                     prompts, items = ([batch[index][name] for index in chosen] for name in ("prompt", key))
-                    more = {name: [batch[index].get(name) for index in chosen] for name in TEMPLATE_COLUMNS}
+                    more = {name: [batch[index].get(name) for index in chosen] for name in TEMPLATE_ARGUMENTS}
                     found = method(prompts, items, names=names, as_text=as_text, **more)
                     scores |= zip(chosen, found, strict=True)
             for index, row in enumerate(batch):
@@ -267,7 +268,7 @@ class RewardScorer(ScoredRows):
         """
         if media := media_columns(kwargs):
             raise ValueError(f"column '{media[0]}': images, sound and video are not scored. Leave such rows out.")
-        return self.score(prompts, completions, **{name: kwargs.get(name) for name in TEMPLATE_COLUMNS})
+        return self.score(prompts, completions, **{name: kwargs.get(name) for name in TEMPLATE_ARGUMENTS})
 
     def _rows(self, prompts, items, kind, *, as_text: bool | None = None, **more) -> tuple:
         form = partial(getattr(self.form, kind.name), as_text=self.as_text if as_text is None else as_text)

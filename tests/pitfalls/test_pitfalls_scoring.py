@@ -65,7 +65,7 @@ def test_pitfall_37_the_scorer_renders_the_tools_that_trl_hands_it(orm, model_pa
         )
         assert found == pytest.approx(plain_rewards(tmp_path, rows, tools=TOOLS), abs=1e-5)
 
-    fails_without(holds, (score_scorer, "TEMPLATE_COLUMNS", ()))
+    fails_without(holds, (score_scorer, "TEMPLATE_ARGUMENTS", ()))
 
 
 def test_pitfall_38_strings_are_the_turns_that_training_rendered(orm, model_path, tmp_path):

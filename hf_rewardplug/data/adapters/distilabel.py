@@ -5,9 +5,9 @@ messages. Ratings become scores where several answers are ranked, never a margin
 """
 
 from ..canonical import EmptyRow, RowError
-from .fields import Row, field, items, messages, shown, text
+from .fields import TEMPLATE_ARGUMENTS, Row, field, items, messages, shown, text
 from .preference import preference
-from .prompts import PAIR_EXTRAS, TEMPLATE_COLUMNS, answered_pair, asked, optional_text
+from .prompts import PAIR_EXTRAS, answered_pair, asked, optional_text
 from .registry import register_adapter
 from .turns import Message, assistant
 
@@ -86,7 +86,7 @@ def _prompt(row: Row) -> list[Message]:
 
 
 # pairs made of ratings, in the columns that TRL reads: what differs is what stands beside them
-_BESIDE_BINARIZED = ("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS)
+_BESIDE_BINARIZED = ("system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS)
 
 
 def _are_conversations(row: Row) -> bool:

@@ -6,11 +6,21 @@ preference or scored rows in messages.
 
 from ..canonical import RowError
 from .distilabel import judged
-from .fields import Row, field, items, messages, shown, template_arguments, text, text_or_texts, with_system_turn
+from .fields import (
+    TEMPLATE_ARGUMENTS,
+    Row,
+    field,
+    items,
+    messages,
+    shown,
+    template_arguments,
+    text,
+    text_or_texts,
+    with_system_turn,
+)
 from .preference import preference
 from .prompts import (
     PAIR_EXTRAS,
-    TEMPLATE_COLUMNS,
     asked,
     optional_text,
     pair_extras,
@@ -27,7 +37,7 @@ def _is_text(*columns: str):
     "alpaca",
     columns=("instruction", "chosen", "rejected"),
     matches=_is_text("instruction", "chosen"),
-    optional=("input", "history", "system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+    optional=("input", "history", "system", *TEMPLATE_ARGUMENTS, *PAIR_EXTRAS),
 )
 def alpaca(row: Row) -> Row:
     r"""Alpaca's columns with `chosen` and `rejected`. Gives turns.
@@ -50,7 +60,7 @@ def alpaca(row: Row) -> Row:
 @register_adapter(
     "alpaca.kto",
     columns=("instruction", "output", "kto_tag"),
-    optional=("input", "history", "system", *TEMPLATE_COLUMNS),
+    optional=("input", "history", "system", *TEMPLATE_ARGUMENTS),
 )
 def alpaca_kto(row: Row) -> Row:
     """Alpaca's columns with one `output` and its `kto_tag`, good or bad: a score, 1 or 0. Gives turns.
@@ -79,13 +89,13 @@ def _asks(column: str):
     "sharegpt.messages",
     columns=("messages", "chosen", "rejected"),
     matches=lambda row: _asks("messages")(row) and isinstance(row.get("chosen"), dict | str),
-    optional=("system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+    optional=("system", *TEMPLATE_ARGUMENTS, *PAIR_EXTRAS),
 )
 @register_adapter(
     "sharegpt",
     columns=("conversations", "chosen", "rejected"),
     matches=_asks("conversations"),
-    optional=("system", *TEMPLATE_COLUMNS, *PAIR_EXTRAS),
+    optional=("system", *TEMPLATE_ARGUMENTS, *PAIR_EXTRAS),
 )
 def sharegpt(row: Row) -> Row:
     """ShareGPT's `conversations`, or `messages`, with `chosen` and `rejected` as one message each. Gives turns.
@@ -121,15 +131,15 @@ def _is_conversation(column: str, label: str):
     "kto.completion",
     columns=("completion", "label"),
     matches=_is_conversation("completion", "label"),
-    optional=("system", *TEMPLATE_COLUMNS),
+    optional=("system", *TEMPLATE_ARGUMENTS),
 )
 @register_adapter(
     "kto.messages",
     columns=("messages", "label"),
     matches=_is_conversation("messages", "label"),
-    optional=("system", *TEMPLATE_COLUMNS),
+    optional=("system", *TEMPLATE_ARGUMENTS),
 )
-@register_adapter("sharegpt.kto", columns=("conversations", "kto_tag"), optional=("system", *TEMPLATE_COLUMNS))
+@register_adapter("sharegpt.kto", columns=("conversations", "kto_tag"), optional=("system", *TEMPLATE_ARGUMENTS))
 def conversation_kto(row: Row) -> Row:
     """A conversation whose last turn was judged, good or bad: a score, 1 or 0. Gives turns.
 

@@ -7,11 +7,10 @@ rejected} in messages. Formats of LLaMA-Factory stand in `llamafactory.py`, of d
 import re
 
 from ..canonical import RowError
-from .fields import Row, messages, template_arguments, text, text_or_texts
+from .fields import TEMPLATE_ARGUMENTS, Row, messages, template_arguments, text, text_or_texts
 from .preference import preference
 from .prompts import (
     PAIR_EXTRAS,
-    TEMPLATE_COLUMNS,
     answered_pair,
     asked,
     optional_text,
@@ -148,12 +147,12 @@ def _oasst_turns(marked: str) -> list[Message]:
 @register_adapter(
     "ms_swift.messages",
     columns=("messages", "rejected_messages"),
-    optional=("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS),
+    optional=("system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS),
 )
 @register_adapter(
     "ms_swift",
     columns=("messages", "rejected_response"),
-    optional=("system", *PAIR_EXTRAS, *TEMPLATE_COLUMNS),
+    optional=("system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS),
 )
 def ms_swift(row: Row) -> Row:
     """ms-swift's pairs: `messages` ends with the better answer, beside it the worse one. Gives turns.

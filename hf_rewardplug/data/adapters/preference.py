@@ -19,13 +19,13 @@ from .fields import (
     text_or_texts,
     with_system_turn,
 )
+from .prompts import PAIR_EXTRAS, pair_extras
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, shared_and_own, split_at_common_prefix, user
 
-_BESIDE = ("margin", "weight", "chosen_probability", "tie")
 _OF_PAIRS_ALONE = ("margin", "chosen_probability", "tie")
 
-BESIDE_PAIR = ("prompt", "system", *_BESIDE, *TEMPLATE_ARGUMENTS)
+BESIDE_PAIR = ("prompt", "system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS)
 """columns that `preference` reads where a row has them"""
 
 _OPENING_ROLES = ("system", "developer", "user")  # an answer begins with none of these, a whole conversation does
@@ -65,7 +65,7 @@ def preference(row: Row) -> Row:
     >>> preference({"prompt": "2+2?", "chosen": " 4", "rejected": [" 5", " 6"]})
     {'prompt': '2+2?', 'completions': [' 4', ' 5', ' 6'], 'scores': [1.0, 0.0, 0.0]}
     """
-    rest = {**_beside(row), **template_arguments(row)}
+    rest = {**pair_extras(row), **template_arguments(row)}
     chosen, rejected = (_listed(field(row, column)) for column in ("chosen", "rejected"))
     several = _several(rejected, chosen)
     answers = [chosen, *(rejected if several else [rejected])]
@@ -87,7 +87,7 @@ def preference(row: Row) -> Row:
     "hh_rlhf",
     columns=("chosen", "rejected"),
     matches=lambda row: is_hh_text(row.get("chosen")) and is_hh_text(row.get("rejected")),
-    optional=("prompt", *_BESIDE, *TEMPLATE_ARGUMENTS),
+    optional=("prompt", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS),
 )
 def hh_rlhf(row: Row) -> Row:
     r"""Anthropic's HH-RLHF: whole conversations as marked text; the common prefix of their turns is the prompt.
@@ -111,13 +111,13 @@ def hh_rlhf(row: Row) -> Row:
         if turns[-1]["role"] != "assistant":
             raise RowError("expected an Assistant turn at the end, found a Human turn", column)
         conversations[column] = turns
-    return {**split_at_common_prefix(**conversations), **_beside(row), **template_arguments(row)}
+    return {**split_at_common_prefix(**conversations), **pair_extras(row), **template_arguments(row)}
 
 
 @register_adapter(
     "bradley_terry.chat_template",
     columns=("input", "chosen", "rejected"),
-    optional=("system", *_BESIDE, *TEMPLATE_ARGUMENTS),
+    optional=("system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS),
 )
 def bradley_terry_chat_template(row: Row) -> Row:
     """axolotl's type of that name: `input` and both answers as text, `system` where the row has one. A list of rejected
@@ -132,10 +132,10 @@ def bradley_terry_chat_template(row: Row) -> Row:
     system = _system(row)
     prompt = ([{"role": "system", "content": system}] if system else []) + [user(text(row, "input"))]
     answers = {"chosen": text(row, "chosen"), "rejected": text_or_texts(row, "rejected")}
-    return preference({"prompt": prompt, **answers, **_beside(row), **template_arguments(row)})
+    return preference({"prompt": prompt, **answers, **pair_extras(row), **template_arguments(row)})
 
 
-@register_adapter("bradley_terry.llama3.icr", optional=("input", "chosen", "rejected", "system", *_BESIDE))
+@register_adapter("bradley_terry.llama3.icr", optional=("input", "chosen", "rejected", "system", *PAIR_EXTRAS))
 def bradley_terry_llama3_icr(row: Row) -> Row:
     r"""axolotl's type of that name: the same rows as text with Llama 3's marks, whatever the tokenizer's template.
 
@@ -157,12 +157,8 @@ def bradley_terry_llama3_icr(row: Row) -> Row:
         + "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "chosen": f"{text(row, 'chosen')}<|eot_id|>",
         "rejected": f"{text(row, 'rejected')}<|eot_id|>",
-        **_beside(row),
+        **pair_extras(row),
     }
-
-
-def _beside(row: Row) -> Row:
-    return {name: row[name] for name in _BESIDE if name in row}
 
 
 def _listed(answer: Any) -> Any:

@@ -6,9 +6,6 @@ In: texts from a row's columns. Out: messages {"role": "user", "content": ...}.
 from .fields import Row, text
 from .turns import Message, assistant, user
 
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-"""what a chat template takes beside the messages"""
-
 PAIR_EXTRAS = ("margin", "weight", "chosen_probability", "tie")
 """what a pair that users write themselves may have beside it"""
 

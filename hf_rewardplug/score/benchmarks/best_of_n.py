@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_rewardplug.data.adapters import Adapter
-from hf_rewardplug.data.adapters.fields import Row, expect, field, items, shown
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, expect, field, items, shown
 from hf_rewardplug.data.canonical import RowError, template_arguments
 
 from ..aggregates import aggregated
 from ..inputs import Completions, cut_into_steps
-from ..rendering import TEMPLATE_COLUMNS
 from .examples import scored, step_probabilities, template_columns
 from .registry import Result, read_rows, register_benchmark
 
@@ -52,7 +51,7 @@ class Samples(NamedTuple):
     "best_of_n",
     kind="orm",
     columns=_COLUMNS,
-    format=Adapter("best_of_n", lambda row: row, _COLUMNS, optional=("answers", *TEMPLATE_COLUMNS)),
+    format=Adapter("best_of_n", lambda row: row, _COLUMNS, optional=("answers", *TEMPLATE_ARGUMENTS)),
     source="arXiv:2110.14168, arXiv:2305.20050, https://github.com/openai/prm800k",
 )
 def best_of_n(

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import shown
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, shown
 from hf_rewardplug.data.adapters.turns import assistant, user
 
-from ..rendering import TEMPLATE_COLUMNS
 from .registry import RefusedRows, Row
 
 Prompt = str | list[dict]
@@ -172,7 +171,7 @@ def template_columns(arguments: Sequence[Row]) -> dict[str, list]:
     >>> template_columns([{}, {"chat_template_kwargs": {"mood": "calm"}}])
     {'chat_template_kwargs': [None, {'mood': 'calm'}]}
     """
-    names = [name for name in TEMPLATE_COLUMNS if any(name in of_prompt for of_prompt in arguments)]
+    names = [name for name in TEMPLATE_ARGUMENTS if any(name in of_prompt for of_prompt in arguments)]
     return {name: [of_prompt.get(name) for of_prompt in arguments] for name in names}
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_rewardplug.data.adapters import Adapter
-from hf_rewardplug.data.adapters.fields import Row, integer, shown
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer, shown
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
 from hf_rewardplug.data.canonical import (
     UNLABELLED,
@@ -25,7 +25,6 @@ from hf_rewardplug.data.canonical import (
     template_arguments,
 )
 
-from ..rendering import TEMPLATE_COLUMNS
 from .examples import as_turns, check_threshold, first_below, step_probabilities
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
@@ -52,7 +51,7 @@ class Solution(NamedTuple):
         "process_bench",
         stepwise_supervised,
         _STEPWISE,
-        optional=("system", "first_error", "steps_after_first_error", "subset", "split", "id", *TEMPLATE_COLUMNS),
+        optional=("system", "first_error", "steps_after_first_error", "subset", "split", "id", *TEMPLATE_ARGUMENTS),
     ),
     source=SOURCE,
 )
