@@ -45,6 +45,8 @@ _TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"  # a body has a `
 HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """arguments of `from_pretrained` that say where a name is to be found"""
 
+_OF_HEAD = re.compile(rf"(?:^|\.){HEAD_NAME}\.(.+)$")  # a parameter of the head in a file that was saved here
+
 _ANEW = "ignore_mismatched_sizes"
 
 _ELSEWHERE = ("gguf_file", "state_dict", "variant")
@@ -218,7 +220,7 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapt
             )
         with safe_open(path, framework="pt") as tensors:
             for key in tensors.keys():
-                if found := re.search(rf"(?:^|\.){HEAD_NAME}\.(.+)$", key):
+                if found := _OF_HEAD.search(key):
                     saved[found[1]] = tensors.get_tensor(key)
     for name, value in head.items():
         expected, found = value.detach().cpu(), saved.get(name)
@@ -276,7 +278,7 @@ def adapter_head_shapes(adapter: str, hub: dict) -> dict[str, list[int]]:
     if (path := find_file(adapter, SAFETENSORS_WEIGHTS_NAME, hub)) is None:
         return {}
     with safe_open(path, framework="pt") as tensors:
-        named = {key: re.search(rf"\.{HEAD_NAME}\.(.+)$", key) for key in tensors.keys()}
+        named = {key: _OF_HEAD.search(key) for key in tensors.keys()}
         return {at[1]: list(tensors.get_slice(key).get_shape()) for key, at in named.items() if at}
 
 

@@ -27,7 +27,7 @@ from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.positions import learned_positions
 from ..model.weights import HUB
 from .config import DataOptions
-from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, without_empty_columns
+from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, plans_batches, without_empty_columns
 from .loaders import LoaderTrainer
 from .objectives import Objective
 from .rendering import description, freeze_run_date, tell_looks
@@ -199,8 +199,7 @@ class DataTrainer(LoaderTrainer):
         if args.accelerator_config.dispatch_batches:
             logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
         args.accelerator_config.dispatch_batches = False
-        by_length = args.train_sampling_strategy == "group_by_length"
-        if args.accelerator_config.split_batches and (args.max_tokens_per_batch or args.group_by_prefix or by_length):
+        if args.accelerator_config.split_batches and plans_batches(args):
             raise ValueError(
                 "`split_batches=True` cannot go with `max_tokens_per_batch`, `group_by_prefix` or `group_by_length`."
             )

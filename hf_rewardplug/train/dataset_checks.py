@@ -7,6 +7,7 @@ import logging
 
 import datasets
 
+from ..data.adapters.prompts import PAIR_EXTRAS
 from ..data.batching import longest_sequence
 from ..data.preparation_report import PreparationReport, length_remedy
 
@@ -29,7 +30,7 @@ def without_empty_columns(dataset, name: str):
     """The data set without those columns beside pairs that are None in every row; a stream as it is, row by row."""
     if not isinstance(dataset, datasets.Dataset):
         return dataset
-    for column in ("margin", "weight", "chosen_probability", "tie"):
+    for column in PAIR_EXTRAS:
         if (
             column in dataset.column_names
             and dataset[0][column] is None
@@ -66,13 +67,18 @@ def check_lengths(dataset, columns: dict, positions: int | None, what: str) -> N
             )
 
 
+def plans_batches(args) -> bool:
+    """Whether a `BatchPlan` makes the train batches: by tokens, prompts or length, and not by a number of rows."""
+    by_length = args.train_sampling_strategy == "group_by_length"
+    return args.max_tokens_per_batch is not None or args.group_by_prefix or by_length
+
+
 def check_batches(train, held_out, args) -> None:
     """`dataloader_drop_last` leaves each data set a batch. transformers goes on without any, or asks for `max_steps`.
 
     A plan of batches drops none, `auto_find_batch_size` may make them smaller, and of a stream nobody knows the rows.
     """
-    planned = args.max_tokens_per_batch or args.group_by_prefix or args.train_sampling_strategy == "group_by_length"
-    known = [] if planned else [("train", train, args.train_batch_size)]
+    known = [] if plans_batches(args) else [("train", train, args.train_batch_size)]
     held_out = held_out.values() if isinstance(held_out, dict) else [held_out]
     known += [("eval", dataset, args.eval_batch_size) for dataset in held_out]
     for name, dataset, rows in known if args.dataloader_drop_last and not args.auto_find_batch_size else ():

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from ..data.batching import BatchPlan, longest_sequence, shared_with_group, unique_tokens
 from ..data.canonical import PROMPT_KEY
 from .callbacks import PlanEpoch
+from .dataset_checks import plans_batches
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class LoaderTrainer:
             raise ValueError(f"{asked or by_length} must see all rows beforehand, but the train data set is a stream.")
         if by_length and args.length_column_name != "length" and args.process_index == 0:
             logger.warning("`length_column_name` has no effect: the tokens of the encoded rows are counted.")
-        if not asked and strategy != "group_by_length":
+        if not plans_batches(args):
             return super().get_train_dataloader()
         if args.dataloader_drop_last and args.process_index == 0:
             logger.warning("`dataloader_drop_last=True` drops nothing here: no number of rows makes a batch complete.")

@@ -3,14 +3,10 @@
 In: a run's config and model. Out: why its batches must be padded, or an error or a notice before the first step.
 """
 
-import logging
-
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 
 from ..model.attention import unwrapped
-
-logger = logging.getLogger(__name__)
 
 _FUNCTIONAL_NOISE = ("residual_dropout", "embedding_dropout", "router_jitter_noise")
 """options of models' configs that no `nn.Dropout` stands for: StarCoder2's and Mixtral's"""

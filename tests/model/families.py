@@ -57,6 +57,15 @@ class Gemma3TextForTokenClassification(GenericForTokenClassification, Gemma3PreT
     config_class = Gemma3TextConfig
 
 
+def length_ropes(limit: int) -> dict[str, dict]:
+    """Rotary frequencies of heads 8 wide that are others for texts of more than `limit` tokens."""
+    long = {"short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 16.0, 32.0], "original_max_position_embeddings": limit}
+    return {
+        "dynamic": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+        "longrope": {"rope_type": "longrope", "rope_theta": 1e4, **long},
+    }
+
+
 HEADS = {"orm": (AutoModelForSequenceClassification, 1), "prm": (AutoModelForTokenClassification, 2)}
 
 

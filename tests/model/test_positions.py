@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from families import HEADS, SIZES, Gemma3TextForTokenClassification
+from families import HEADS, SIZES, Gemma3TextForTokenClassification, length_ropes
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -19,8 +19,7 @@ from hf_rewardplug.model.positions import separate_lengths
 
 LIMIT = 8
 BEYOND = {"rope_theta": 1e4, "original_max_position_embeddings": LIMIT}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
-LONG = {**BEYOND, "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 16.0, 32.0]}
+DYNAMIC, LONG = length_ropes(LIMIT).values()
 ROPE = {
     "default": {"rope_theta": 1e4},
     "linear": {"rope_theta": 1e4, "factor": 4.0},

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import length_ropes
 from small import pair_loss, pair_rewards, plain, text_pairs
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from undo import fails_at_trl, fails_without
@@ -11,14 +12,7 @@ from hf_rewardplug.score import scorer as score_scorer
 from hf_rewardplug.train import base_trainer
 
 LIMIT = 24
-LONG = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0, 8.0, 16.0, 32.0],
-    "original_max_position_embeddings": LIMIT,
-}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+DYNAMIC, LONG = length_ropes(LIMIT).values()
 
 
 def no_mend(model):

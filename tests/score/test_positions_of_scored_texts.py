@@ -5,25 +5,17 @@ import random
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from families import HEADS, length_ropes
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.score.check import check_model
 
 LIMIT = 24
-ROPE = {
-    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
-    "longrope": {
-        "rope_type": "longrope",
-        "short_factor": [1.0] * 4,
-        "long_factor": [4.0, 8.0, 16.0, 32.0],
-        "original_max_position_embeddings": LIMIT,
-    },
-}
+ROPE = length_ropes(LIMIT)
 LENGTHS = (1, LIMIT, 3, 2 * LIMIT, LIMIT - 9, 3 * LIMIT, 2 * LIMIT, 2)
 PROMPTS = ["the cat " * (count // 4) for count in LENGTHS]
 ANSWERS = [["sat " * (count // 2), "ran " * count, "ran " * (count // 3 + 1)] for count in LENGTHS]
-HEADS = {"orm": (AutoModelForSequenceClassification, 1), "prm": (AutoModelForTokenClassification, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def fresh(name: str, kind: str = "orm"):
         **{"num_key_value_heads": 2, "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
         max_position_embeddings=LIMIT,
         num_labels=labels,
-        rope_parameters={"rope_theta": 1e4, **ROPE[name]},
+        rope_parameters=ROPE[name],
         initializer_range=0.3,
     )
     torch.manual_seed(0)

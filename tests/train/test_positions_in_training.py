@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from datasets import Dataset
+from families import length_ropes
 from rows import quick, solutions, text_pairs
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
@@ -130,15 +131,7 @@ def test_tokenized_and_prepared_rows(tokenizer, tmp_path):
 # ---- rotary frequencies of a text's own length -----------------------------------------------------------------------
 
 LIMIT = 16
-ROPE = {
-    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
-    "longrope": {
-        "rope_type": "longrope",
-        "short_factor": [1.0] * 4,
-        "long_factor": [4.0, 8.0, 16.0, 32.0],
-        "original_max_position_embeddings": LIMIT,
-    },
-}
+ROPE = length_ropes(LIMIT)
 SPLITS = {
     "padded": {"prefix_sharing": False},
     "packed": {},
@@ -154,7 +147,7 @@ def rotary(name: str):
         **{**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1},
         **IDS,
         max_position_embeddings=LIMIT,
-        rope_parameters={"rope_theta": 1e4, **ROPE[name]},
+        rope_parameters=ROPE[name],
         initializer_range=0.3,
     )
     torch.manual_seed(0)
