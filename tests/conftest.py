@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # DeepSpeed compiles a part of itself as the first ranks start. Who is killed meanwhile leaves a lock in the user's
+    # cache, for which every later run waits without end. So each run of the tests has a cache of its own.
+    own_cache = tempfile.TemporaryDirectory(prefix="torch_extensions_")
+    os.environ["TORCH_EXTENSIONS_DIR"] = own_cache.name
 
 import json
 import logging
