@@ -9,11 +9,12 @@ Commands  python recipes/orm_gemma.py
 Result    recipes/README.md; every TRL and transformers argument and `--config file.yaml` are taken
 """
 
+import sys
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
 from hf_rewardplug.train.option_checks import PAIR_LOSSES
-from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
+from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
 
 BASE = "google/gemma-2-2b"
 DEFAULTS = {
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if error := in_one_line(main):
+        sys.exit(error)

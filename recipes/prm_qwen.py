@@ -9,10 +9,11 @@ Commands  python recipes/prm_qwen.py
 Result    recipes/README.md; every TRL and transformers argument and `--config file.yaml` are taken
 """
 
+import sys
 from pathlib import Path
 
 from hf_rewardplug import PRMConfig, PRMTrainer
-from hf_rewardplug.train.script import load_splits, model_settings, parse_recipe, run
+from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
 
 DEFAULTS = {
     "model_name_or_path": "Qwen/Qwen2.5-3B",
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if error := in_one_line(main):
+        sys.exit(error)

@@ -12,7 +12,9 @@ import yaml
 from test_cli import run
 from tiny_checkpoints import checkpoint
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from hf_rewardplug.cli import app
 from hf_rewardplug.data.adapters import registry
 
 PAIRS = [{"prompt": "the cat ", "chosen": f"sat {n}", "rejected": f"ran {n}"} for n in range(6)]
@@ -158,3 +160,35 @@ def test_train_reads_them_too(assets):
     run("train", "b.yaml")
     card = Path("out/README.md").read_text()
     assert "refused, column 'rejected'" in card and "1 (row 3)" in card
+
+
+def test_score_reads_standard_input_and_writes_standard_output(orm):
+    run("score", orm, "pairs.jsonl", "-o", "out.jsonl")
+    result = CliRunner().invoke(app, ["score", orm, "-", "-o", "-"], input=Path("pairs.jsonl").read_bytes())
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line)["scores"] for line in result.stdout.splitlines()]
+    assert found == [pytest.approx(row["scores"]) for row in read("out.jsonl")]
+    assert "6 rows scored" in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(orm, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_rewardplug.score.files.scored_lines", interrupted)
+    stderr = run("score", orm, "pairs.jsonl", "-o", "out.jsonl", status=130).stderr
+    assert "the same command goes on with what 'out.jsonl' has" in stderr and "Traceback" not in stderr
+
+
+def test_score_and_evaluate_take_a_longest_sequence(orm):
+    rows = [{**row, "prompt": "the cat " * 40} if number == 2 else row for number, row in enumerate(PAIRS)]
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    limit = ("--max-length", "40")
+    assert "long.jsonl', line 3: completions[0]:" in run("score", orm, "long.jsonl", "-o", "o", *limit, status=1).stderr
+    run("score", orm, "long.jsonl", "-o", "out.jsonl", *limit, "--overlong", "drop")
+    assert [row.get("error") for row in read("out.jsonl")][2] and len(read("out.jsonl")) == 6
+    run("score", orm, "long.jsonl", "-o", "cut.jsonl", *limit, "--overlong", "truncate")
+    assert all("scores" in row for row in read("cut.jsonl"))
+    assert "row 2: " in run("evaluate", orm, "long.jsonl", *limit, status=1).stderr
+    run("evaluate", orm, "long.jsonl", *limit, "--on-bad-row", "drop", "-o", "figures.json")
+    assert json.loads(Path("figures.json").read_text())["figures"]["n"] == 5

@@ -5,15 +5,15 @@ Each command is a few lines over a function that Python can call too; what is he
 """
 
 import functools
-import json
 from contextlib import suppress
 from typing import Any
 
 import typer
 
+from ..texts import one_line
 from . import options as opt
 from .options import Aggregate, bench_options, encoder_options, mapping, names, run_options, template_arguments
-from .output import console, figure_rows, print_table, quiet
+from .output import console, echo, figure_rows, print_table, quiet
 from .shell import app, command
 
 __all__ = ["app"]
@@ -78,7 +78,7 @@ def train(config: opt.AxolotlFile) -> None:
     """
     from ..integrations.axolotl.training import train_file
 
-    train_file(config, tell=functools.partial(typer.echo, err=True))
+    train_file(config, tell=functools.partial(echo, err=True))
 
 
 @command("Scores of the rows of a file.")
@@ -100,6 +100,8 @@ def score(
     bad_token: opt.BadToken = None,
     as_text: opt.AsText = False,
     chat_template_kwargs: opt.TemplateArguments = None,
+    max_length: opt.ScoredLength = None,
+    overlong: opt.OverlongScored = opt.Overlong.error,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -116,23 +118,28 @@ def score(
     same command; memory does not grow with the file. A row that cannot be scored stops it, or gets "score": null and
     "error" (--on-bad-row drop).
     """
-    from ..score.files import find_progress, rejects_of, score_file
-
-    progress = find_progress(data, out, column=column, overwrite=overwrite)
     how = {"adapter": adapter, "column_mapping": column_mapping and mapping(column_mapping)}
     how |= {"ignore_columns": names(ignore_columns), "on_bad_row": on_bad_row.value if on_bad_row else "error"}
     steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
     steps |= {"aggregate": aggregate.value, "normalize": normalize, "as_text": as_text}
-    steps |= {"chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs)}
-    scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
-    found = score_file(scorer, data, out, skip_bad=skip_bad, column=column, progress=progress, **how)
+    limits = {"max_length": max_length, "overlong": overlong, "max_tokens_per_batch": max_tokens_per_batch}
+    limits |= {"chat_template_kwargs": chat_template_kwargs, "device": device, "dtype": dtype}
+    files = {"skip_bad": skip_bad, "overwrite": overwrite, "column": column}
+    tell = functools.partial(echo, err=str(out) == "-")
+    try:
+        from ..score.files import rejects_of, score_file
+
+        found = score_file(lambda: _scorer(model, **limits, **steps), data, out, **files, **how)
+    except KeyboardInterrupt:
+        echo("stopped" if str(out) == "-" else f"stopped; the same command goes on with what '{out}' has", err=True)
+        raise typer.Exit(130) from None
     before = f" ({found.before:,} were there)" if found.before else ""
-    typer.echo(f"{out}: {found.scored:,} rows scored{before}")
+    tell(f"{out}: {found.scored:,} rows scored{before}")
     if found.report:
-        typer.echo("without a score:")
-        typer.echo("\n".join(str(found.report).splitlines()[1:]))
+        tell("without a score:")
+        tell("\n".join(str(found.report).splitlines()[1:]))
     if found.rejected:
-        typer.echo(f"{rejects_of(out)}: {found.rejected:,} lines could not be scored")
+        tell(f"{rejects_of(out)}: {found.rejected:,} lines could not be scored")
 
 
 @command("Do others read this checkpoint right?")
@@ -151,8 +158,8 @@ def check(model: opt.Model, data: opt.CheckRows = None, dtype: opt.CheckDtype = 
     failed = [one for one in findings if one.ok is False]
     for one in failed:
         if one.remedy:
-            typer.echo(f"\n{one.check}: {one.remedy}")
-    typer.echo(f"\n{model}: " + (f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"))
+            echo(f"\n{one.check}: {one.remedy}")
+    echo(f"\n{model}: " + (f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"))
     if failed:
         raise typer.Exit(1)
 
@@ -175,6 +182,8 @@ def evaluate(
     bad_token: opt.BadToken = None,
     as_text: opt.AsText = False,
     chat_template_kwargs: opt.TemplateArguments = None,
+    max_length: opt.ScoredLength = None,
+    overlong: opt.OverlongScored = opt.Overlong.error,
     max_tokens_per_batch: opt.TokensPerBatch = 16384,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
@@ -199,22 +208,24 @@ def evaluate(
     columns, options = column_mapping and mapping(column_mapping), bench_options(option or [])
     quiet()
     from ..score.benchmarks import evaluate as run_benchmark
+    from ..score.sidecars import json_text
 
     steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token, "as_text": as_text}
-    steps |= {"chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs)}
-    scorer = _scorer(model, device, dtype, max_tokens_per_batch, **steps)
+    limits = {"max_length": max_length, "overlong": overlong, "max_tokens_per_batch": max_tokens_per_batch}
+    limits |= {"chat_template_kwargs": chat_template_kwargs, "device": device, "dtype": dtype}
+    scorer = _scorer(model, **limits, **steps)
     given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
     given |= {"adapter": adapter, "ignore_columns": names(ignore_columns)}
     given |= {"on_bad_row": on_bad_row.value if on_bad_row else "error"}
     result = run_benchmark(scorer, bench, **{**given, **options})
     print_table((result.name, "", "n"), figure_rows(result.figures))
     for reason, rows in result.refused.items():
-        typer.echo(f"refused, {reason}: {len(rows)} ({', '.join(rows[:50])}{', ...' if len(rows) > 50 else ''})")
+        echo(f"refused, {reason}: {len(rows)} ({', '.join(rows[:50])}{', ...' if len(rows) > 50 else ''})")
     if out is not None:
         content = {"model": model, "name": result.name, "figures": result.figures, "items": result.items}
         content |= {"refused": result.refused} if result.refused else {}
-        out.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        typer.echo(f"\n{out}: the figures and {len(result.items):,} examples")
+        out.write_text(json_text(content, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
+        echo(f"\n{out}: the figures and {len(result.items):,} examples")
 
 
 @command("One page about a run.")
@@ -223,7 +234,7 @@ def report(run: opt.RunFolder, out: opt.Page = None) -> None:
     quiet()
     from ..score.report import write_report
 
-    typer.echo(write_report(run, output=out))
+    echo(write_report(run, output=out))
 
 
 def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
@@ -258,16 +269,20 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
         **encoder_options(encoding, options),
     )
     for line in lines(found, tokenizer):
-        typer.echo(line)
+        echo(one_line(line))
     if found.example:
         screen = console()
-        typer.echo("\nExample" + ("" if tokenizer is None else ": the first one that is kept, token by token"))
+        echo("\nExample" + ("" if tokenizer is None else ": the first one that is kept, token by token"))
         screen.print(example_text(found.example, colour=screen.is_terminal and not screen.no_color))
     if not found.report.examples:
         raise ValueError(f"no row of '{name}' can be kept: nothing would be trained on. The reasons stand above.")
 
 
-def _scorer(model: str, device: str | None, dtype: opt.DtypeName | None, max_tokens_per_batch: int, **options: Any):
+def _scorer(
+    model: str, *, device: str | None, dtype: opt.DtypeName | None, chat_template_kwargs: str | None, **options: Any
+):
+    options["overlong"] = options["overlong"].value
+    options["chat_template_kwargs"] = chat_template_kwargs and template_arguments(chat_template_kwargs)
     quiet()
     import torch
 
@@ -282,6 +297,4 @@ def _scorer(model: str, device: str | None, dtype: opt.DtypeName | None, max_tok
     kwargs = {} if dtype is None else {"dtype": dtype.value}
     if options.get("step_separator") is not None:
         options["step_separator"] = options["step_separator"].replace("\\n", "\n")
-    return RewardScorer.from_pretrained(
-        model, device=device, max_tokens_per_batch=max_tokens_per_batch, **options, **kwargs
-    )
+    return RewardScorer.from_pretrained(model, device=device, **options, **kwargs)

@@ -94,11 +94,24 @@ RowsFile = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A json, jsonl, csv, parquet or arrow file (.gz too), or a folder of one kind of them.",
+        help='A json, jsonl, csv, parquet or arrow file (.gz too), or a folder of one kind of them; "-": jsonl from '
+        "standard input.",
         show_default=False,
     ),
 ]
-ScoresFile = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The jsonl file with the scores.")]
+ScoresFile = Annotated[
+    Path, typer.Option("--out", "-o", metavar="OUT", help='The jsonl file with the scores; "-": standard output.')
+]
+ScoredLength = Annotated[
+    int | None, typer.Option("--max-length", min=1, help="Longest sequence in tokens. [default: the model's positions]")
+]
+OverlongScored = Annotated[
+    Overlong,
+    typer.Option(
+        "--overlong",
+        help="What is longer: rows that cannot be scored, rows that are left out, or prompts that lose their left.",
+    ),
+]
 AggregateName = Annotated[Aggregate, typer.Option("--aggregate", help="PRM: a solution's score from its steps'.")]
 Normalize = Annotated[
     bool, typer.Option("--normalize", help="ORM: mean 0, standard deviation 1 on its evaluation data.")
@@ -206,14 +219,9 @@ def bench_options(texts: list[str]) -> dict[str, Any]:
 
 def run_options(path: Path) -> dict[str, Any]:
     """The options of a run's file, as far as it sets them."""
-    import yaml
+    from ..data.yaml_file import read_yaml
 
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"'{path}' holds {type(found).__name__}; expected options, such as `max_length: 512`.")
+    found = read_yaml(path, such_as="max_length: 512")
     if isinstance(found.get("column_mapping"), str):
         found["column_mapping"] = mapping(found["column_mapping"])
     if isinstance(found.get("chat_template_kwargs"), str):

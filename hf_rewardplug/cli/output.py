@@ -10,6 +10,13 @@ from collections.abc import Iterable, Iterator
 
 import typer
 
+from ..texts import clean, one_line
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a text of the data or of an error: a terminal obeys no control character in it."""
+    typer.echo(clean(str(text)), err=err)
+
 
 def quiet(*, reports: bool = True) -> None:
     """Keep progress bars of loading, and what others say to developers, off the screen.
@@ -58,8 +65,8 @@ def _count(figures: dict[str, float], figure: str, end: str) -> float:
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    rows = [head, *rows]
+    rows = [head, *(tuple(map(one_line, row)) for row in rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())

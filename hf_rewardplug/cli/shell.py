@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ..texts import USER_ERRORS, error_text
+
 app = typer.Typer(
     name="rewardplug",
     no_args_is_help=True,
@@ -17,9 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
-"""what the package raises where the user can mend it; anything else is a fault of ours and shows its traceback"""
 
 _OUT_OF_MEMORY = (
     "the device is out of memory. Lower max_tokens_per_batch or the batch, or take a dtype with fewer bits."
@@ -36,18 +35,24 @@ def command(summary: str) -> Callable:
         def run(*args, **kwargs):
             try:
                 function(*args, **kwargs)
+            except typer.Exit:  # a RuntimeError, too
+                raise
             except Exception as error:
-                full = type(error).__name__ == "OutOfMemoryError"  # torch's
-                if _debug["on"] or not (full or isinstance(error, USER_ERRORS)):
+                full = isinstance(error, MemoryError | RuntimeError) and _out_of_memory(error)
+                if isinstance(error, BrokenPipeError) or _debug["on"] or not (full or isinstance(error, USER_ERRORS)):
                     raise
-                message = "\n".join(line for line in str(error).splitlines() if line.strip())
-                message = _OUT_OF_MEMORY if full else message or type(error).__name__
-                typer.echo(f"error: {message}", err=True)
+                typer.echo(f"error: {_OUT_OF_MEMORY}" if full else error_text(error), err=True)
                 raise typer.Exit(1) from None
 
         return app.command(short_help=summary)(run)
 
     return register
+
+
+def _out_of_memory(error: Exception) -> bool:
+    from ..score.forward import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _version(asked: bool) -> None:

@@ -13,6 +13,7 @@ from ..data.inspection.tokens import BATCH_ROWS
 from ..data.row_forms import TEXT, TURNS
 from ..data.template_dates import writes_date
 from ..data.tokenizing import reserved_tokens
+from ..texts import clean, one_line
 
 _TRAINERS = {"pairs": "RewardTrainer (ORM)", "scored": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
 _DEFAULTS = ("bradley_terry", "cross_entropy")  # the trainers' own `loss_type`
@@ -187,9 +188,9 @@ def example_text(segments: list[Segment], *, colour: bool) -> Text:
     """
     text = Text()
     for segment in segments:
-        text.append(f"  {segment.title}\n    ", style="bold" if colour else "")
+        text.append(f"  {one_line(segment.title)}\n    ", style="bold" if colour else "")
         if len(segment.tokens) == 1 and segment.scored is None:
-            text.append(_shortened(segment.tokens[0]).replace("\n", "\n    "))
+            text.append(clean(_shortened(segment.tokens[0])).replace("\n", "\n    "))
         else:
             _append_tokens(text, segment, colour)
         text.append("\n")
@@ -217,7 +218,7 @@ def _shown(token: str) -> str:
     >>> _shown(" a\\n")
     ' a\\\\n'
     """
-    return token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    return clean(token.replace("\r", "\\r")).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _shortened(text: str) -> str:

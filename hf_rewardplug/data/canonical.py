@@ -188,10 +188,16 @@ def nonempty_list(row: Row, key: str, column: str | None = None) -> list:
     return value
 
 
+_GREATEST = (2 - 2**-23) * 2.0**127
+"""the greatest number of fp32, which losses are computed in"""
+
+
 def finite(value: Any, column: str) -> float:
-    """The number as a float, or a `RowError`: a NaN would make the whole step's loss one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RowError(f"expected a finite number, found {value!r}", column=column)
+    """The number as a float, or a `RowError`: a NaN, or an infinity of fp32, would make the whole step's loss one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == math.inf:
+        raise RowError(f"expected a finite number, found {_shown(value)}", column=column)
+    if abs(value) > _GREATEST:
+        raise RowError(f"is beyond {_GREATEST:.4g}, the greatest number of fp32", column=column)
     return float(value)
 
 
@@ -251,8 +257,12 @@ def _encodable(text: str, column: str) -> str:
     return text
 
 
-ENCODERS_ARGUMENTS = {"conversation", "messages", "tokenize", "return_dict", "add_generation_prompt", "tools"}
-"""arguments of `apply_chat_template` that nobody else may give"""
+ENCODERS_ARGUMENTS = {
+    *("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs", "sanitize_control_tokens"),
+}
+"""arguments of `apply_chat_template` that nobody else may give: the template itself and how its text becomes tokens"""
 
 
 def template_arguments(row: Row) -> Row:

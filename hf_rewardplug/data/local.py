@@ -10,8 +10,12 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from datasets.data_files import DataFilesList
 from datasets.packaged_modules.json.json import JsonConfig
 
+import hf_rewardplug
+
+from .fingerprint import file_state
 from .formats import FILE_NAME, FILE_ROW, BrokenFile, FileRow, check_rows, file_format, is_list, read_files, table_files
 
 _BUILDERS = {"json": "json", "csv": "parquet", "parquet": "parquet", "arrow": "arrow"}
@@ -20,16 +24,19 @@ _BATCH = 1024
 
 
 def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
-    """`datasets`' own reader, and a look at what it is lenient with."""
+    """`datasets`' own reader, and a look at what it is lenient with.
+
+    Without its own kind of list it takes names for patterns, and knows a file by its modification time alone.
+    """
     tables, kind = table_files(files), file_format(files[0])
-    names = [str(table) for table in tables]
+    names = DataFilesList([str(table.absolute()) for table in tables], [file_state(table) for table in tables])
     options = {"parse_agent_traces": False} if kind == "json" and hasattr(JsonConfig, "parse_agent_traces") else {}
     try:
         if kind == "json":
             for file, table in zip(files, tables, strict=True):
                 if is_list(table):  # with a comma too many, say
                     check_rows(file)
-        dataset = datasets.load_dataset(_BUILDERS[kind], data_files=names, split=split, **options)
+        dataset = datasets.load_dataset(_BUILDERS[kind], data_files={"train": names}, split=split, **options)
         if kind == "json":
             _check_lines(files, tables, dataset)
             if _dates(dataset.features):
@@ -85,14 +92,14 @@ def _typed_table(files: list[Path], split: str) -> datasets.Dataset:
     while batch := list(islice(rows, _BATCH)):
         schemas.append(pa.Table.from_pylist(batch).schema)
     features = datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
-    states = [(str(file.resolve()), file.stat().st_mtime_ns) for file in files]  # the cache is found by them
+    states = [(*file_state(file), hf_rewardplug.__version__) for file in files]  # the cache is found by them
     dataset = datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs={"states": states})
     (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)})
     return dataset.select(range(part.from_, part.to))
 
 
-def _rows_of(states: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    for _, row in read_files([file for file, _ in states]):
+def _rows_of(states: list[tuple]) -> Iterator[dict[str, Any]]:
+    for _, row in read_files([file for file, *_ in states]):
         yield row.row
 
 

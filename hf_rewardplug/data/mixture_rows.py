@@ -16,6 +16,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from .adapters import Adapter, rename_columns
 from .canonical import EmptyRow, Row
 from .columns import Unread, refuse_prompts
+from .fingerprint import code_state
 from .origin import Origin
 from .pipeline import RefusedRow, numbered_row, reason_of
 from .preparation_report import REMEDY
@@ -72,6 +73,7 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         column_mapping=part.column_mapping,
         unread=raw.unread,
         on_bad_row=on_bad_row,
+        code=code_state(raw.adapter.function),
         numbers=Origin.of(dataset).file_numbers if isinstance(dataset, Dataset) else None,
     )
     try:
@@ -112,6 +114,7 @@ class _Writer:
     column_mapping: dict[str, str] | None
     unread: Unread
     on_bad_row: str
+    code: str  # by which `datasets` finds its cache
     numbers: Sequence[int] | None
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:

@@ -19,6 +19,7 @@ import numpy as np
 from datasets import Dataset
 from datasets.table import ConcatenationTable, InMemoryTable, MemoryMappedTable, Table
 
+from .fingerprint import file_state
 from .formats import count_rows, line_of
 
 _FILES: dict[str, tuple[Path, ...]] = {}  # a data set's cache file -> the files that were read into it
@@ -87,13 +88,13 @@ class Origin:
     def _within(self, number: int) -> tuple[Path, int]:
         if len(self.files) == 1:
             return self.files[0], number
-        ends = list(accumulate(_count_rows(file, file.stat().st_mtime_ns) for file in self.files))
+        ends = list(accumulate(_count_rows(file, file_state(file)) for file in self.files))
         place = next((place for place, end in enumerate(ends) if number < end), len(ends) - 1)
         return self.files[place], number - (ends[place - 1] if place else 0)
 
 
 @lru_cache(maxsize=1024)
-def _count_rows(file: Path, changed: int) -> int:
+def _count_rows(file: Path, state: tuple) -> int:
     return count_rows(file)
 
 

@@ -91,6 +91,8 @@ class RowPipeline:
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
         kept: raw columns that stay beside the encoded ones.
         unread: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
+        code: state of the code that encodes and of the files that rows come from (`fingerprint.py`), by which
+            `datasets` finds its cache.
         on_bad_row: one of `ON_BAD_ROW`. Of rows that are too long the encoder's `overlong` says it.
     """
 
@@ -103,6 +105,7 @@ class RowPipeline:
     subset: str = "subset"
     kept: tuple[str, ...] = ()
     unread: Unread = field(default_factory=Unread)
+    code: str = ""
     on_bad_row: str = "error"
 
     def keeping(self, raw_columns: list[str], wanted: bool) -> "RowPipeline":

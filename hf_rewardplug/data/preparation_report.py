@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
+from ..texts import one_line
 from .columns import Unread
 
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
@@ -60,7 +61,7 @@ class PreparationReport:
     def __str__(self) -> str:
         if self.seen is not None:
             lines = [f"{self.name}: a stream; the log has what was left out or cut in other processes."]
-            return "\n".join([*lines, *str(self.seen).splitlines()[1:], *self._columns()])
+            return "\n".join(map(one_line, [*lines, *str(self.seen).splitlines()[1:], *self._columns()]))
         lines = [f"{self.name}: {self.rows} rows gave {self.examples} examples."]
         for reason, rows in list(self.dropped.items())[:_REASONS]:
             refused = reason in self.refused
@@ -75,7 +76,7 @@ class PreparationReport:
             lines.append(f"  {len(bad)} of {self.rows} rows were refused. Is it the right format?")
         for what, rows in self.unrendered.items():
             lines.append(f"  not rendered by the chat template, {what}: {self.counted(rows)}")
-        return "\n".join([*lines, *self._columns()])
+        return "\n".join(map(one_line, [*lines, *self._columns()]))
 
     def _columns(self) -> list[str]:
         return [f"  {self.unread}"] if str(self.unread) else []

@@ -6,10 +6,12 @@ and a `rewardplug_id` (one number an encoded example, which tells evaluation wha
 """
 
 from collections import Counter
+from dataclasses import replace
 
 from datasets import Dataset, Features, IterableDataset
 
 from .canonical import EXAMPLE_ID
+from .fingerprint import code_state, file_state
 from .origin import Origin
 from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RefusedRow, RowPipeline
 from .preparation_report import REMEDY, PreparationReport, check_left, check_refused
@@ -55,6 +57,9 @@ def prepare_dataset(
 
 
 def _encoded(dataset: Dataset, pipeline: RowPipeline, origin: Origin, num_proc: int | None) -> Dataset:
+    adapter = [] if pipeline.adapter is None else [pipeline.adapter.function]
+    files = [file_state(file["filename"])[1:3] for file in dataset.cache_files]
+    pipeline = replace(pipeline, code=f"{code_state(pipeline.encode, pipeline.expand, *adapter)} {files}")
     kinds = {name: dataset.features[name] for name in pipeline.kept}
     try:
         return dataset.map(

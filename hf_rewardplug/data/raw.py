@@ -16,9 +16,11 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 
 from .adapters import Adapter
 from .columns import Unread, check_ignored, looked_at, unread_columns
+from .fingerprint import code_state
 from .pipeline import adapter_of
 
 _MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # types of `datasets`, of which older versions lack some
@@ -102,9 +104,11 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 
 def _transformed(dataset: Dataset) -> Dataset:
-    options = {"batched": True, "remove_columns": dataset.column_names, "desc": "Applying the data set's transform"}
+    transform = dataset.format["format_kwargs"].get("transform")  # its name alone is in the fingerprint
+    fingerprint = Hasher.hash((dataset._fingerprint, code_state(transform)))
+    options = {"batched": True, "remove_columns": dataset.column_names, "new_fingerprint": fingerprint}
     try:
-        return dataset.map(dict, **options).with_format(None)
+        return dataset.map(dict, desc="Applying the data set's transform", **options).with_format(None)
     except pa.ArrowException as error:
         raise ValueError(
             f"The data set's transform gives rows that Arrow cannot store: {error}. Apply it yourself (`map`), so that "

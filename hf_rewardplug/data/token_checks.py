@@ -8,7 +8,7 @@ from itertools import accumulate
 from numbers import Integral
 from typing import Any
 
-from .canonical import UNLABELLED, Row, RowError
+from .canonical import UNLABELLED, Row, RowError, finite
 
 
 def check_whole(name: str, value: Any, *, least: int = 1) -> None:
@@ -74,9 +74,8 @@ def given_scores(row: Row, count: int, *, unrated: bool = False) -> list[float]:
     if not isinstance(scores, list) or len(scores) != count:
         raise RowError(f"expected a list of {count}, found {scores!r}", column="scores")
     for score in scores:
-        finite = not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
-        if not finite and not (unrated and isinstance(score, float) and math.isnan(score)):
-            raise RowError(f"expected finite numbers, found {score!r}", column="scores")
+        if not (unrated and isinstance(score, float) and math.isnan(score)):
+            finite(score, "scores")
     return [float(score) for score in scores]
 
 

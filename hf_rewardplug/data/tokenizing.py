@@ -83,7 +83,7 @@ class TokenSource:
 
     def _text_ids(self, text: str) -> list[int]:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if eos is not None and not text.rstrip().endswith(self.tokenizer.eos_token):
+        if eos is not None and not text.endswith(self.tokenizer.eos_token):  # TRL's rule: white space behind it counts
             text += self.tokenizer.eos_token
         ids = self.tokenizer(text=text)["input_ids"]
         if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS

@@ -18,12 +18,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .description import check_description
 from .head import HEAD_NAME, install_reward_head
 from .head_layers import build_head, published, saved_layers
 from .inference import described_label_tokens, install_scored_forward
 from .label_tokens import CAUSAL_LMS
 from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
-from .places import check_place, find_file
+from .places import check_place, find_file, read, refuse_pickled_adapter
 from .weights import (
     HUB,
     adapter_head_shapes,
@@ -61,10 +62,11 @@ def load_checkpoint(
         ValueError: it is neither, its weights cannot be read, or have no head.
     """
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
-    code = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
+    kwargs = {"trust_remote_code": False, **kwargs}  # or transformers asks at the terminal
     if "gguf_file" not in kwargs:
         check_place(name, hub)
-    tokenizer = AutoTokenizer.from_pretrained(name, **code, **{key: hub[key] for key in hub if key != "subfolder"})
+    of_tokenizer = {key: value for key, value in hub.items() if key != "subfolder"}
+    tokenizer = read(AutoTokenizer, name, trust_remote_code=kwargs["trust_remote_code"], **of_tokenizer)
     labels = {"good_token": good_token, "bad_token": bad_token}
     if is_adapter(name, hub):
         model = _adapted(name, **kwargs)
@@ -115,28 +117,37 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
             model.set_submodule(name, module.modules_to_save["default"])
     model.save_pretrained(output_dir)
     check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
+    read(AutoTokenizer, adapter).save_pretrained(output_dir)
 
 
 def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     """The base model with the adapter on it, and in its config what the trainer wrote beside the adapter."""
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}  # the adapter's; its config names its base's
     check_place(adapter, hub)
-    peft_config = PeftConfig.from_pretrained(adapter, **hub)
+    refuse_pickled_adapter(adapter, hub)
+    peft_config = read(PeftConfig, adapter, **hub)
     if find_file(adapter, ADAPTER_MODEL_CONFIG, hub) is None:
         raise ValueError(
             f"'{adapter}' has no {ADAPTER_MODEL_CONFIG}, which this package's trainers write beside an adapter. Save "
             "the base model's config under that name, with `num_labels`, `pad_token_id` and `problem_type` set."
         )
-    config = AutoConfig.from_pretrained(adapter, _configuration_file=ADAPTER_MODEL_CONFIG, **hub)
+    config = read(AutoConfig, adapter, _configuration_file=ADAPTER_MODEL_CONFIG, **hub)
+    check_description(getattr(config, "rewardplug", None), f"'{adapter}'", labels=config.num_labels)
     auto_class = _AUTO_CLASSES.get(peft_config.task_type)
+    kind = getattr(peft_config.peft_type, "value", None)
     if auto_class is None or (merges and peft_config.is_prompt_learning):
         raise ValueError(
-            f"'{adapter}' is a {peft_config.peft_type.value} adapter with task_type={peft_config.task_type}; expected "
+            f"'{adapter}' is a {kind} adapter with task_type={peft_config.task_type}; expected "
             f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS, TOKEN_CLS or CAUSAL_LM."
         )
     shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-    kwargs = {"dtype": "auto", "revision": peft_config.revision or "main", **shared, **kwargs}
+    own = {
+        "dtype": "auto",
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "revision": peft_config.revision or "main",
+    }
+    kwargs = {**own, **shared, **kwargs}
     base = peft_config.base_model_name_or_path
     with reading_head(base, auto_class, kwargs):
         model = auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)

@@ -22,6 +22,7 @@ from .families import check_family
 from .head import HEAD_NAME
 from .head_layers import beyond_plain, inner_module, layer_names
 from .label_tokens import CAUSAL_LMS
+from .places import read
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
 def vocabulary_size(model: str | PreTrainedModel, **kwargs) -> int:
     """Rows of the embedding, of a loaded model or of a name's config."""
-    config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
+    config = read(AutoConfig, model, **kwargs) if isinstance(model, str) else model.config
     return config.get_text_config().vocab_size
 
 
@@ -78,7 +79,7 @@ def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerB
     Raises:
         ValueError: the tokenizer is another model's.
     """
-    config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
+    config = read(AutoConfig, model, **kwargs) if isinstance(model, str) else model.config
     rows = config.get_text_config().vocab_size
     if tokenizer.vocab_size > rows:  # without added tokens
         raise ValueError(

@@ -1,11 +1,14 @@
 """Where a model's files are: in a folder, or on the hub.
 
-In: what somebody calls a model. Out: the path of a file of it; or an error that says what stands there instead.
+In: what somebody calls a model. Out: the path of a file of it, its config or its tokenizer; or an error that says what
+stands there instead.
 """
 
 import re
 from pathlib import Path
+from typing import Any
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
@@ -41,6 +44,40 @@ def check_place(name: str, hub: dict) -> None:
         raise ValueError(
             f"There is no folder '{name}' here (in '{Path.cwd()}'). Nor does the hub give a model of that name: {words}"
         ) from error
+
+
+def read(auto_class: Any, name: str, **options: Any) -> Any:
+    """`auto_class.from_pretrained(name)`: a config or tokenizer, without code of the model's unless `options` ask.
+
+    By itself transformers asks at the terminal whether to run code, and a strange file makes it raise anything. For a
+    folder nothing is asked of the network.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    code = {"trust_remote_code": False} if auto_class.__name__.startswith("Auto") else {}  # PEFT's has none
+    here = {"local_files_only": True} if Path(name).is_dir() else {}
+    try:
+        return auto_class.from_pretrained(name, **{**code, **here, **options})
+    except Exception as error:  # tokenizers raise plain `Exception`s, and a strange config has every kind of error
+        why = " ".join(str(error).split())[:600] or type(error).__name__
+        kind = "tokenizer" if "Tokenizer" in auto_class.__name__ else "config"
+        raise ValueError(f"The {kind} of '{name}' cannot be read: {why}. Copy it again, or save it there.") from error
+
+
+def refuse_pickled_adapter(name: str, hub: dict) -> None:
+    """
+    Raises:
+        ValueError: the adapter `name` has its weights as a pickle, or has none.
+    """
+    if find_file(name, SAFETENSORS_WEIGHTS_NAME, hub) is not None:
+        return
+    if find_file(name, WEIGHTS_NAME, hub) is not None:
+        raise ValueError(
+            f"The adapter '{name}' holds its weights as a pickle ({WEIGHTS_NAME}), which can run code when it is read. "
+            "Convert it to safetensors where you trust it: `PeftModel.from_pretrained` and `save_pretrained`."
+        )
+    raise ValueError(f"The adapter '{name}' has no {SAFETENSORS_WEIGHTS_NAME}. Copy it again, or save it again.")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

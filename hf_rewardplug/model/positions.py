@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from .attention import unwrapped
+from .places import read
 
 Limit = tuple[int, bool]
 """a length up to which all texts have the same frequencies, and whether each length beyond has its own"""
@@ -44,7 +45,7 @@ def learned_positions(model: nn.Module | str, peft_config: object = None, **kwar
     512
     """
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, **kwargs)
+        config = read(AutoConfig, model, **kwargs)
         if getattr(config.get_text_config(), "rope_parameters", None):
             return None
         with torch.device("meta"):

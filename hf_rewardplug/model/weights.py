@@ -28,10 +28,11 @@ from transformers.utils import (
     import_utils,
 )
 
+from .description import check_description
 from .families import check_family
 from .head import HEAD_NAME
 from .head_layers import PUBLISHED, build_head, published, saved_layers, with_saved_head
-from .places import check_place, find_file
+from .places import check_place, find_file, read
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,11 @@ def loading_arguments(name: str, auto_class: Any, num_labels: int, given: dict[s
             )
         return given
     config.num_labels = num_labels
-    with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
-        own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}
+    try:
+        with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
+            own = {key: list(value.shape) for key, value in auto_class.from_config(config, **code).named_parameters()}
+    except (AssertionError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"'{name}' cannot be built as its config.json says: {error}.") from error
     if (layers := saved_layers(config)) is not None:
         named = {found[key][2]: shape for key, shape in shapes.items() if found[key][1] == HEAD_NAME}
         head = build_head(layers, named)
@@ -124,9 +128,9 @@ def read_config(name: str, given: Mapping[str, Any]) -> Any:
     """The config of `name`; of a public checkpoint with a known head without its code, whatever `given` allows."""
     hub = {key: given[key] for key in HUB if key in given}
     known = (PreTrainedConfig.get_config_dict(name, **hub)[0].get("architectures") or [""])[0] in PUBLISHED
-    return AutoConfig.from_pretrained(
-        name, trust_remote_code=not known and given.get("trust_remote_code", False), **hub
-    )
+    config = read(AutoConfig, name, trust_remote_code=not known and given.get("trust_remote_code", False), **hub)
+    check_description(getattr(config, "rewardplug", None), f"'{name}'", labels=config.num_labels)
+    return config
 
 
 def _head_shapes(name: str, config: Any, hub: dict) -> tuple[dict[str, re.Match | None], dict[str, list[int]]]:
@@ -244,11 +248,11 @@ def _shards(name: str, hub: dict, head_key: re.Pattern) -> dict[str, Path]:
     if index := find_file(name, SAFE_WEIGHTS_INDEX_NAME, hub):
         try:
             file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
+            wanted = {file for key, file in file_of.items() if head_key.match(key)}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"'{name}' cannot be loaded: {index.name} is no index of weights ({error}).") from error
         if Path(name).is_dir():
             _check(name, [index.parent / file for file in sorted({*file_of.values()})])
-        wanted = {file for key, file in file_of.items() if head_key.match(key)}
         paths = {file: find_file(name, file, hub) for file in wanted}
         return {key: paths[file] for key, file in file_of.items() if paths.get(file)}
     pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if find_file(name, file, hub)]

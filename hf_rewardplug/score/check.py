@@ -17,10 +17,11 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.files import local_files
 from ..data.row_forms import FORMS, TEXT, TURNS
+from ..model.description import check_description
 from ..model.inference import attributes
 from ..model.label_tokens import CAUSAL_LMS
 from ..model.loading import ADAPTER_MODEL_CONFIG
-from ..model.places import check_place, find_file
+from ..model.places import check_place, find_file, read
 from . import findings
 from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
@@ -86,10 +87,11 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
         return
     own = {"_configuration_file": ADAPTER_MODEL_CONFIG} if adapter else {}
     try:
-        config, tokenizer = AutoConfig.from_pretrained(name, **own), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
-        yield Finding("config and tokenizer", why, False, "Save the tokenizer and the config in the model's folder.")
+        config, tokenizer = read(AutoConfig, name, **own), read(AutoTokenizer, name)
+        description = check_description(getattr(config, "rewardplug", None), f"'{name}'", labels=config.num_labels)
+    except ValueError as error:
+        remedy = "Save the tokenizer and the config in the model's folder."
+        yield Finding("config and tokenizer", str(error), False, remedy)
         return
     kind, finding = _kind(folder, config, adapter)
     yield finding
@@ -103,7 +105,6 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
             'Set `"problem_type": "regression"` in config.json: servers return a sigmoid of the reward otherwise.',
         )
     yield findings.pad_token(tokenizer, config)
-    description = getattr(config, "rewardplug", None) or {}
     separator = description.get("step_token") or description.get("step_separator")
     labels = None
     if kind == "lm":
@@ -118,7 +119,13 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     form = TrainedForm(name, tokenizer, description, description.get("chat_template_kwargs") or {})
     rows = _built_in(kind, _built_in_forms(tokenizer, form.rows)) if rows is None else rows
     cases = list(_cases(rows, kind, separator or "\n", form))
-    model, missing = load_plain(name, kind, config, adapter=adapter)
+    try:
+        model, missing = load_plain(name, kind, config, adapter=adapter)
+    except Exception as error:  # weights that do not fit the config: of any kind, as the config goes
+        why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        remedy = "Take the config.json that was saved with the weights."
+        yield Finding("loading", f"plain transformers cannot load it: {why}", False, remedy)
+        return
     yield findings.head(model, missing)
     weights = {"label_tokens": labels, "attribute_weights": description.get("attribute_weights")}
     expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", **weights)
@@ -156,9 +163,9 @@ def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
     if adapter:
         from peft import PeftConfig
 
-        peft_config = PeftConfig.from_pretrained(str(folder))
+        peft_config = read(PeftConfig, str(folder))
         name, base = str(peft_config.task_type), peft_config.base_model_name_or_path
-        told = f" ({peft_config.peft_type.value} adapter of {base})"
+        told = f" ({getattr(peft_config.peft_type, 'value', peft_config.peft_type)} adapter of {base})"
     else:
         name, told = (config.architectures or ["a model without architectures"])[0], ""
     kind = next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "")

@@ -11,11 +11,17 @@ in with a score behind their columns.
     what an adapter makes several rows of   + "scores" (and "score"), a list of the above
 
 A row that cannot be scored stops the run; or (`on_bad_row="drop"`) it gets `"score": null, "error": why`; or
-(`skip_bad`) it goes to `OUT.rejects` as {"line": 7, "error": why}. A row with nothing to score (a tie of the
-annotators) gets null in the first two cases.
+(`skip_bad`) it goes to `OUT.rejects` as {"line": 7, "error": why}; when it is mended, the same command scores it. A row
+with nothing to score (a tie of the annotators, or one over `max_length`) gets null in the first two cases.
+
+The rows may come from standard input, and the scores go to standard output: "-".
 """
 
-import json
+import contextlib
+import inspect
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,8 +36,9 @@ from ..data.pipeline import ON_BAD_ROW
 from ..data.preparation_report import PreparationReport, check_refused
 from .aggregates import aggregated
 from .lines import WINDOW, Line, flat, read_source, scored_lines
-from .progress import Progress, bare, error_column, find_progress, rejects_of, write_rejects
+from .progress import Progress, check_places, digest, encoded, error_column, find_progress
 from .requests import Requests, node_scores
+from .sidecars import check_options, is_stream, opened, read_rejects, rejects_of, write_rejects
 
 __all__ = ["Outcome", "Progress", "find_progress", "rejects_of", "score_file"]
 
@@ -61,7 +68,6 @@ def score_file(
     overwrite: bool = False,
     column: str = "score",
     window: int = WINDOW,
-    progress: Progress | None = None,
     adapter: str | None = None,
     column_mapping: Mapping[str, str] | None = None,
     ignore_columns: Sequence[str] | None = None,
@@ -69,49 +75,101 @@ def score_file(
     """Score the rows of `source` into `out`; where `out` has some already, go on behind them.
 
     Args:
-        scorer: a `RewardScorer`.
-        source: a json, jsonl, csv, parquet or arrow file, gzipped or not, or a folder of one kind of them.
+        scorer: a `RewardScorer`, or a function that loads it, which is called when all else is in order.
+        source: a json, jsonl, csv, parquet or arrow file, gzipped or not, or a folder of one kind of them; "-" or a
+            pipe has jsonl.
+        out: a file, for one run at a time; "-" is standard output, which nothing is taken up from.
         on_bad_row: "error" stops at a row that cannot be scored; "drop" writes it with `null` and what is wrong.
         skip_bad: go on behind rows that cannot be scored, and write them to `rejects_of(out)` instead of `out`.
         overwrite: start again.
         column: name of the new column; "s" is added where a row has several scores.
         window: rows in memory, and those that a stopped run loses.
-        progress: what `find_progress` found, if it was asked before.
         adapter, column_mapping, ignore_columns: format of the rows, as in the trainers' configs. When None, plain rows
             are taken as they are, and another format is found from the columns.
 
     Raises:
         ValueError: a row that cannot be scored (those before it are written), every row, or `out` holds other rows or
-            scores.
+            scores, was begun with other options, or another run writes to it.
     """
     if on_bad_row not in ON_BAD_ROW or (skip_bad and on_bad_row == "drop"):
         known = ", ".join(map(repr, ON_BAD_ROW))
         raise ValueError(f"on_bad_row={on_bad_row!r}, skip_bad={skip_bad}: expected one of {known}, or skip_bad=True.")
-    if progress is None:
-        progress = find_progress(source, out, column=column, overwrite=overwrite, window=window)
-    files = local_files(source)
     how = {"adapter": adapter, "column_mapping": column_mapping, "ignore_columns": ignore_columns}
-    request = Requests(column, **how, any_format=True)
-    for _ in islice(read_source(files, request), WINDOW):  # tells the format and the columns, in a run that goes on too
-        pass
-    request.check_ignored()
-    _check_proof(scorer, progress, request, column, out)
-    run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
+    places = {"column": column, "overwrite": overwrite, "window": window}
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_copied(Path(source)))
+        check_places(source, Path(out))
+        written = stack.enter_context(opened(Path(out)))
+        progress = find_progress(source, out, **places)
+        if skip_bad and read_rejects(out) is None:
+            raise ValueError(
+                f"'{rejects_of(out)}' is not a file of this command, which keeps rows without a score there. Move it, "
+                "or choose another output."
+            )
+        files, request = local_files(source), Requests(column, **how, any_format=True)
+        for _ in islice(
+            read_source(files, request), WINDOW
+        ):  # tells the format and the columns, in a run that goes on too
+            pass
+        request.check_ignored()
+        scorer = scorer() if inspect.isfunction(scorer) else scorer
+        _check_proof(scorer, progress, request, column, out)
+        if not is_stream(out):
+            check_options(out, _options(scorer, request), goes_on=progress.last > 0)
+        run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
+        return _score_rest(run, files, request, progress, written, window)
+
+
+def _score_rest(
+    run: "_Run", files: list[Path], request: Requests, progress: Progress, written: IO[bytes], window: int
+) -> Outcome:
+    """Score the rows behind those that `progress` has."""
     run.outcome.before, run.outcome.rejected = progress.lines, len(progress.rejected)
     run.outcome.report.examples = progress.lines - len(progress.dropped)
     for line, why in progress.dropped:
         run.leave_out(line, why)
     bar = tqdm(desc="Reading", total=_rows_of(files), initial=progress.last, unit="row", leave=False, disable=None)
-    with open(out, "ab") as written, bar:
-        written.truncate(progress.size)
-        write_rejects(rejects_of(out), progress.rejected, "wb")
-        found = scored_lines(scorer, read_source(files, request, start=progress.last), window=window)
+    with bar:
+        if not is_stream(run.out):
+            written.truncate(progress.size)
+            if read_rejects(run.out) is not None:
+                write_rejects(run.out, progress.rejected, "w")
+        found = scored_lines(run.scorer, read_source(files, request, start=progress.last), window=window)
         while batch := list(run.until_bad(islice(found, window))):
             run.write(batch, written)
             bar.update(len(batch))
     run.outcome.report.rows = run.outcome.report.examples + sum(map(len, run.outcome.report.dropped.values()))
     check_refused(run.outcome.report)
     return run.outcome
+
+
+@contextlib.contextmanager
+def _copied(source: Path) -> Iterator[Path]:
+    """A file or a folder; of standard input or a pipe a copy, for the rows are read more than once."""
+    if str(source) != "-" and (source.is_file() or source.is_dir() or not source.exists()):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pipe = sys.stdin.buffer if str(source) == "-" else stack.enter_context(open(source, "rb"))
+        copy = Path(folder) / "stdin.jsonl"
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(pipe, file)
+        yield copy
+
+
+def _options(scorer: Any, request: Requests) -> dict[str, Any]:
+    """What scores depend on beside the model and the rows, by the names of the options."""
+    encoder, prm = getattr(scorer, "encoder", None), getattr(scorer, "kind", None) == "prm"
+    options = {name: getattr(scorer, name, None) for name in ("normalize", "as_text")}
+    options |= {name: getattr(scorer, name, None) for name in ("aggregate", "separator") if prm}
+    options |= {name: getattr(encoder, name, None) for name in ("step_separator", "step_token") if prm}
+    options |= getattr(scorer, "_labels", {})
+    if getattr(encoder, "overlong", None) == "truncate":
+        options["max_length"] = encoder.max_length
+    options["chat_template_kwargs"] = getattr(encoder, "chat_template_kwargs", None)
+    options["dtype"] = str(getattr(scorer.model, "dtype", None)).removeprefix("torch.")
+    options["adapter"] = request.adapter and request.adapter.name
+    return options | {"column_mapping": request.mapping, "ignore_columns": request.ignored}
 
 
 def _rows_of(files: list[Path]) -> int | None:
@@ -162,11 +220,12 @@ class _Run:
         outcome, stops = self.outcome, self._stops(batch[-1][0])
         bad = [line for line, _ in batch if line.error is not None]
         if not self.keep_bad:
-            write_rejects(rejects_of(self.out), [{**line.record, "error": line.error} for line in bad], "ab")
+            records = [{**line.record, "error": line.error, "digest": digest(line)} for line in bad]
+            write_rejects(self.out, records, "a")
             outcome.rejected += len(bad)
             batch = [(line, scores) for line, scores in batch if line.error is None]
         batch = batch[:-1] if stops else batch
-        written.write(b"".join(_encoded(line, self._new_columns(line, scores)) for line, scores in batch))
+        written.write(b"".join(encoded(line, self._new_columns(line, scores)) for line, scores in batch))
         written.flush()
         for line, _ in batch:
             if line.error is not None:
@@ -189,10 +248,11 @@ class _Run:
 
     def _stopped(self, line: Line) -> ValueError:
         rows, why = self.outcome.before + self.outcome.scored, line.error.removesuffix(".")
+        before = f"'{self.out}' has the {rows} rows before it: mend the row and go on with the same command"
+        before = f"{rows} rows stand before it: mend the row and start again" if is_stream(self.out) else before
         return ValueError(
-            f"{line.place}: {why}. '{self.out}' has the {rows} rows before it: mend the row and go on with the same "
-            "command; or write such rows without a score, --on-bad-row drop (on_bad_row='drop'); or "
-            "pass over them, --skip-bad (skip_bad=True)."
+            f"{line.place}: {why}. {before}; or write such rows without a score, --on-bad-row drop "
+            "(on_bad_row='drop'); or pass over them, --skip-bad (skip_bad=True)."
         )
 
 
@@ -218,15 +278,6 @@ def _of_request(request: dict[str, Any], score: Any, scorer: Any) -> tuple[Any, 
     total = [aggregated(steps, scorer.aggregate) for steps in (score if several else [score])]
     scores = node_scores(request["parents"], score) if "parents" in request else score
     return scores, total if several else total[0]
-
-
-def _encoded(line: Line, columns: dict[str, Any]) -> bytes:
-    row = {**bare(line), **columns}
-    text = json.dumps(row, ensure_ascii=False, default=str)
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(row, default=str).encode() + b"\n"
 
 
 def _check_proof(scorer: Any, progress: Progress, request: Requests, column: str, out: str | Path) -> None:

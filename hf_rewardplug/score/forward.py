@@ -4,6 +4,7 @@ In: flat rows, text or messages, with a `name` for errors. Out: for each, in ord
 scores), or the probability of each of its steps.
 """
 
+import logging
 import math
 import operator
 import threading
@@ -13,19 +14,28 @@ from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.batching import packed_batches, padded_batches
-from ..data.canonical import UNLABELLED, RowError
+from ..data.canonical import UNLABELLED, EmptyRow, RowError
 from ..data.collator import StepCollator
-from ..data.encoding import Encoder
+from ..data.encoding import DropRow, Encoder
 from ..data.unrendered import UnrenderedNotice
 from ..model.head import behind_virtual_tokens, step_probabilities
 from ..model.inference import evaluating
 
 WINDOW = 4096
 """sequences that are sorted together; what lies in memory at a time"""
+
+
+logger = logging.getLogger(__name__)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether it is memory that ran out, a device's or the machine's."""
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 class ScoredRows:
@@ -39,7 +49,6 @@ class ScoredRows:
     prefix_sharing: bool
     _collate: StepCollator
     _lock: threading.Lock
-    _positions: int | None
 
     def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
         """The probability of each of a row's steps, or its reward."""
@@ -59,21 +68,28 @@ class ScoredRows:
         return UnrenderedNotice(self.encoder)
 
     def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
-        """Token ids, and a label wherever a score is wanted."""
+        """Token ids, a label wherever a score is wanted, and the row's name.
+
+        Raises:
+            ValueError: the row cannot be scored; an `EmptyRow` where it is too long and `overlong="drop"`.
+        """
         try:
             self._notice(row)
             if self.kind == "prm":
                 encoded = self.encoder.steps({**row, "labels": [1.0] * len(row["completions"])})
             else:
-                ids = self.encoder.completion(row)
+                ids = self.encoder.scored({**row, "scores": None})["input_ids"]
                 encoded = {"input_ids": ids, "labels": [UNLABELLED] * (len(ids) - 1) + [1.0]}
-            if self._positions and len(encoded["input_ids"]) > self._positions:
+            if lost := encoded.get("cut_labels"):
                 raise RowError(
-                    f"{len(encoded['input_ids'])} tokens are more than the model's {self._positions} positions"
+                    f"{lost} steps are beyond max_length={self.encoder.max_length}, and would have no score. Raise it, "
+                    "or set overlong='drop'"
                 )
-            return encoded
+            return {**encoded, "name": row["name"]}
         except RowError as error:
             raise ValueError(f"{row['name']}: {error}.") from error
+        except DropRow as error:
+            raise EmptyRow(f"{row['name']}: {error.reason}") from error
 
     def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
         sequences = [row["input_ids"] for row in encoded]
@@ -84,11 +100,31 @@ class ScoredRows:
         found: list[list[Any]] = [[] for _ in encoded]
         with self._lock, evaluating(self.model):
             for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
-                values = iter(self._forward([encoded[index] for index in batch]))
+                values = iter(self._values([encoded[index] for index in batch]))
                 for index in batch:
                     count = sum(label != UNLABELLED for label in encoded[index]["labels"])
                     found[index] = list(islice(values, count))
         return found
+
+    def _values(self, rows: list[dict[str, list]]) -> list[Any]:
+        """`_forward`; where memory does not hold the batch, of its halves.
+
+        Raises:
+            ValueError: memory does not hold a row alone.
+        """
+        try:
+            return self._forward(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if len(rows) > 1:
+            logger.warning("Memory does not hold a batch: its halves are scored. Lower max_tokens_per_batch.")
+            middle = len(rows) // 2
+            return self._values(rows[:middle]) + self._values(rows[middle:])
+        raise ValueError(
+            f"{rows[0]['name']}: memory does not hold its {len(rows[0]['input_ids'])} tokens. Leave out or cut what is "
+            "longer than others: max_length=..., overlong='drop' or 'truncate' (--max-length, --overlong)."
+        )
 
     @torch.no_grad()
     def _forward(self, rows: list[dict[str, list]]) -> list[Any]:

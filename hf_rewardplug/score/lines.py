@@ -125,7 +125,8 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
             yield from _scores(scorer, lines[:middle])
             yield from _scores(scorer, lines[middle:])
         else:
-            yield replace(lines[0], error=_without_row_number(str(error), lines[0])), None
+            why, left_out = _without_row_number(str(error), lines[0]), isinstance(error, EmptyRow)
+            yield replace(lines[0], error=why, left_out=left_out), None
         return
     for line in lines:
         scores = list(islice(found, len(line.requests)))

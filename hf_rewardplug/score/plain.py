@@ -25,6 +25,7 @@ _CLASSES = {
 }
 _PICKLES = re.compile(r"(pytorch_model|model|adapter_model)[\w.-]*\.(bin|pt|pth|ckpt|pkl)")
 _BATCH = 8
+_SAFE = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
 
 
 def weight_files(folder: Path) -> tuple[list[str], list[str], list[str]]:
@@ -33,8 +34,11 @@ def weight_files(folder: Path) -> tuple[list[str], list[str], list[str]]:
     files = [name for name in names if re.fullmatch(r"(adapter_)?model[\w.-]*\.safetensors", name)]
     faults = [reason for name in files if (reason := why_not_readable(folder / name))]
     if SAFE_WEIGHTS_INDEX_NAME in names:
-        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
-        faults += [f"{name} is missing" for name in sorted({*index["weight_map"].values()} - set(files))]
+        try:
+            index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
+            faults += [f"{name} is missing" for name in sorted({*index["weight_map"].values()} - set(files))]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            faults.append(f"{SAFE_WEIGHTS_INDEX_NAME} is no index of weights ({type(error).__name__})")
     return files, [name for name in names if _PICKLES.fullmatch(name)], faults
 
 
@@ -42,7 +46,7 @@ def load_plain(name: str, kind: str, config: Any, *, adapter: bool) -> tuple[tor
     """The model in fp32, and the parameters that transformers draws anew, or leaves out of the checkpoint's head."""
     if adapter:
         return _load_adapter(name, kind, config)
-    model, info = _CLASSES[kind].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    model, info = _CLASSES[kind].from_pretrained(name, output_loading_info=True, **_SAFE)
     left_out = {key for key in info["unexpected_keys"] if key.startswith(f"{HEAD_NAME}.")}
     return model.eval(), sorted({*info["missing_keys"], *left_out})
 
@@ -51,7 +55,7 @@ def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, l
     from peft import PeftConfig, PeftModel
 
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
-    base = _CLASSES[kind].from_pretrained(base_name, num_labels=config.num_labels, dtype=torch.float32)
+    base = _CLASSES[kind].from_pretrained(base_name, num_labels=config.num_labels, **_SAFE)
     if len(base.get_input_embeddings().weight) != config.get_text_config().vocab_size:
         base.resize_token_embeddings(config.get_text_config().vocab_size)
     base.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
@@ -89,10 +93,12 @@ def plain_scores(
     encoded = [
         _steps(tokenizer, case, separator) if "completions" in case else _completion(tokenizer, case) for case in cases
     ]
-    most = learned_positions(model) or math.inf
+    most, rows = learned_positions(model) or math.inf, len(model.get_input_embeddings().weight)
     for case, (ids, _) in zip(cases, encoded, strict=True):
         if len(ids) > most:
             raise ValueError(f"{case['name']}: {len(ids)} tokens are more than the model's {most} positions.")
+        if max(ids, default=0) >= rows:
+            raise ValueError(f"{case['name']}: token {max(ids)} is beyond the model's embedding of {rows} rows.")
     pad, scores = model.config.get_text_config().pad_token_id, []
     alone = rotary_sides(model) is not None  # or the longest text of a batch would decide over the others
     size = 1 if alone or pad is None else _BATCH

@@ -5,13 +5,14 @@ In: the rows and the output of a run that was stopped, with its rejects. Out: a 
 
 import json
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.canonical import hash63
 from ..data.files import local_files
 from .lines import WINDOW, Line, read_source
+from .sidecars import is_stream, json_text, place_of, read_rejects
 
 _PROOF = 4  # rows of an unfinished file that are scored again: the model must be the same
 
@@ -40,48 +41,74 @@ def find_progress(
     """How far `out` got with `source`: its whole lines, each of which must be a row of `source` with a score.
 
     Of a window that is not complete nothing counts: it is scored as a whole, so that a run that was stopped and taken
-    up again gives the bits of one that was not.
+    up again gives the bits of one that was not. Nor does what stands behind a row that had no score and was mended.
 
     Raises:
         ValueError: `out` cannot be written, or holds something else; with the remedy.
     """
     source, out = Path(source), Path(out)
-    files = _checked_files(source, out)
-    if overwrite or not out.exists():
+    files = check_places(source, out)
+    if overwrite or is_stream(out) or not out.exists():
         return Progress()
-    rejects, seen, last = _read_rejects(rejects_of(out)), 0, 0
+    rejects, seen, last = read_rejects(out) or {}, 0, 0
+    mended, torn, strange = False, False, None
     progress, whole = Progress(), Progress()
     proof, dropped, rejected = deque(maxlen=_PROOF), [], []
     with open(out, "rb") as written:
         rest = read_source(files, lambda row: {})
         for text in written:
-            if not text.endswith(b"\n"):  # half a line: the run was stopped there
-                break
             line = None
             for line in rest:
-                if seen and seen % window == 0:
+                if seen and seen % window == 0 and not mended:
                     whole = replace(progress, last=last, proof=tuple(proof))
                 seen, last = seen + 1, line.index + 1
-                if (record := rejects.get(_key(line.record)) or rejects.get((None, None, line.number))) is None:
+                if (record := _record_of(line, rejects)) is None:
                     break
+                mended = mended or _is_mended(line, record)
                 rejected.append((line.index, record))
                 line = None
-            if (scored := _same_row(text, line, column)) is None:
-                raise _other_rows(source, out, progress.lines + 1, line)
-            row, why = scored
-            if why is None:
+            if torn := not text.endswith(b"\n"):  # half a line: the run was stopped there
+                if line is None or not _begins(text, line, column):
+                    raise _other_rows(source, out, progress.lines + 1, line)
+                break
+            row, why, same = _row_of(text, line, column) or ({}, None, False)
+            if not same:
+                strange = _other_rows(source, out, progress.lines + 1, line)
+                if why is None:
+                    raise strange
+                mended = True
+            elif why is None:
                 proof.append((progress.lines + 1, row))
             else:
                 dropped.append((line, why))
             progress.lines, progress.size, progress.last = progress.lines + 1, progress.size + len(text), last
-        done = seen % window == 0 or next((line for line in rest if _key(line.record) not in rejects), None) is None
+        records = ((line, _record_of(line, rejects)) for line in rest)
+        ended = all(record and not _is_mended(line, record) for line, record in records)
+    if strange and not (proof or dropped):  # not a row of it is known: it may be anybody's
+        raise strange
+    done = not mended and not torn and (ended or seen % window == 0)
     found = replace(progress, proof=tuple(proof)) if done else whole
     rejected = tuple(record for index, record in rejected if index < found.last)
     dropped = tuple((line, why) for line, why in dropped if line.index < found.last)
     return replace(found, dropped=dropped, rejected=rejected)
 
 
-def _checked_files(source: Path, out: Path) -> list[Path]:
+def _record_of(line: Line, rejects: dict[tuple, dict]) -> dict | None:
+    return rejects.get(place_of(line.record)) or rejects.get((None, None, line.number))
+
+
+def _is_mended(line: Line, record: dict) -> bool:
+    """Whether a row that was rejected is another one now; earlier versions did not keep what it was."""
+    return record.get("digest") not in (None, digest(line))
+
+
+def digest(line: Line) -> int:
+    """Of a row, or of what is wrong where it cannot be read."""
+    return hash63(json.dumps(line.error) if line.row is None else _written(line.row))
+
+
+def check_places(source: Path, out: Path) -> list[Path]:
+    """The files of `source`, unless it is not there, or `out` cannot be written or is one of them: a `ValueError`."""
     if not source.exists():
         raise ValueError(f"'{source}' is no file or folder; expected rows: json, jsonl, csv, parquet or arrow.")
     if not out.parent.is_dir():
@@ -106,11 +133,17 @@ def _other_rows(source: Path, out: Path, number: int, line: Line | None) -> Valu
     )
 
 
-def _same_row(text: bytes, line: Line | None, column: str) -> tuple[dict, str | None] | None:
-    """The output's row, if it is the input's with a score; and why it has none, if it is one without."""
+def _begins(text: bytes, line: Line, column: str) -> bool:
+    """Whether it is the beginning of a row of the input with a score."""
+    head = encoded(line, {column: None}).removesuffix(b'": null}\n')
+    return text[: len(head)] == head[: len(text)]
+
+
+def _row_of(text: bytes, line: Line | None, column: str) -> tuple[dict, str | None, bool] | None:
+    """A row of the output with a score; why it has none, if it is one without; and whether it is the input's row."""
     try:
         scored = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     names = {column, f"{column}s"}
     if line is None or not isinstance(scored, dict) or not names & scored.keys():
@@ -119,7 +152,7 @@ def _same_row(text: bytes, line: Line | None, column: str) -> tuple[dict, str | 
     if scored.get(column, ...) is None and error in scored:
         why, names = scored[error], {*names, error}
     rest = {key: value for key, value in scored.items() if key not in names}
-    return (scored, why) if _written(rest) == _written(before) else None
+    return scored, why, _written(rest) == _written(before)
 
 
 def bare(line: Line) -> dict[str, Any]:
@@ -131,34 +164,11 @@ def error_column(line: Line, column: str) -> str:
     return f"{column}_error" if "error" in bare(line) else "error"
 
 
+def encoded(line: Line, columns: dict[str, Any]) -> bytes:
+    """A line of the output: the row, and behind its columns those with its scores."""
+    text = json_text({**bare(line), **columns}, ensure_ascii=False)
+    return text.encode(errors="backslashreplace") + b"\n"  # half of a surrogate pair, as JSON writes it
+
+
 def _written(row: dict[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True, default=str)
-
-
-def rejects_of(out: str | Path) -> Path:
-    """Where the lines are told that could not be scored.
-
-    >>> rejects_of("scores.jsonl").name
-    'scores.jsonl.rejects'
-    """
-    return Path(f"{out}.rejects")
-
-
-def _read_rejects(path: Path) -> dict[tuple, dict]:
-    if not path.exists():
-        return {}
-    records = [json.loads(text) for text in path.read_bytes().split(b"\n")[:-1]]
-    return {_key(record): record for record in records}
-
-
-def _key(record: dict) -> tuple:
-    return record.get("file"), record.get("row"), record.get("line")
-
-
-def write_rejects(path: Path, records: Iterable[dict], mode: str) -> None:
-    text = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-    if text:
-        with open(path, mode) as file:
-            file.write(text)
-    elif mode == "wb":
-        path.unlink(missing_ok=True)
+    return json_text(row, sort_keys=True)

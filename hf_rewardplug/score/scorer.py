@@ -75,6 +75,9 @@ class RewardScorer(ScoredRows):
             go before them.
         as_text: keep strings as text where the model was trained on conversations. They become the turns that
             training rendered otherwise, a user's and an assistant's, and a notice says so once.
+        max_length: longest sequence in tokens, each completion by itself; None for no limit but the model's positions.
+        overlong: what becomes of longer ones. "error": a `ValueError`. "drop": too, but `score_file` leaves the row
+            out. "truncate": a completion loses the left of its prompt, as in training; steps are never lost.
 
     >>> scorer = RewardScorer.from_pretrained("runs/orm_gemma")  # doctest: +SKIP
     >>> scorer.score([[{"role": "user", "content": "What is 2+2?"}]], [["4", "5"]])  # doctest: +SKIP
@@ -96,6 +99,8 @@ class RewardScorer(ScoredRows):
         bad_token: str | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         as_text: bool = False,
+        max_length: int | None = None,
+        overlong: str = "error",
     ):
         self.model, self.tokenizer, self._lock = model, tokenizer, threading.Lock()  # of the model's mode
         self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
@@ -122,11 +127,13 @@ class RewardScorer(ScoredRows):
             vocab_size=model.get_input_embeddings().weight.shape[0],
             step_separator="\n" if (text := description.get("step_separator")) is None else text,
             step_token=description.get("step_token"),
+            max_length=max_length,
+            overlong=overlong,
+            positions=learned_positions(model),
         )
         self.separator = separator or self.encoder.step_token or self.encoder.step_separator
         self._labels = {"good_token": good_token, "bad_token": bad_token}
         install_scored_forward(model, tokenizer, **self._labels)
-        self._positions = learned_positions(model)
         self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
         on_cuda = model.device.type == "cuda"
         self._collate = StepCollator(

@@ -25,10 +25,11 @@ from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .dataset_checks import check_batches, empty_stream
-from .metrics import Running, TokenCounter, concatenated, first_seen
-from .model_card import with_usage
+from .metrics import FirstNotFinite, Running, TokenCounter, as_array, unique_items
+from .model_card import fit_names, with_usage
 from .model_init import ModelInitTrainer
 from .objectives.base import Tensors
+from .output_dir import OutputTrainer
 from .packing import check_parallelism, unused_options, why_padded
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 _LEAST = 1e-12  # where nothing has a weight the loss is 0
 
 
-class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
+class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrainer):
     """Mixin in front of a TRL trainer. A subclass sets `training_objective` before it calls TRL's constructor:
     what an item is (a pair, a step, ...), its loss and its figures (`objectives/`).
     """
@@ -65,7 +66,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
         self.model_accepts_loss_kwargs = False  # what transformers < 5.19 asks instead of `loss_is_scaled_for_ga`
         self.current_gradient_accumulation_steps = 1  # of a `training_step` before `train`, which sets it
         self.can_return_loss, self.label_names = True, []
-        self._running, self._tokens = Running(), TokenCounter()
+        self._running, self._tokens, self._not_finite = Running(), TokenCounter(), FirstNotFinite()
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
         check_batches(self.train_dataset, self.eval_dataset, self.args)
@@ -77,7 +78,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
                 logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
         for watch in watches(self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled):
             self.add_callback(watch)
-        self.add_callback(TokenClock(self._tokens, self._running))
+        self.add_callback(TokenClock(self._tokens, self._running, self._not_finite))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)
@@ -116,6 +117,9 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """transformers counts `labels` alone; an item here is a pair, a labelled step, ... (transformers#47688)."""
+        if self._is_over():  # resumed behind its last step, where transformers trains one more
+            self.control.should_training_stop = True
+            return [], None
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batch_samples:
             if self.state.global_step == 0:
@@ -149,6 +153,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
         items = {key: value.detach() for key, value in {"loss": losses, "weight": weights, **items}.items()}
         if self.model.training:
             self._tokens.add(inputs)
+            self._not_finite.add(self.state.global_step + 1, loss, inputs.get(EXAMPLE_ID))
             self._running.add(**self.training_objective.running(items))
         else:
             self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
@@ -166,6 +171,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's averages the averages of the batches."""
         if self.model.training and "loss" in logs:  # the call that every rank makes
+            self.stop_if_not_finite()
             figures = self.training_figures(self._running.read(self._gather_row))
             self.remember(figures, "train")
             logs.update({**figures, **self._tokens.read(self._gather_counts)} if figures else {})
@@ -223,12 +229,20 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, CheckpointTrainer):
             figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
         return figures
 
+    def _clip_grad_norm(self, model):
+        """transformers' goes on with a gradient of NaN, which makes every weight one."""
+        norm = super()._clip_grad_norm(model)
+        whole = torch.is_tensor(norm) and not hasattr(norm, "full_tensor")  # FSDP2's is spread over the ranks
+        if whole and not self.args.fp16:  # whose scaler leaves such a step out
+            self._not_finite.add(self.state.global_step + 1, norm)
+        return norm
+
     def remember(self, figures: dict[str, float], prefix: str) -> None:
         """What a checkpoint should keep of an evaluation's figures, or (prefix "train") of the training logs'."""
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """TRL's tells no figures, and its quick start is a pipeline that knows neither prompts nor steps."""
-        super().create_model_card(model_name, dataset_name, tags)
+        super().create_model_card(*fit_names(model_name, dataset_name), tags)
         card = Path(self.args.output_dir, "README.md")
         if self.is_world_process_zero() and card.is_file():
             card.write_text(with_usage(card.read_text(encoding="utf-8"), self), encoding="utf-8")
@@ -270,26 +284,3 @@ def _gather_on_save(deepspeed_plugin) -> None:
             "`stage3_gather_16bit_weights_on_model_save` is set to true: without it no model would be saved."
         )
         options["stage3_gather_16bit_weights_on_model_save"] = True
-
-
-def unique_items(batches: list[Tensors]) -> dict[str, np.ndarray]:
-    """Items of all batches of all ranks as arrays, those of a repeated example left out."""
-    offset = 0
-    for batch in batches:
-        rows = int(batch["rows"].max()) + 1 if batch.get("rows") is not None and len(batch["rows"]) else 0
-        count = len(batch[EXAMPLE_ID]) if EXAMPLE_ID in batch else rows or len(batch["loss"])
-        batch["rows"] = batch.get("rows", np.arange(count)) + offset
-        batch.setdefault(EXAMPLE_ID, -1 - offset - np.arange(count))
-        offset += count
-    items = concatenated(batches)
-    keep = first_seen(items.pop(EXAMPLE_ID))[items["rows"]]
-    if SUBSET in items:
-        items[SUBSET] = items[SUBSET][items["rows"]]
-    return {key: value[keep] for key, value in items.items()}
-
-
-def as_array(values: torch.Tensor | list[str]) -> np.ndarray:
-    """On the host; floats as fp32, which numpy knows, whatever their dtype."""
-    if not torch.is_tensor(values):
-        return np.array(values)
-    return values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()

@@ -1,36 +1,48 @@
-"""Whole checkpoints: one that was half written is never resumed from, and a saved head is the head that trained.
+"""Checkpoints that a run can go on from, as if it had not been interrupted; NaN is saved in none.
 
-In: a checkpoint's folder, or `output_dir` with several. Out: the newest whole one, or why a folder is none.
-
-transformers writes `trainer_state.json` last, and resumes from the newest folder whether it is there or not. Here that
-file also lists all others with their sizes, so that a folder cut short by a kill or by a copy gives itself away.
+In: a trainer, and what `resume_from_checkpoint` says. Out: a resumed run, and saves that are read back.
 """
 
 import json
 import logging
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list, is_peft_model
+import torch
+from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
+from transformers import EarlyStoppingCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import ADAPTER_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME
 
+from ..data.canonical import EXAMPLE_ID
 from ..model.head import trained_head_state
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.places import step_of
-from ..model.weights import check_saved_head, why_not_readable
+from ..model.weights import check_saved_head
+from .best_metric import check_best_metric
+from .checkpoint_files import (
+    RECORD,
+    checkpoints_of,
+    checksums,
+    file_sizes,
+    flush_to_disk,
+    read_state,
+    whole_checkpoint,
+    why_not_whole,
+)
+from .option_checks import check_budget
 from .rendering import check_date
+from .resuming import check_same_run, run_settings
 
 logger = logging.getLogger(__name__)
-
-RECORD = "rewardplug"
-"""key of `TrainerState.stateful_callbacks` with {"files": {name: bytes}, "num_tokens", "num_unique_tokens"}"""
-
-_UNLISTED = ("README.md", TRAINER_STATE_NAME)
 
 
 class CheckpointTrainer:
     """Mixin in front of a transformers trainer that counts `_tokens`: exact resumes, and saves that are read back."""
+
+    _patience_is_over = False
+    _run_settings: dict = {}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
         """transformers' resumes from a folder that was half written, and TRL's counts tokens from 0 again.
@@ -40,15 +52,72 @@ class CheckpointTrainer:
         alone = self.model_wrapped is self.model and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
         if alone and self.args.world_size > 1 and self.model is not None:  # None: a search has freed the last trial's
             self.model.__dict__.pop("_is_accelerate_prepared", None)
-        if resume_from_checkpoint:
-            folder, record = self._agreed(whole_checkpoint, resume_from_checkpoint, self.args.output_dir)
-            check_date(folder, self.processing_class)
+        check_budget(self.args)
+        self._patience_is_over = False
+        check_best_metric(self)
+        folder, record, self._run_settings = self._agreed(self._found, resume_from_checkpoint, trial)
+        if folder is not None or trial is not None:  # that of a search is a run of its own
             self._tokens.restore(record, here=self.args.process_index == 0)
-            resume_from_checkpoint = str(folder)
-        elif trial is not None:  # of a search, a run of its own
-            self._tokens.restore({}, here=False)
         self._tokens.mark()
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        first, self.args.eval_on_start = self.args.eval_on_start, self.args.eval_on_start and folder is None
+        try:
+            output = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+        finally:
+            self.args.eval_on_start = first
+        self.stop_if_not_finite()
+        return output
+
+    def _found(self, asked: str | bool | None, trial) -> tuple[Path | None, dict, dict]:
+        """The checkpoint to resume from with its record, and what this run will record of itself."""
+        folder, record = whole_checkpoint(asked, self.args.output_dir) if asked else (None, {})
+        if trial is not None or (folder is None and self.args.save_strategy == "no"):
+            return folder, record, {}
+        if folder is not None:  # which explains why the rows differ
+            check_date(folder, self.processing_class)
+        here = run_settings(self)
+        if folder is not None:
+            steps = read_state(folder)["global_step"]
+            for words in check_same_run(self, folder, record.get("run", {}), here, steps):
+                logger.warning("The checkpoint was trained with %s, which gives the same steps.", words)
+        return folder, record, here
+
+    def _load_callback_state(self) -> None:
+        """transformers counts early stopping's patience anew."""
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            saved = self.state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(saved, dict):
+                count = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+                callback.early_stopping_patience_counter = count
+                self._patience_is_over |= count >= callback.early_stopping_patience
+
+    def _is_over(self) -> bool:
+        """Whether a resumed run has trained its last step already."""
+        last = 0 < self.state.max_steps <= self.state.global_step
+        return last or self._patience_is_over or self.control.should_training_stop
+
+    def stop_if_not_finite(self) -> None:
+        """Reads the device: to be called by every rank, where a log or a checkpoint does so anyway.
+
+        Raises:
+            ValueError: the loss or the gradient of a step was NaN or infinite.
+        """
+        step = self._not_finite.read(self._gather_row)
+        if step is not None:
+            ids = self._not_finite.ids(step)
+            ids = gather_object(ids) if self.args.world_size > 1 else ids
+            self._agreed(self._stop, step, ids)
+
+    def _stop(self, step: int, ids: list[int]) -> None:
+        folders = checkpoints_of(self.args.output_dir)
+        last = next((one for one in folders if step_of(one) < step and why_not_whole(one) is None), None)
+        shown = f"{', '.join(map(str, ids[:20]))}{', ...' if ids[20:] else ''}" if ids else "(not known)"
+        raise ValueError(
+            f"Step {step}: the loss or its gradient is NaN or infinite. Its batch has the rows {shown} of the train "
+            f"data set (column '{EXAMPLE_ID}'). Nothing is saved from here on; "
+            f"{f'the last whole checkpoint is {str(last)!r}' if last else 'there is no whole checkpoint'}. Lower the "
+            "learning rate, or look at these rows."
+        )
 
     def _agreed(self, function, *arguments):
         """What the first rank finds, or raises, on every rank."""
@@ -66,19 +135,32 @@ class CheckpointTrainer:
 
     def _save_checkpoint(self, model, trial) -> None:
         """Of a folder that is written again, `trainer_state.json` must go first: it says that the rest is whole."""
+        self.stop_if_not_finite()
         self.state.stateful_callbacks.pop(RECORD, None)  # an earlier checkpoint's
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # transformers looks for each, of a resumed run too
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, {})
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
+        if self.args.should_save and (folder / TRAINER_STATE_NAME).is_file():
+            for path in (folder / TRAINER_STATE_NAME, folder, folder.parent):
+                flush_to_disk(path)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The last files before `trainer_state.json`, which lists them; so every rank's must be there."""
         super()._save_rng_state(output_dir)
-        tokens, unique = self._gather_counts([self._tokens.tokens, self._tokens.unique])
+        tokens, unique = self._gather_counts(list(self._tokens.of_whole_steps))
         self.accelerator.wait_for_everyone()
         files = file_sizes(Path(output_dir)) if self.args.should_save else {}
-        self.state.stateful_callbacks[RECORD] = {"files": files, "num_tokens": tokens, "num_unique_tokens": unique}
+        self.state.stateful_callbacks[RECORD] = {
+            "files": files,
+            "checksums": checksums(Path(output_dir), files, flush=True),
+            "num_tokens": tokens,
+            "num_unique_tokens": unique,
+            "run": self._run_settings,
+        }
 
     def _load_best_model(self) -> None:
         """The calibration belongs to the weights."""
@@ -90,6 +172,8 @@ class CheckpointTrainer:
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """With an adapter the model's config too, and read back before it counts as saved."""
+        if self.args.should_save and not getattr(self, "is_distributed_loading_by_transformers", False):
+            check_finite(state_dict or {n: p for n, p in self.model.named_parameters() if p.requires_grad})
         super()._save(output_dir, state_dict)
         folder = output_dir or self.args.output_dir
         if not self.args.should_save or state_dict == {}:  # transformers' dummy, where ZeRO-3 gathers nothing
@@ -112,89 +196,16 @@ class CheckpointTrainer:
             self.model.config.save_pretrained(folder)
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """{name: bytes} of all files below `folder`, but for the model card, which people edit."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _UNLISTED)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def read_record(folder: Path) -> dict:
-    """What this package wrote into the checkpoint's `trainer_state.json`; {} of somebody else's."""
-    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    if not isinstance(state, dict):
-        raise ValueError(f"{TRAINER_STATE_NAME} is no object")
-    return (state.get("stateful_callbacks") or {}).get(RECORD, {})
-
-
-def why_not_whole(folder: Path) -> str | None:
-    """Why a run cannot be resumed from `folder`, or None. Somebody else's checkpoint is read as far as it tells."""
-    if not folder.is_dir():
-        return "there is no such folder"
-    try:
-        record = read_record(folder)
-    except FileNotFoundError:
-        return f"{TRAINER_STATE_NAME}, which is written last, is missing"
-    except ValueError:
-        return f"{TRAINER_STATE_NAME} is cut off"
-    sizes = file_sizes(folder)
-    for name, size in record.get("files", {}).items():
-        if name not in sizes:
-            return f"{name} is missing"
-        if sizes[name] != size and not _is_json(folder / name):  # which people edit
-            return f"{name} has {sizes[name]} of {size} bytes"
-    if missing := _missing_state(folder):
-        return (
-            f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing (`save_only_model=True` saves none of "
-            "them), so the optimizer, the learning rate or the random numbers would start anew. To train on from its "
-            f"weights alone, give model='{folder}'"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights and any(
-        (folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
-    ):
-        return "its weights are a pickle, which can run code when it is read; safetensors alone are"
-    return next((reason for path in weights if (reason := why_not_readable(path))), None)
-
-
-def _missing_state(folder: Path) -> list[str]:
-    """What transformers would not restore, and say nothing: it looks for each file and goes on without."""
-    files = {"rng_state": "rng_state.pth"}  # or `rng_state_<rank>.pth`
-    if not any(folder.glob("global_step*")):  # DeepSpeed's own folder, with the optimizer and mostly the schedule
-        files = {"optimizer": "optimizer.pt", "scheduler": "scheduler.pt", **files}  # FSDP: optimizer.bin, optimizer_0/
-    return [name for kind, name in files.items() if not any(folder.glob(f"*{kind}*"))]
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        return path.suffix == ".json" and json.loads(path.read_text(encoding="utf-8")) is not None
-    except ValueError:
-        return False
-
-
-def whole_checkpoint(asked: str | bool, output_dir: str) -> tuple[Path, dict]:
-    """The folder to resume from, and its record: the one `asked` for, or (True) the newest whole one in `output_dir`.
-
-    Raises:
-        ValueError: it is not whole, or there is none.
+def check_finite(tensors: dict[str, torch.Tensor]) -> None:
     """
-    if asked is not True:
-        if reason := why_not_whole(Path(asked)):
-            raise ValueError(
-                f"resume_from_checkpoint='{asked}' cannot be resumed from: {reason}. Give another checkpoint, or True "
-                "for the newest whole one in `output_dir`."
-            )
-        return Path(asked), read_record(Path(asked))
-    folders = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if step_of(path) is not None]
-    reasons = {}
-    for folder in sorted(folders, key=step_of, reverse=True):
-        reasons[folder.name] = why_not_whole(folder)
-        if reasons[folder.name] is None:
-            return folder, read_record(folder)
-        logger.warning("'%s' is not a whole checkpoint and is passed over: %s.", folder, reasons[folder.name])
-    none = "has no checkpoint"
-    if reasons:
-        newest, reason = next(iter(reasons.items()))
-        none = f"has no whole one among its {len(folders)} checkpoints. Of the newest, {newest}, {reason}"
-    raise ValueError(
-        f"resume_from_checkpoint=True, but output_dir='{output_dir}' {none}. Leave it out to start from the beginning."
-    )
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    for name, tensor in tensors.items():
+        kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        if tensor.dtype in kinds and tensor.numel() and tensor.device.type != "meta":
+            if not all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach())):
+                raise ValueError(
+                    f"The weights hold NaN or infinity (the first is '{name}') and are not saved. Lower the learning "
+                    "rate, or go on from an earlier checkpoint."
+                )

@@ -7,8 +7,44 @@ import numpy as np
 import torch
 
 from .losses import rao_kupper_probabilities
+from .option_checks import LIST_LOSSES, PAIR_LOSSES, STEP_LOSSES
 
 _ERRORS = ("loss", "error", "ece", "mse", "rmse", "mae", "brier", "brier_score", "nll", "ties", "tie_rate")
+
+
+_SPREAD = ("min_reward", "mean_reward", "max_reward", "std_reward")
+_OUTCOME = ("accuracy", "ece", "auroc")
+
+OF_EVERY_EVALUATION = (
+    *("num_tokens", "runtime", "samples_per_second", "steps_per_second"),
+    *("model_preparation_time", "jit_compilation_time"),
+)
+"""what this package and transformers add to the figures of any loss"""
+
+
+def figure_names(loss_type: str, attributes: list[str] | None = None) -> tuple[str, ...]:
+    """All that an evaluation can tell of a loss; some figures depend on the data.
+
+    >>> figure_names("cross_entropy")
+    ('loss', 'accuracy', 'f1_wrong', 'wrong_rate', 'first_wrong_accuracy', 'auroc')
+    """
+    if loss_type in PAIR_LOSSES:
+        return (
+            "loss",
+            "accuracy",
+            "ties",
+            "margin",
+            "ece",
+            *_SPREAD,
+            *["outcome_accuracy"] * (loss_type == "rao_kupper"),
+        )
+    if loss_type in LIST_LOSSES:
+        return ("loss", "accuracy", "best_accuracy", "ece", *_SPREAD)
+    if loss_type in STEP_LOSSES:
+        steps = ("loss", "accuracy", "f1_wrong", "wrong_rate", "first_wrong_accuracy", "auroc")
+        return (*steps, *(f"outcome_{name}" for name in _OUTCOME if loss_type == "min_form"))
+    of_scores = _OUTCOME if loss_type == "bce" else ("mse", "mae", "pearson")
+    return ("loss", *of_scores, *(f"{one}_{name}" for one in attributes or () for name in of_scores), *_SPREAD)
 
 
 def lower_is_better(name: str) -> bool:

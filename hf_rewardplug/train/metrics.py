@@ -5,11 +5,15 @@ Training keeps `Running` sums on the device and reads them at the logging interv
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from transformers.trainer_utils import EvalPrediction
+
+from ..data.canonical import EXAMPLE_ID, SUBSET
 
 
 class Running:
@@ -66,6 +70,48 @@ class Running:
         return figures
 
 
+class FirstNotFinite:
+    """The first step with a loss or a gradient of NaN or infinity, kept on the device until a log reads it.
+
+    >>> first = FirstNotFinite()
+    >>> first.add(1, torch.tensor(0.5), ids=torch.tensor([4, 2]))
+    >>> first.add(2, torch.tensor(torch.nan), ids=torch.tensor([7]))
+    >>> first.read(gather=lambda vector: vector[None]), first.ids(2)
+    (2, [7])
+    """
+
+    _NEVER = 1 << 62
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._first: torch.Tensor | None = None
+        self._batches: deque = deque(maxlen=1000)  # a run may never log
+
+    def add(self, step: int, value: torch.Tensor, ids: torch.Tensor | None = None) -> None:
+        """Look at a 0-dim tensor of `step`; `ids` of the batch's rows are kept as they are."""
+        bad = ~value.detach().isfinite()
+        first = torch.full((), self._NEVER, dtype=torch.int64, device=bad.device).masked_fill_(bad, step)
+        self._first = first if self._first is None else torch.minimum(self._first, first)
+        if ids is not None:
+            self._batches.append((step, bad, ids))
+
+    def read(self, gather) -> int | None:
+        """The step, of all ranks', or None. `gather`: (1,) -> (ranks, 1), called on every rank or none."""
+        if self._first is None:
+            return None
+        step = int(gather(self._first[None]).min())
+        return None if step == self._NEVER else step
+
+    def ids(self, step: int) -> list[int]:
+        """Rows of this rank's bad batches of `step`; of all its batches where the gradient alone was bad."""
+        of_step = [(bool(bad), ids.tolist()) for at, bad, ids in self._batches if at == step]
+        bad = [ids for is_bad, ids in of_step if is_bad] or [ids for _, ids in of_step]
+        return [row for ids in bad for row in ids]
+
+
 def precise(values: torch.Tensor) -> torch.Tensor:
     """fp64, where the device has it: the spread of rewards around 1,000 is lost among their squares in fp32."""
     return values.float() if values.device.type in ("mps", "xpu") else values.double()
@@ -84,6 +130,7 @@ class TokenCounter:
     def __init__(self):
         self.tokens: torch.Tensor | int = 0
         self.unique: torch.Tensor | int = 0
+        self.of_whole_steps = self.tokens, self.unique
         self._last = (0, 0, time.perf_counter())
         self.mark()
 
@@ -99,7 +146,7 @@ class TokenCounter:
     def restore(self, record: dict, *, here: bool) -> None:
         """Go on from a checkpoint's counts over all ranks; one rank (`here`) holds them from now on."""
         counts = [record.get(key, 0) for key in ("num_tokens", "num_unique_tokens")]
-        self.tokens, self.unique = counts if here else (0, 0)
+        self.tokens, self.unique = self.of_whole_steps = tuple(counts) if here else (0, 0)
         self._last = (*counts, time.perf_counter())
 
     def mark(self) -> None:
@@ -109,7 +156,12 @@ class TokenCounter:
     def start(self) -> None:
         """Begin an interval now, at the counts that were marked: `auto_find_batch_size` starts a run again."""
         self.tokens, self.unique, last = self._marked
+        self.end_step()
         self._last = (*last, time.perf_counter())
+
+    def end_step(self) -> None:
+        """Remember the counts for a checkpoint that is saved in the middle of a step (on SIGTERM)."""
+        self.of_whole_steps = self.tokens, self.unique
 
     def pause(self, seconds: float) -> None:
         """Leave `seconds` out of the interval's time: an evaluation's."""
@@ -159,6 +211,29 @@ def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
         width = max(array.shape[1] for array in arrays)
         arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=np.nan) for array in arrays]
     return np.concatenate(arrays)
+
+
+def unique_items(batches: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Items of all batches of all ranks as arrays, those of a repeated example left out."""
+    offset = 0
+    for batch in batches:
+        rows = int(batch["rows"].max()) + 1 if batch.get("rows") is not None and len(batch["rows"]) else 0
+        count = len(batch[EXAMPLE_ID]) if EXAMPLE_ID in batch else rows or len(batch["loss"])
+        batch["rows"] = batch.get("rows", np.arange(count)) + offset
+        batch.setdefault(EXAMPLE_ID, -1 - offset - np.arange(count))
+        offset += count
+    items = concatenated(batches)
+    keep = first_seen(items.pop(EXAMPLE_ID))[items["rows"]]
+    if SUBSET in items:
+        items[SUBSET] = items[SUBSET][items["rows"]]
+    return {key: value[keep] for key, value in items.items()}
+
+
+def as_array(values: torch.Tensor | list[str]) -> np.ndarray:
+    """On the host; floats as fp32, which numpy knows, whatever their dtype."""
+    if not torch.is_tensor(values):
+        return np.array(values)
+    return values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
 
 
 def compute_accuracy(eval_pred: EvalPrediction) -> dict[str, float]:

@@ -5,13 +5,20 @@ In: a trainer that has evaluated. Out: Markdown in place of the template's quick
 
 import json
 import re
+from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model
 
 from ..model.head_layers import beyond_plain
+from ..texts import markdown_name, one_line
 
 _QUICK_START = re.compile(r"^## Quick start$.*?(?=^## )", re.MULTILINE | re.DOTALL)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+_ON_THE_HUB = rf"\[(?!None\]){_HUB_ID.pattern}\]\(https://huggingface\.co/{_HUB_ID.pattern}\)(?:\.$| on the \[)"
+_LOCAL_MODEL = re.compile(rf"(?<=fine-tuned version of )(?!{_ON_THE_HUB})\[.*\]\(.*\)(?=\.$| on the \[)", re.MULTILINE)
+_LOCAL_BASE = re.compile(rf"^base_model: (?!{_HUB_ID.pattern}$).*\n", re.MULTILINE)
 
 _SCORE = {
     "orm": """from hf_rewardplug import RewardScorer
@@ -82,7 +89,7 @@ was trained, so other tokens may be likelier than both.""",
 
 def with_usage(card: str, trainer) -> str:
     """TRL's card with this package's sections in place of its quick start."""
-    name = trainer.hub_model_id or trainer.args.hub_model_id or trainer.args.output_dir
+    name = trainer.hub_model_id or trainer.args.hub_model_id or _own_name(trainer.args.output_dir)
     description = trainer.model.config.rewardplug
     kind = description["kind"]
     labels = [description[key] for key in ("bad_token", "good_token") if key in description]
@@ -93,7 +100,7 @@ def with_usage(card: str, trainer) -> str:
     plain = name + "-merged" * adapter
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
     names = {"name": plain, "separator": separator, "probability": probability, "labels": labels, "weights": weights}
-    names |= {"attributes": ", ".join(trainer.args.attributes) if weights else ""}
+    names |= {"attributes": ", ".join(map(one_line, trainer.args.attributes)) if weights else ""}
     names |= {"dtype": "" if trainer.model.dtype == torch.float32 else ', dtype="float32"'}  # or the head is rounded
     names |= (
         _turns(plain, description) if description.get("rows") == "turns" else _text(plain, trainer.processing_class)
@@ -111,8 +118,28 @@ def with_usage(card: str, trainer) -> str:
         *_data(trainer),
     ]
     text = "\n\n".join(sections) + "\n\n"
-    card = card.replace("[None](https://huggingface.co/None)", "a local model")  # TRL's words for one
+    card = _LOCAL_MODEL.sub("a local model", _LOCAL_BASE.sub("", card))
     return _QUICK_START.sub(lambda _: text, card, count=1)
+
+
+def _own_name(folder: str) -> str:
+    """A folder as the card calls it: as somebody wrote it, but nobody learns where the home of the writer is.
+
+    >>> _own_name("runs/orm"), _own_name("/home/me/runs/orm")
+    ('runs/orm', 'orm')
+    """
+    return folder if not Path(folder).is_absolute() and ".." not in Path(folder).parts else Path(folder).resolve().name
+
+
+def fit_names(model_name: str | None, dataset_name: str | None) -> tuple[str | None, str | None]:
+    """Names for TRL's template, which puts them into a heading and links: the data set's where it is one of the hub.
+
+    >>> fit_names("# <b>orm</b>", "/home/me/pairs.jsonl"), fit_names("orm", "trl-lib/math_shepherd")
+    (('b orm b', None), ('orm', 'trl-lib/math_shepherd'))
+    """
+    if model_name is not None:
+        model_name = " ".join(re.findall(r"[\w.-]+", model_name))
+    return model_name, dataset_name if dataset_name and _HUB_ID.fullmatch(dataset_name) else None
 
 
 def _text(name: str, tokenizer) -> dict[str, str]:
@@ -162,7 +189,7 @@ def _looks(description: dict) -> list[str]:
     }
     sentences = [words[rows]] if rows else []
     if kwargs and rows != "text":
-        sentences.append(f"The chat template got `{kwargs}`, and gets it from `RewardScorer` too.")
+        sentences.append(f"The chat template got {markdown_name(str(kwargs))}, and gets it from `RewardScorer` too.")
     if day and rows != "text":
         sentences.append(f"Where the chat template asks for the date of the day, it is {day} on every day.")
     return [" ".join(sentences)] if sentences else []
@@ -180,7 +207,7 @@ def _without_us(form: str, names: dict, adapter: str | None) -> list[str]:
 def _figures(trainer) -> list[str]:
     """A table of each eval set's last figures."""
     rows = [
-        f"| {prefix} | {key} | {value:.4g} |"
+        f"| {markdown_name(prefix)} | {markdown_name(key)} | {value:.4g} |"
         for prefix, figures in trainer.evaluated.items()
         for key, value in figures.items()
         if key != "num_tokens"
@@ -191,4 +218,6 @@ def _figures(trainer) -> list[str]:
 def _data(trainer) -> list[str]:
     """How many rows were seen, and which were left out or cut and why."""
     reports = [str(report) for report in trainer.preparation_reports.values() if report.rows or report.seen is not None]
-    return ["## Data\n\n```\n" + "\n".join(reports) + "\n```"] if reports else []
+    text = "\n".join(reports)
+    fence = "`" * max([3, *(1 + len(run) for run in re.findall("`+", text))])  # no text of the data ends it
+    return [f"## Data\n\n{fence}\n{text}\n{fence}"] if reports else []

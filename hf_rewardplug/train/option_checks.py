@@ -149,6 +149,14 @@ def _check_number(config, name: str, holds: Callable[[float], bool], words: str)
         raise ValueError(f"{name}={value!r}; expected {words}.")
 
 
+def check_budget(args) -> None:
+    """A run of no step: transformers saves the untrained model as its result."""
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise ValueError(f"max_steps={args.max_steps}; expected 1 or more, or -1 to train num_train_epochs.")
+    if not 0 < args.num_train_epochs < math.inf:
+        raise ValueError(f"num_train_epochs={args.num_train_epochs}; expected a number above 0.")
+
+
 def check_offloading(args) -> None:
     """`activation_offloading` has an accelerator to offload from; TRL's code fails on a CPU."""
     if getattr(args, "activation_offloading", False) and args.device.type == "cpu":

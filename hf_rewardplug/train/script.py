@@ -6,6 +6,8 @@ file.yaml` too). Out: a trained model in `output_dir` itself, `eval_results.json
 
 import logging
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from transformers.utils import is_liger_kernel_available, is_torch_bf16_gpu_avai
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.files import at_most, hold_out, load_split
+from ..data.yaml_file import read_yaml
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
+from ..texts import USER_ERRORS, error_text
 from .mixture import load_mixture
 from .summary import print_summary, save_items
 
@@ -102,6 +106,8 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         deepspeed: ZeRO config to take under the `deepspeed` launcher when none is given.
     """
     classes = (RecipeArguments, config_class, ModelConfig)
+    if "--config" in sys.argv[:-1]:  # TRL's parser reads it without a bound, and takes the last of two equal keys
+        read_yaml(sys.argv[sys.argv.index("--config") + 1], such_as="max_length: 512")
     look = _Given(classes, add_help=False)
     look.set_defaults_with_config(**dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps")))
     given = look.parse_args_and_config(fail_with_unknown_args=False)  # None: neither asked for
@@ -137,6 +143,21 @@ class _Given(TrlParser):
 
     def parse_args_into_dataclasses(self, args=None, **options):
         return self.parse_known_args(args)[0]
+
+
+def in_one_line(main: Callable[[], Any]) -> str | None:
+    """Run `main`; what the user can mend ends as one line, for `sys.exit`. REWARDPLUG_DEBUG=1 shows the traceback.
+
+    >>> in_one_line(lambda: int("x"))
+    "error: invalid literal for int() with base 10: 'x'"
+    """
+    try:
+        main()
+    except USER_ERRORS as error:
+        if os.environ.get("REWARDPLUG_DEBUG"):
+            raise
+        return error_text(error)
+    return None
 
 
 def under_deepspeed_launcher() -> bool:
@@ -242,6 +263,11 @@ def run(trainer, arguments: RecipeArguments | None = None) -> dict[str, float]:
     `resume_from_checkpoint` may be a folder, or "true" for the newest whole checkpoint in `output_dir`.
     """
     fill_batches(trainer, {} if arguments is None else arguments.if_packed)
+    with trainer.alone():
+        return _run(trainer)
+
+
+def _run(trainer) -> dict[str, float]:
     resume = trainer.args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from ..data.canonical import SUBSET
+from ..texts import clean, one_line
 from .displays import display_of
 
 
@@ -20,10 +21,10 @@ def print_summary(trainer, output) -> None:
     table = list(display.table(before))
     width = max(34, *(len(name) for name, _, _ in table))
     for name, first, last in table:
-        print(f"  {name:<{width}}{first:>10}{last:>10}")
+        print(f"  {one_line(name):<{width}}{first:>10}{last:>10}")
     print("\nThree held-out examples")
     for (row, prediction), _ in zip(display.rows(), range(3), strict=False):
-        print("\n".join(display.example(row, prediction)))
+        print(clean("\n".join(display.example(row, prediction))))
     plot = save_plot(trainer, output, folder / "training.png")
     print(f"\nModel, tokenizer and eval_results.json: {folder}")
     print(f"A page of it all: rewardplug report {folder}")

@@ -138,6 +138,7 @@ def plugin(monkeypatch, tmp_path):
 
         monkeypatch.setattr(metadata, "entry_points", entry_points)
         monkeypatch.setattr(registry, "_entry_points_loaded", False)
+        monkeypatch.setattr(registry, "_broken", {})
         return looked_up
 
     yield install
@@ -174,11 +175,19 @@ def test_an_entry_point_that_registers_itself_keeps_its_name_and_columns(plugin)
         (PLAIN, "rewardplug_fake:other", "AttributeError"),
     ],
 )
-def test_an_entry_point_that_fails_is_named(plugin, source, value, why):
+def test_an_entry_point_that_fails_is_named_when_asked_for_and_stops_no_other_adapter(plugin, source, value, why):
     plugin(source, value)
+    message = rf"entry point 'fake' \({value}\) cannot be loaded: {why}"
     for _ in range(2):  # it does not become silent the second time
-        with pytest.raises(ImportError, match=rf"entry point 'fake' \({value}\) cannot be loaded: {why}"):
-            get_adapter("preference")
+        assert get_adapter("preference").name == "preference"
+        assert detect_adapter(["chosen", "rejected"], {"chosen": "a", "rejected": "b"}).name == "preference"
+        assert "preference" in adapter_names() and "fake" not in adapter_names()
+        with pytest.raises(ImportError, match=message):
+            get_adapter("fake")
+        with pytest.raises(ValueError, match=f"(?s)unknown adapter 'fake.votes'.*{message}"):
+            get_adapter("fake.votes")
+        with pytest.raises(ValueError, match=f"(?s)no known format fits.*{message}"):
+            detect_adapter(["good", "bad"], {"good": "a", "bad": "b"})
 
 
 @pytest.mark.parametrize("module", MODULES)

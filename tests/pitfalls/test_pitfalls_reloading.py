@@ -12,7 +12,8 @@ from undo import fails_without
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.model import weights
-from hf_rewardplug.train import checkpoints, reward_trainer
+from hf_rewardplug.train import checkpoint_files as checkpoints
+from hf_rewardplug.train import reward_trainer
 
 STATE = ["optimizer.pt", "scheduler.pt", "rng_state.pth"]
 

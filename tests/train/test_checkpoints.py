@@ -10,8 +10,8 @@ from datasets import Dataset
 from rows import quick, solutions, text_pairs
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.train import checkpoints
-from hf_rewardplug.train.checkpoints import whole_checkpoint, why_not_whole
+from hf_rewardplug.train import checkpoint_files
+from hf_rewardplug.train.checkpoint_files import whole_checkpoint, why_not_whole
 
 KINDS = {"orm": (RewardTrainer, RewardConfig, text_pairs), "prm": (PRMTrainer, PRMConfig, solutions)}
 
@@ -115,13 +115,13 @@ def test_an_edited_json_file_is_whole_and_a_broken_one_is_not(output_dir):
     config.write_text(config.read_text().rstrip()[:-1])
     assert "config.json has" in why_not_whole(output_dir / "checkpoint-6")
     (output_dir / "checkpoint-6" / "trainer_state.json").write_text("[]")
-    assert why_not_whole(output_dir / "checkpoint-6") == "trainer_state.json is cut off"
+    assert why_not_whole(output_dir / "checkpoint-6") == "trainer_state.json is cut off or damaged"
 
 
 def test_a_model_only_checkpoint_of_a_resumed_run_lists_no_other_s_files(output_dir, assets):
     resumed = trainer_for("orm", assets / "stories260K", output_dir, max_steps=8, save_only_model=True)
     resumed.train(resume_from_checkpoint=True)
-    assert checkpoints.read_record(output_dir / "checkpoint-8") == {}
+    assert checkpoint_files.read_record(output_dir / "checkpoint-8") == {}
     assert "optimizer.pt and scheduler.pt and rng_state.pth are missing" in why_not_whole(output_dir / "checkpoint-8")
 
 
@@ -171,7 +171,7 @@ def test_trl_resumes_from_ours(whole_run, output_dir, assets):
 def test_pickled_weights_are_no_checkpoint(output_dir):
     newest = output_dir / "checkpoint-6"
     state = json.loads((newest / "trainer_state.json").read_text())
-    state["stateful_callbacks"].pop(checkpoints.RECORD)
+    state["stateful_callbacks"].pop(checkpoint_files.RECORD)
     (newest / "trainer_state.json").write_text(json.dumps(state))
     assert why_not_whole(newest) is None
     (newest / "model.safetensors").rename(newest / "pytorch_model.bin")

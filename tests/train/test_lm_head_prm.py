@@ -108,7 +108,7 @@ def test_losses_and_gradients_are_those_of_the_whole_vocabulary(sharing, base, t
         assert (a.grad - b.grad).norm() <= 1e-4 * a.grad.norm() + 1e-7, name
 
 
-def test_it_learns_and_stays_a_causal_lm(base, tmp_path):
+def test_it_learns_and_stays_a_causal_lm(base, tmp_path, monkeypatch):
     learning = {"max_steps": 40, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "logging_steps": 10}
     trainer = trainer_for(base, tmp_path / "out", rows=ROWS[:16], options=learning)
     trainer.train()
@@ -133,6 +133,7 @@ def test_it_learns_and_stays_a_causal_lm(base, tmp_path):
     assert all(finding.ok is not False for finding in findings.values()), findings
     assert findings["scores in fp32"].ok and "'+' (id 13) is right" in findings["label tokens"].found
     card = ModelCard.load(str(Path(folder, "README.md")))
+    monkeypatch.chdir(Path(folder).parent)  # the card names the folder alone
     assert "prompt_logprobs" in card.text and "['-', '+']" in card.text
     by_scorer, _, by_hand = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
     assert evaluated(by_hand)[1].item() == pytest.approx(evaluated(by_scorer)[0][0], abs=1e-4)

@@ -555,7 +555,7 @@ RANKED = {"completion_ids": [[1, 5], [1, 6], [1, 7]], "scores": [1.0, 2.0, 3.0]}
         ({"loss_type": "hinge"}, {**TOKENIZED, "chosen_probability": 0.9}, "'chosen_probability': .*no use for it"),
         ({"loss_type": "rao_kupper"}, {**TOKENIZED, "margin": 0.9}, "'margin': .*no use for it"),
         ({"loss_type": "bce"}, {"input_ids": [1, 5], "scores": [4.0]}, "'scores': 4.0 is outside"),
-        ({"loss_type": "plackett_luce"}, {**RANKED, "scores": [1.0, float("nan"), 3.0]}, "'scores': expected finite"),
+        ({"loss_type": "plackett_luce"}, {**RANKED, "scores": [1.0, float("nan"), 3.0]}, "'scores': expected a finite"),
         ({"loss_type": "plackett_luce"}, {**RANKED, "weight": -1.0}, "'weight': expected a number of 0 or more"),
     ],
 )

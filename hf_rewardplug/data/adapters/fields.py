@@ -5,10 +5,9 @@ column that holds the row, where that is a dict within a column.
 """
 
 import json
-import math
 from typing import Any
 
-from ..canonical import RowError
+from ..canonical import RowError, finite
 from ..messages import cleaned_message
 
 Row = dict[str, Any]
@@ -63,8 +62,7 @@ def items(row: Row, column: str, inside: str | None = None) -> list:
 def number(row: Row, column: str, inside: str | None = None) -> int | float:
     """A finite number: not a number in text, no bool, no NaN (which would be neither a preference nor a tie)."""
     value = field(row, column, inside)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RowError(f"expected a finite number, found {shown(value)}", _name(column, inside))
+    finite(value, _name(column, inside))
     return value
 
 

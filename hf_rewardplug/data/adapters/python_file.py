@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
+from ..fingerprint import file_state
+
 _PLACE = re.compile(r"(?P<path>.+\.py):(?P<name>[^/\\]+)")
 
 
@@ -33,7 +35,7 @@ def module_of(place: str) -> tuple[ModuleType, str]:
     path = Path(found["path"]).expanduser()
     if not path.is_file():
         raise ValueError(f"adapter '{place}': there is no file '{path}'. Give its path from here, or a whole one.")
-    return _run(path.resolve(), path.stat().st_mtime_ns), found["name"]
+    return _run(path.resolve(), file_state(path)), found["name"]
 
 
 def functions_of(module: ModuleType) -> list[str]:
@@ -42,7 +44,7 @@ def functions_of(module: ModuleType) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _run(path: Path, changed: int) -> ModuleType:
+def _run(path: Path, state: tuple) -> ModuleType:
     """The module, run once as long as its file does not change.
 
     It does not stay in `sys.modules`, so that `datasets` takes its functions for what they are: a changed adapter is

@@ -21,6 +21,7 @@ TRL_COLUMNS = (("prompt", "chosen", "rejected"), ("prompt", "completions", "labe
 
 _adapters: dict[str, "Adapter"] = {}  # in the order of registration: detection prefers the last
 _entry_points_loaded = False
+_broken: dict[str, str] = {}  # name of an entry point: why it cannot be loaded
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,13 @@ def get_adapter(name: str) -> Adapter:
     _load_entry_points()
     if name in _adapters:
         return _adapters[name]
+    if name in _broken:
+        raise ImportError(_broken[name])
     if python_file.is_place(name):
         return _of_file(name)
     nearest = difflib.get_close_matches(str(name).lower(), _adapters, n=1, cutoff=0.0)
     names = ", ".join(nearest + [other for other in sorted(_adapters) if other not in nearest])
+    names = "; ".join([names, *_broken.values()])  # a broken package may bring the name by decorator
     raise ValueError(f"unknown adapter '{name}'. Known, the nearest first: {names}. Add yours with @register_adapter")
 
 
@@ -223,11 +227,11 @@ def _load_entry_points() -> None:
                 raise TypeError(f"it is {type(function).__name__}, not a function")
             if all(adapter.function is not function for adapter in _adapters.values()):
                 register_adapter(entry_point.name)(function)
-        except Exception as error:  # a third party's code can fail in any way; the user must learn whose it is
-            raise ImportError(
+        except (Exception, SystemExit) as error:  # a third party's code can fail in any way
+            _broken[entry_point.name] = (
                 f"the adapter entry point '{entry_point.name}' ({entry_point.value}) cannot be loaded: "
                 f"{type(error).__name__}: {error}. Repair or uninstall the package that brings it"
-            ) from error
+            )
     _entry_points_loaded = True
 
 
@@ -250,6 +254,7 @@ def _nothing_fits(columns: list[str]) -> str:
             lines.append(f"  {name}: {', '.join(adapter.columns)}{why}")
     by_name = ", ".join(name for name, adapter in sorted(_adapters.items()) if adapter.columns is None)
     lines.append(f"By name only: {by_name}")
+    lines += _broken.values()
     lines.append(
         "Rename with column_mapping={expected name: column of the data}, name the format, or @register_adapter."
     )

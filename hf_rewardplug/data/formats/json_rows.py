@@ -15,6 +15,8 @@ from .unpacked import BrokenFile
 _BEGINNING = 1024
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\r\n"
+_DEEPEST = 200
+_TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} deep"
 
 
 def read_json(path: Path, table: Path) -> Iterator[FileRow]:
@@ -101,8 +103,11 @@ def _list(path: Path, content: bytes) -> list[FileRow]:
         line, seen = line + text.count("\n", seen, place), place
         try:
             row, end = decoder.raw_decode(text, place)
+            _shallow(row, text[place:end])
         except json.JSONDecodeError as error:
             raise fault(error.msg, error.pos) from error
+        except RecursionError:
+            raise fault(_TOO_DEEP, place) from None
         except ValueError as error:
             raise fault(str(error), place) from error
         wrong = None if isinstance(row, dict) else _no_object(row)
@@ -127,7 +132,25 @@ def _behind_space(text: str, place: int) -> int:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_each_once)
+    try:
+        return _shallow(json.loads(text, object_pairs_hook=_each_once), text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+def _shallow(value: Any, text: str) -> Any:
+    """The value, unless it is nested so deep that who reads or writes it later would run out of stack."""
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level, depth = [value], 0
+        while level := [inner for outer in level for inner in _inner(outer)]:
+            depth += 1
+            if depth > _DEEPEST:
+                raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _inner(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from typing import IO
 
 import datasets
 
+import hf_rewardplug
+
+from ..fingerprint import file_state
 from .csv_cells import CsvError, column_kinds, write_parquet
 from .names import bare_name, file_format
 
@@ -81,8 +84,7 @@ def _typed(path: Path, kinds: dict[str, list[str]], names: list[str]) -> Path:
 
 def _cached(path: Path, suffix: str, write: Callable[[Path, Path], None], how: str = "") -> Path:
     """What `write` makes of `path`, in the cache of `datasets`; processes that do it at the same time do no harm."""
-    state = path.stat()
-    key = blake2b(repr((str(path.resolve()), state.st_mtime_ns, state.st_size, how)).encode(), digest_size=12)
+    key = blake2b(repr((file_state(path), hf_rewardplug.__version__, how)).encode(), digest_size=12)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "rewardplug"
     target = folder / f"{bare_name(path)}-{key.hexdigest()}{suffix}"
     if not target.exists():

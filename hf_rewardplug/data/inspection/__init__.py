@@ -162,7 +162,7 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> tuple[Any, di
         ValueError: there is none that can be loaded.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(

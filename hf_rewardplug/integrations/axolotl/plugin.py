@@ -18,7 +18,7 @@ from transformers.utils import CONFIG_NAME as CONFIG
 
 from ...model.attention import default_attention, why_not
 from ...model.head import HEAD_NAME
-from ...train.checkpoints import PREFIX_CHECKPOINT_DIR, whole_checkpoint
+from ...train.checkpoint_files import AUTO, whole_checkpoint
 from . import keys
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
@@ -150,9 +150,10 @@ class RewardPlugPlugin(BasePlugin):
         if self.kind is None:
             return
         self.trainer = weakref.ref(trainer)
-        started = any(Path(cfg.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-        if cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint and started:
-            cfg.resume_from_checkpoint = str(whole_checkpoint(True, cfg.output_dir)[0])
+        if cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint:
+            folder, _ = whole_checkpoint(AUTO, cfg.output_dir)
+            cfg.resume_from_checkpoint = folder and str(folder)
+            cfg.auto_resume_from_checkpoints = folder is not None
 
     def post_train(self, cfg, model) -> None:
         """axolotl saves the model by itself, without what a scorer must know of an adapter's."""

@@ -15,7 +15,8 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ... import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 from ...data.chat_templates import set_chat_template
-from ...train.checkpoints import PREFIX_CHECKPOINT_DIR
+from ...data.yaml_file import read_yaml
+from ...train.checkpoint_files import AUTO
 from ...train.script import deepspeed_on_cpu, on_cpu_under_launcher, run
 from .config import Settings, translate
 from .data import train_and_held_out
@@ -37,22 +38,6 @@ def train_file(path: str | Path, *, tell: Callable[[str], Any] = print) -> dict[
         for key, why in settings.ignored.items():
             tell(f"not taken  {key}: {why}")
     return run(make_trainer(settings))
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """
-    Raises:
-        ValueError: no YAML, or no keys with values. OSError: no such file.
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"'{path}' holds {type(found).__name__}; expected keys, such as `base_model: ...`.")
-    return found
 
 
 def make_trainer(settings: Settings):
@@ -97,9 +82,8 @@ def _arguments(settings: Settings) -> dict[str, Any]:
         if "fsdp" in arguments:
             raise ValueError("`fsdp_config` shards a model over GPUs. Take it out: ranks on CPUs have whole ones.")
         arguments |= {"accelerator_config": deepspeed_on_cpu()} if "deepspeed" in arguments else {"use_cpu": True}
-    checkpoints = Path(arguments["output_dir"]).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    if settings.auto_resume and any(checkpoints):
-        arguments.setdefault("resume_from_checkpoint", "true")
+    if settings.auto_resume:
+        arguments.setdefault("resume_from_checkpoint", AUTO)
     return arguments
 
 

@@ -132,4 +132,8 @@ def number(key: str, value: Any, *, whole: bool = False) -> int | float:
         raise ValueError(f"`{key}` is {value!r}; expected a {'whole ' * whole}number.")
     if key in _AT_LEAST_ONE and found < 1:
         raise ValueError(f"`{key}` is {value!r}; expected 1 or more.")
+    if key == "num_epochs" and found <= 0:
+        raise ValueError(f"`{key}` is {value!r}; expected a number above 0.")
+    if key == "max_steps" and (found == 0 or found < -1):
+        raise ValueError(f"`{key}` is {value!r}; expected 1 or more, or leave it out to train `num_epochs`.")
     return found if isinstance(value, float) and not whole else int(found) if found == int(found) else found

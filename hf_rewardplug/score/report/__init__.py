@@ -13,7 +13,6 @@ the extra `plots`; without it the page holds their numbers.
 import base64
 import hashlib
 import importlib.util
-import re
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,12 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import hf_rewardplug
 
+from ...texts import clean
 from .data import read_run
 from .plots import SHADES, png
 from .sections import Section, sections
-
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-"""what HTML or UTF-8 cannot hold, and what turns the text around it to another direction"""
 
 
 def write_report(run: str | Path, *, output: str | Path | None = None) -> Path:
@@ -101,15 +98,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {"shortened": shortened, "csp_hash": csp_hash}
     return environment
-
-
-def clean(text: str) -> str:
-    """Text that a page can hold, control characters and lone surrogates by their names.
-
-    >>> clean("a\\x00b\\ud800 \\u202e")
-    'a⟨U+0000⟩b⟨U+D800⟩ ⟨U+202E⟩'
-    """
-    return CONTROLS.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def shortened(text: str, most: int) -> str:

@@ -7,12 +7,13 @@ eval_items.jsonl                    one example a line (items.py)
 benchmark_*.json                    {"name", "figures"}, as `rewardplug evaluate -o` writes them
 """
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .items import FORMS, form_of, read_items
+from ...model.description import check_description, shown
+from .items import FORMS, form_of, is_number, parsed, read_items
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_run(folder: Path) -> Run:
     """
     state = _state(folder)
     logs = state["log_history"]
-    config = _read(folder / "config.json") or _read(folder / "reward_config.json") or {}
+    config = _config(folder / "config.json") or _config(folder / "reward_config.json") or {}
     results = _read(folder / "eval_results.json")
     items = list(read_items(folder / "eval_items.jsonl"))
     missing = {}
@@ -79,10 +80,6 @@ def read_run(folder: Path) -> Run:
     return Run(folder, kind, form, state.get("global_step") or 0, logs, results, config, items, benchmarks, missing)
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _state(folder: Path) -> dict[str, Any]:
     state = _read(folder / "trainer_state.json")
     if state is None:
@@ -93,12 +90,21 @@ def _state(folder: Path) -> dict[str, Any]:
             "trainer.train() (the recipes do)" + (f", or take the checkpoint '{newest}'." if newest else ".")
         )
     logs = state.get("log_history")
-    if not isinstance(logs, list) or not all(isinstance(log, dict) and is_number(log.get("step")) for log in logs):
+    if not isinstance(logs, list) or not all(isinstance(log, dict) and _is_step(log.get("step")) for log in logs):
         raise ValueError(
             f"'{folder / 'trainer_state.json'}' has no log_history, a list of logs with their step. Take the file that "
             "trainer.save_state() writes."
         )
-    return state
+    if not (state.get("global_step") is None or _is_step(state["global_step"])):
+        raise ValueError(
+            f"'{folder / 'trainer_state.json'}': global_step is {shown(state['global_step'])}; expected a number of "
+            "steps. Take the file that trainer.save_state() writes."
+        )
+    return {**state, "log_history": [{key: log[key] for key in log if is_number(log[key])} for log in logs]}
+
+
+def _is_step(value: Any) -> bool:
+    return is_number(value) and 0 <= value < math.inf
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -106,7 +112,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"'{path}' is no JSON: {error}. Write it anew, or remove it.") from error
     if not isinstance(content, dict):
@@ -114,18 +120,32 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def _config(path: Path) -> dict[str, Any] | None:
+    """A model's config as far as a page shows it, checked."""
+    config = _read(path) or {}
+    labels, architectures = config.get("id2label"), config.get("architectures")
+    if not isinstance(labels, dict | None):
+        raise ValueError(f'\'{path}\': id2label is {shown(labels)}; expected an object such as {{"0": "LABEL_0"}}.')
+    if not isinstance(architectures, list | None):
+        raise ValueError(f"'{path}': architectures is {shown(architectures)}; expected a list of names.")
+    check_description(config.get("rewardplug"), str(path))
+    return config
+
+
 def _benchmark(path: Path) -> dict[str, Any]:
     content = _read(path) or {}
     figures = content.get("figures")
     if not isinstance(figures, dict):
-        raise ValueError(f"'{path}' has no 'figures', an object of numbers; found {sorted(content)}. Remove the file.")
+        raise ValueError(
+            f"'{path}' has no 'figures', an object of numbers; found {shown(sorted(content))}. Remove the file."
+        )
     numbers = {key: value for key, value in figures.items() if is_number(value)}
     return {"name": str(content.get("name") or path.stem.removeprefix("benchmark_")), "figures": numbers}
 
 
 def _kind(config: dict, items: list[dict], results: dict) -> str:
     if items:
-        return "prm" if "steps" in items[0] else "orm"
+        return "prm" if form_of(items[0]) == "steps" else "orm"
     if (kind := (config.get("rewardplug") or {}).get("kind")) in ("orm", "prm"):
         return kind
     steps = any(str(name).endswith("ForTokenClassification") for name in config.get("architectures") or [])

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...data.canonical import UNLABELLED
+from ...model.description import shown
+from ...texts import clean
 
 PAIR = '{"prompt": str, "completions": [chosen, rejected], "scores": [2 numbers], "lengths": [2 tokens], "subset": str}'
 SCORED = '{"text": str, "rewards" or "probabilities": {name: number}, "scores": {name: number or null}, "subset": str}'
@@ -21,7 +23,38 @@ SOLUTION = (
     '{"prompt": str, "steps": [str], "probabilities": [0 to 1], "labels": [0 to 1, or -100], "outcome": 0 to 1, '
     '"subset": str}'
 )
+_MOST = 3.4e38  # fp32's greatest number
+
 FORMS = {"completions": PAIR, "text": SCORED, "steps": SOLUTION}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def parsed(text: str) -> Any:
+    """JSON. A number that no fp32 holds is infinite, and control characters have names: neither can be drawn.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply to be read.
+    """
+    try:
+        return _cleaned(json.loads(text, parse_int=_number, parse_float=_number))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cleaned(part) for part in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(part) for key, part in value.items()}
+    return clean(value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return math.copysign(math.inf, value) if abs(value) > _MOST else int(text) if text.lstrip("-").isdigit() else value
 
 
 def form_of(item: Any) -> str | None:
@@ -43,7 +76,7 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
+                item = parsed(line)
                 why = _fault(item, form)
             except ValueError as error:
                 why = f"no JSON: {error}"
@@ -60,7 +93,7 @@ def _fault(item: Any, form: str | None) -> str | None:
     """What is wrong with a line, or None."""
     found = form_of(item)
     if found is None or found != (form or found):
-        return f"found {sorted(item) if isinstance(item, dict) else type(item).__name__}"
+        return f"found {shown(sorted(item)) if isinstance(item, dict) else type(item).__name__}"
     key = "text" if found == "text" else "prompt"
     if not isinstance(item.get(key), str):
         return f"'{key}' is no text"
@@ -70,22 +103,25 @@ def _fault(item: Any, form: str | None) -> str | None:
 
 
 def _pair_fault(item: dict) -> str | None:
-    return (
-        _list_fault(item, "completions", 2, str)
-        or _list_fault(item, "scores", 2)
-        or (None if item.get("lengths") is None else _list_fault(item, "lengths", 2))
-    )
+    if fault := _list_fault(item, "completions", 2, str) or _list_fault(item, "scores", 2):
+        return fault
+    if item.get("lengths") is None or (fault := _list_fault(item, "lengths", 2)):
+        return fault
+    strange = [length for length in item["lengths"] if not 0 <= length < math.inf]
+    return f"'lengths' holds {strange[0]}, no number of tokens" if strange else None
 
 
 def _scored_fault(item: dict) -> str | None:
     key = "probabilities" if "probabilities" in item else "rewards"
+    if {"probabilities", "rewards"} <= item.keys():
+        return "found both 'rewards' and 'probabilities'"
     rewards, scores = item.get(key), item.get("scores")
     if not isinstance(rewards, dict) or not isinstance(scores, dict) or not rewards or rewards.keys() != scores.keys():
         return f"'{key}' and 'scores' are no objects with the same names"
-    if strange := [value for value in rewards.values() if not _is_number(value)]:
-        return f"'{key}' holds {strange[0]!r}"
-    if strange := [score for score in scores.values() if not (score is None or _is_number(score))]:
-        return f"'scores' holds {strange[0]!r}"
+    if strange := [value for value in rewards.values() if not is_number(value)]:
+        return f"'{key}' holds {shown(strange[0])}"
+    if strange := [score for score in scores.values() if not (score is None or is_number(score))]:
+        return f"'scores' holds {shown(strange[0])}"
     bounded = (
         [] if key == "rewards" else [*rewards.values(), *(score for score in scores.values() if score is not None)]
     )
@@ -109,12 +145,8 @@ def _solution_fault(item: dict) -> str | None:
     if strange := [label for label in item["labels"] if label != UNLABELLED and not 0 <= label <= 1]:
         return f"'labels' holds {strange[0]}"
     outcome = item.get("outcome")
-    fits = outcome is None or (_is_number(outcome) and 0 <= outcome <= 1)
-    return None if fits else f"'outcome' is {outcome!r}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    fits = outcome is None or (is_number(outcome) and 0 <= outcome <= 1)
+    return None if fits else f"'outcome' is {shown(outcome)}"
 
 
 def _is_share(value: float) -> bool:
@@ -124,7 +156,7 @@ def _is_share(value: float) -> bool:
 def _list_fault(item: dict, key: str, length: int, of: type | None = None) -> str | None:
     values = item.get(key)
     fits = isinstance(values, list) and len(values) == length
-    if fits and all(isinstance(value, of) if of else isinstance(value, int | float) for value in values):
+    if fits and all(isinstance(value, of) if of else is_number(value) for value in values):
         return None
     found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
     return f"'{key}' is no list of {length} {'texts' if of else 'numbers'} (found: {found})"

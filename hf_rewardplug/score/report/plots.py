@@ -100,7 +100,11 @@ def histogram(name: str, title: str, xlabel: str, good: tuple[str, np.ndarray], 
     rows = [(label, str(len(s)), *_five_numbers(s)) for label, s in groups]
 
     def draw(axes) -> None:
-        edges = np.histogram_bin_edges(np.concatenate([scores for _, scores in groups]), bins=30)
+        every = np.concatenate([scores for _, scores in groups])
+        low, high = (every.min(), every.max()) if len(every) else (0.0, 1.0)
+        if high - low < 1e-6 * max(1, abs(low), abs(high)):  # too near for thirty bins
+            low, high = low - 0.5 * max(1, abs(low)), high + 0.5 * max(1, abs(high))
+        edges = np.linspace(low, high, 31)
         for (label, scores), color, style in zip(groups, (BLUE, ORANGE), ({}, {"hatch": "////"}), strict=True):
             label, filled = f"{label} (n = {len(scores):,})", "55" if color == BLUE else "00"
             axes.hist(scores, edges, histtype="stepfilled", fc=color + filled, ec=color, lw=1.4, label=label, **style)

@@ -101,6 +101,7 @@ def _step_tiles(run: Run, evaluated: StepFigures | None) -> list[Tile]:
         keys = ("accuracy", "f1_wrong", "auroc", "first_wrong_accuracy", "ece")
         accuracy, f1, auroc, first, error = (result(run, key) for key in keys)
         wrong = run.results.get("wrong_rate", math.nan)
+        wrong = wrong if 0 <= wrong <= 1 else math.nan
     else:
         accuracy, f1, auroc = share_text(evaluated.accuracy), digits(evaluated.f1_wrong), digits(evaluated.auroc)
         first, wrong = share_text(evaluated.first_wrong), evaluated.wrong_rate
