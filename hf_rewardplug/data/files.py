@@ -11,8 +11,8 @@ from pathlib import Path
 
 import datasets
 
-from .formats import FILE_FORMATS, BrokenFile, file_format
-from .local import stream_of, table_of
+from .formats import FILE_FORMATS, BrokenFile, file_format, plain_file
+from .local import exact_names, stream_of, table_of
 from .origin import remember_files
 
 _PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
@@ -43,6 +43,8 @@ def load_split(
     """
     path = Path(name)
     if not path.exists():
+        if data_files and name in FILE_FORMATS.values():  # a reader of `datasets`, and the files for it
+            data_files = exact_names(data_files)
         try:
             return datasets.load_dataset(name, config, data_files=data_files, split=split, streaming=streaming)
         except OSError as error:
@@ -83,8 +85,7 @@ def local_files(path: str | Path, data_files: str | list | dict | None = None) -
 
 def _named_files(path: Path, data_files: str | list | dict | None) -> list[Path]:
     if data_files is None:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        return [file for file in files if not file.name.startswith(".")]
+        return [file for file in sorted(path.iterdir()) if file.name[0] != "."] if path.is_dir() else [path]
     if isinstance(data_files, dict) or not path.is_dir():
         raise ValueError(
             f"data_files={data_files!r} does not go with '{path}': it names files of a local folder, one or a list."
@@ -101,14 +102,17 @@ def is_saved(path: str | Path) -> bool:
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def of_saved(path: str | Path, split: str) -> datasets.Dataset:
-    """The split of a folder that `save_to_disk` wrote; a single data set has one split whatever its name.
+def of_saved(path: str | Path, split: str, *, single: str | None = None) -> datasets.Dataset:
+    """The split of a folder that `save_to_disk` wrote.
+
+    Args:
+        single: what a single data set is called, which has one split; None for any name.
 
     Raises:
         ValueError: there is no such split.
     """
-    saved = datasets.load_from_disk(str(path))
-    splits = saved if isinstance(saved, dict) else {split.partition("[")[0]: saved}
+    saved = datasets.load_from_disk(str(plain_file(path)))
+    splits = saved if isinstance(saved, dict) else {single or split.partition("[")[0]: saved}
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({one: len(splits[one]) for one in splits})
     except ValueError as error:

@@ -3,42 +3,70 @@
 In: files of `formats`. Out: rows as `datasets` reads them, or a `ValueError` that names the file and the line.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets.data_files import DataFilesList
+from datasets.data_files import DataFilesList, sanitize_patterns
 from datasets.packaged_modules.json.json import JsonConfig
 
 import hf_rewardplug
 
 from .fingerprint import file_state
-from .formats import FILE_NAME, FILE_ROW, BrokenFile, FileRow, check_rows, file_format, is_list, read_files, table_files
+from .formats import (
+    FILE_NAME,
+    FILE_ROW,
+    BrokenFile,
+    FileRow,
+    cached,
+    check_rows,
+    file_format,
+    is_list,
+    plain_file,
+    read_files,
+    table_files,
+)
 
 _BUILDERS = {"json": "json", "csv": "parquet", "parquet": "parquet", "arrow": "arrow"}
 _PROBED = 1000  # rows of a file whose columns a stream has
 _BATCH = 1024
 
 
-def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
-    """`datasets`' own reader, and a look at what it is lenient with.
+def exact_names(data_files: str | list | dict) -> dict[str, DataFilesList]:
+    """`data_files` for `datasets`, which takes all of them for patterns: here the name of a file is a name.
 
-    Without its own kind of list it takes names for patterns, and knows a file by its modification time alone.
+    `datasets` knows a file by its modification time, which copies keep; here other content makes it another file.
     """
+    return {split: _exact(names) for split, names in sanitize_patterns(data_files).items()}
+
+
+def _exact(names: Sequence[str | Path]) -> DataFilesList:
+    files, states = [], []
+    for name in names:
+        if Path(name).is_file():
+            table = plain_file(name)
+            found = DataFilesList([str(table.absolute())], [file_state(table)])
+        else:
+            found = DataFilesList.from_local_or_remote([name])
+        files += found
+        states += found.origin_metadata
+    return DataFilesList(files, states)
+
+
+def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
+    """`datasets`' own reader, and a look at what it is lenient with."""
     tables, kind = table_files(files), file_format(files[0])
-    names = DataFilesList([str(table.absolute()) for table in tables], [file_state(table) for table in tables])
     options = {"parse_agent_traces": False} if kind == "json" and hasattr(JsonConfig, "parse_agent_traces") else {}
     try:
+        counts = [_count_json(file, table) for file, table in zip(files, tables, strict=True)] if kind == "json" else []
+        dataset = datasets.load_dataset(_BUILDERS[kind], data_files=exact_names(tables), split=split, **options)
         if kind == "json":
-            for file, table in zip(files, tables, strict=True):
-                if is_list(table):  # with a comma too many, say
+            if -1 in counts or sum(counts) != dataset.info.splits["train"].num_examples:
+                for file in files:
                     check_rows(file)
-        dataset = datasets.load_dataset(_BUILDERS[kind], data_files={"train": names}, split=split, **options)
-        if kind == "json":
-            _check_lines(files, tables, dataset)
             if _dates(dataset.features):
                 dataset = _typed_table(files, split)
         return dataset
@@ -60,20 +88,24 @@ def _fault(name: str, files: list[Path], error: Exception) -> ValueError:
     return ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}")
 
 
-def _check_lines(files: list[Path], tables: list[Path], dataset: datasets.Dataset) -> None:
-    """pyarrow takes any bytes for text, and two objects in one line for two rows."""
-    lines = 0
-    try:
-        for table in tables:
-            with open(table, "rb") as file:
-                for line in file:
-                    line.decode()
-                    lines += not line.isspace()
-    except UnicodeDecodeError:
-        lines = -1
-    if lines != dataset.info.splits["train"].num_examples:
-        for file in files:
-            check_rows(file)
+def _count_json(file: Path, table: Path) -> int:
+    """The rows of a json file, counted once for a state of the file; -1 where they are not all text.
+
+    pyarrow takes any bytes for text, and two objects in one line for two rows; `datasets` a comma too many in a list.
+    """
+
+    def write(_: Path, target: Path) -> None:
+        target.write_text(str(check_rows(file) if is_list(table) else _count_lines(table)))
+
+    return int(cached(file, ".count", write).read_text())
+
+
+def _count_lines(table: Path) -> int:
+    with open(table, "rb") as file:
+        try:
+            return sum(1 for line in file if not line.decode().isspace())
+        except UnicodeDecodeError:
+            return -1
 
 
 def _dates(feature: Any) -> bool:

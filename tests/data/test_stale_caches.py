@@ -5,9 +5,12 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Value, disable_progress_bars
+from datasets import Dataset, DatasetDict, Value, disable_progress_bars
 
 import hf_rewardplug
 from hf_rewardplug.data.adapters import get_adapter
@@ -30,21 +33,51 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def write_rows(path, words):
-    text = "".join(json.dumps({"prompt": "?", "chosen": word, "rejected": "x"}) + "\n" for word in words)
-    if path.suffix == ".gz":
+    rows = [{"prompt": "?", "chosen": word, "rejected": "x"} for word in words]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if ".json" in path.suffixes:  # one document
+        text = json.dumps(rows, indent=1)
+    if path.suffix in (".parquet", ".arrow"):
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(path), "wb") as file:
+            if path.suffix == ".parquet":
+                pq.write_table(table, file)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
+    elif path.suffix == ".gz":
         path.write_bytes(gzip.compress(text.encode(), mtime=0))
     elif path.suffix == ".csv":
-        path.write_text("prompt,chosen,rejected\n" + "".join(f"?,{word},x\n" for word in words))
+        path.write_text("prompt,chosen,rejected\n" + "".join(f'?,"{word}",x\n' for word in words))
     else:
         path.write_text(text)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv"])
+KINDS = ["a.jsonl", "a.jsonl.gz", "a.csv", "a.json", "a.json.gz", "a.parquet", "a.arrow"]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_file_with_other_content_and_the_same_time_is_read_anew(name, tmp_path):
     for word in ("old", "NEW"):  # of the same size, too
         write_rows(tmp_path / name, [word] * 2)
         os.utime(tmp_path / name, (1e9, 1e9))
         assert load_split(str(tmp_path / name), "train")["chosen"] == [word] * 2
+        assert load_split(str(tmp_path), "train", data_files=name)["chosen"] == [word] * 2
+        reader = {"jsonl": "json"}.get(name.split(".")[1], name.split(".")[1])
+        assert load_split(reader, "train", data_files=str(tmp_path / name))["chosen"] == [word] * 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_file_of_a_known_state_is_read_once(name, tmp_path, monkeypatch):
+    """Behind the first time the table and the check of its lines come from the cache."""
+    write_rows(tmp_path / name, ["old"] * 2000)
+    load_split(str(tmp_path / name), "train")
+    opened, plain = [], open
+    monkeypatch.setattr(
+        "builtins.open", lambda file, *more, **how: opened.append(str(file)) or plain(file, *more, **how)
+    )
+    assert load_split(str(tmp_path / name), "train").num_rows == 2000
+    assert str(tmp_path / name) not in opened
 
 
 def test_dates_with_the_same_time_are_read_anew(tmp_path):
@@ -54,19 +87,56 @@ def test_dates_with_the_same_time_are_read_anew(tmp_path):
         assert load_split(str(tmp_path / "a.jsonl"), "train")["chosen"] == [day]
 
 
-NAMES = ["x[1]", "star*", "q?", "a{b,c}", "50%20", "a#b", "~b", "**", "!n", "__x", "ä ö"]
+NAMES = [
+    "x[1]",
+    "star*",
+    "q?",
+    "a{b,c}",
+    "50%20",
+    "a#b",
+    "~b",
+    "**",
+    "!n",
+    "__x",
+    "ä ö",
+    "a::b",
+    "zip:::x",
+    "$HOME",
+    ".x",
+    "L" * 240,
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_no_patterns(name, tmp_path):
-    for other in ("x1", "starry", "qa", "ab", "50 ", "a"):
+def test_names_are_no_patterns(name, tmp_path, monkeypatch):
+    for other in ("x1", "starry", "qa", "ab", "50 ", "a", Path.home().name):
         write_rows(tmp_path / f"{other}.jsonl", ["other"])
-    write_rows(tmp_path / f"{name}.jsonl", [name])
-    assert load_split(str(tmp_path / f"{name}.jsonl"), "train")["chosen"] == [name]
+    for kind in KINDS:
+        write_rows(tmp_path / kind.replace("a.", f"{name}.", 1), [name])
+        assert load_split(str(tmp_path / kind.replace("a.", f"{name}.", 1)), "train")["chosen"] == [name]
+    monkeypatch.chdir(tmp_path)
+    file, more = f"{name}.jsonl", {"train": "a.jsonl", "test": [f"{name}.jsonl"]}
+    assert load_split("json", "train", data_files=file)["chosen"] == [name]
+    assert [row["chosen"] for row in load_split("json", "test", data_files=more, streaming=True)] == [name]
     (tmp_path / name).mkdir()
     write_rows(tmp_path / name / "a.jsonl.gz", [name])
     assert load_split(str(tmp_path / name), "train")["chosen"] == [name]
     assert [row["chosen"] for row in load_split(str(tmp_path / name), "train", streaming=True)] == [name]
+
+
+def test_a_reader_of_datasets_takes_patterns_still(tmp_path):
+    for word in ("a1", "a2", "b"):
+        write_rows(tmp_path / f"{word}.jsonl", [word])
+    assert load_split("json", "train", data_files=str(tmp_path / "a*.jsonl"))["chosen"] == ["a1", "a2"]
+
+
+@pytest.mark.parametrize("name", ["x[1]", "a::b", "$HOME", "rows.gz"])
+def test_names_of_saved_folders_are_no_patterns(name, tmp_path):
+    """`save_to_disk` itself does not write to such a name; people rename."""
+    rows = Dataset.from_dict({"chosen": ["four"]})
+    DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "rows")
+    (tmp_path / "rows").rename(tmp_path / name)
+    assert load_split(str(tmp_path / name), "test")["chosen"] == ["four"]
 
 
 # ---- code ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -96,6 +97,28 @@ def test_a_folder_of_splits_as_the_hub_keeps_it(tmp_path):
     one = [{"path": str(tmp_path / "rows")}]
     train, held_out = split(read_entries(one)[0], read_entries(one, where="test_datasets")[0], 0)
     assert train.to_list() == ROWS[:6] and held_out.to_list() == ROWS[6:]
+
+
+@pytest.mark.parametrize("name", ["x[1]", "star*", "a::b", "$HOME"])
+def test_names_are_no_patterns(name, tmp_path, monkeypatch):
+    """Where `datasets` reads: a folder of splits, a kind that the name does not tell, files for a reader."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("x1", "starry", name):
+        for part in ("train", "test"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write(tmp_path / folder / f"{part}.jsonl", [{"word": f"{part} of {folder}"}])
+        write(tmp_path / f"{folder}.jsonl", [{"word": folder}])
+    for word in ("old", "NEW"):
+        write(tmp_path / name / "test.jsonl", [{"word": word}])
+        os.utime(tmp_path / name / "test.jsonl", (1e9, 1e9))
+        assert load_entry(entry(path=name, split="test"))["word"] == [word]
+    file = f"{name}.jsonl"
+    for given in ({"path": file, "ds_type": "text"}, {"path": ".", "data_files": file, "ds_type": "text"}):
+        assert load_entry(entry(**given))["text"] == [json.dumps({"word": name})]
+    assert load_entry(entry(path="json", data_files=[file]))["word"] == [name]
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / f"{name} saved")
+    assert load_entry(entry(path=f"{name} saved")).to_list() == ROWS
 
 
 def test_rows_in_their_order(tmp_path):

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -327,6 +328,15 @@ def test_a_saved_data_set_has_splits(config, files, tmp_path):
     manager().plugins.clear()
     trainer = build(config("orm", datasets=[{**data, "path": str(tmp_path / "one"), "split": "train[:10]"}]))
     assert len(trainer.train_dataset) == 10
+
+
+def test_names_of_files_are_no_patterns(config, files, tmp_path):
+    """axolotl itself reads `x1.jsonl` for `x[1].jsonl`."""
+    lines = Path(files["orm"][1]).read_text().splitlines(keepends=True)
+    for name, count in (("x[1]", 9), ("x1", 12)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines[:count]))
+    trainer = build(config("orm", rows=str(tmp_path / "x[1].jsonl")))
+    assert len(trainer.train_dataset) == 9
 
 
 def test_a_half_written_checkpoint_is_passed_over(config, tmp_path):

@@ -24,7 +24,7 @@ from .csv_cells import csv_records
 from .json_rows import is_list, parse_line, read_json
 from .names import FILE_FORMATS, bare_name, file_format
 from .rows import FileRow
-from .unpacked import BrokenFile, opened, table_files
+from .unpacked import BrokenFile, cached, linked_folder, opened, plain_file, table_files
 
 __all__ = [
     "FILE_FORMATS",
@@ -33,12 +33,15 @@ __all__ = [
     "BrokenFile",
     "FileRow",
     "bare_name",
+    "cached",
     "check_rows",
     "count_rows",
     "file_format",
     "is_list",
     "line_of",
+    "linked_folder",
     "parse_line",
+    "plain_file",
     "read_file",
     "read_files",
     "table_files",
@@ -85,17 +88,20 @@ def line_of(path: str | Path, number: int) -> int | None:
     return next((row.line for row in read_file(path) if row.line is None or row.number == number), None)
 
 
-def check_rows(path: str | Path) -> None:
-    """
+def check_rows(path: str | Path) -> int:
+    """How many rows a file has.
+
     Raises:
         BrokenFile: the first row that cannot be read.
     """
-    path = Path(path)
+    path, count = Path(path), 0
     for row in read_file(path):
+        count += 1
         if row.error is not None:
             raise BrokenFile(
                 path, f"{row.error}. Expected one JSON object a line, or a list of them, in UTF-8.", row.line
             )
+    return count
 
 
 def _read_parquet(path: Path, table: Path) -> Iterator[FileRow]:

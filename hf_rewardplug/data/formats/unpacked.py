@@ -4,14 +4,15 @@ In: files of one format. Out: the same rows in files without `.gz` and without c
 `datasets` under a name that changes with the file; or a `BrokenFile`.
 """
 
+import contextlib
 import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,8 @@ import hf_rewardplug
 from ..fingerprint import file_state
 from .csv_cells import CsvError, column_kinds, write_parquet
 from .names import bare_name, file_format
+
+_ODD = re.compile(r"[^\w./ -]")  # x[1], a::b (a chain of URLs to fsspec), $HOME, which datasets reads as something else
 
 
 class BrokenFile(ValueError):
@@ -57,11 +60,26 @@ def table_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def plain_file(path: str | Path) -> Path:
-    """`path`, or what it unpacks to."""
+    """What `path` unpacks to, or a link to it where its name may be another to `datasets`, or `path` itself."""
     path = Path(path)
-    if path.suffix.lower() != ".gz":
-        return path
-    return _cached(path, Path(path.stem).suffix.lower() or ".json", _unpack)
+    if path.suffix.lower() == ".gz" and path.is_file():
+        return cached(path, Path(path.stem).suffix.lower() or ".json", _unpack)
+    return cached(path, path.suffix, _link) if _ODD.search(str(path.absolute())) else path
+
+
+def linked_folder(path: Path) -> Path:
+    """A folder of links to the files of `path`. Its name is no pattern, and changes with the files.
+
+    `datasets` takes a folder's name for a pattern, and knows its files by their modification time alone.
+    """
+    inside = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+    inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    folder = _place(path, "", how=repr([file_state(path / file) for file in inside]))
+    for file in inside:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (folder / file).symlink_to((path / file).absolute())
+    return folder
 
 
 def _kinds(path: Path) -> dict[str, list[str]]:
@@ -71,7 +89,7 @@ def _kinds(path: Path) -> dict[str, list[str]]:
         with opened(path) as file:
             target.write_text(json.dumps({name: sorted(of) for name, of in column_kinds(file).items()}))
 
-    return json.loads(_cached(path, ".json", write, how="kinds").read_text())
+    return json.loads(cached(path, ".json", write, how="kinds").read_text())
 
 
 def _typed(path: Path, kinds: dict[str, list[str]], names: list[str]) -> Path:
@@ -79,17 +97,15 @@ def _typed(path: Path, kinds: dict[str, list[str]], names: list[str]) -> Path:
         with opened(path) as file:
             write_parquet(file, target, {name: {*kinds[name]} for name in names})
 
-    return _cached(path, ".parquet", write, how=repr([kinds[name] for name in names]))
+    return cached(path, ".parquet", write, how=repr([kinds[name] for name in names]))
 
 
-def _cached(path: Path, suffix: str, write: Callable[[Path, Path], None], how: str = "") -> Path:
+def cached(path: Path, suffix: str, write: Callable[[Path, Path], None], how: str = "") -> Path:
     """What `write` makes of `path`, in the cache of `datasets`; processes that do it at the same time do no harm."""
-    key = blake2b(repr((file_state(path), hf_rewardplug.__version__, how)).encode(), digest_size=12)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "rewardplug"
-    target = folder / f"{bare_name(path)}-{key.hexdigest()}{suffix}"
+    target = _place(path, suffix, how)
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, suffix=suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, suffix=suffix)
         os.close(handle)
         try:
             write(path, Path(name))
@@ -101,12 +117,22 @@ def _cached(path: Path, suffix: str, write: Callable[[Path, Path], None], how: s
     return target
 
 
+def _place(path: Path, suffix: str, how: str) -> Path:
+    key = blake2b(repr((file_state(path), hf_rewardplug.__version__, how)).encode(), digest_size=12).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE, "rewardplug", f"{_ODD.sub('_', bare_name(path))[:40]}-{key}{suffix}")
+
+
+def _link(path: Path, target: Path) -> None:
+    target.unlink()
+    target.symlink_to(path.absolute())
+
+
 def _unpack(path: Path, target: Path) -> None:
     with opened(path) as packed, open(target, "wb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked; a `BrokenFile` where they end early or are no gzip."""
     if path.suffix.lower() != ".gz":

@@ -13,8 +13,9 @@ from typing import Any
 import datasets
 
 from ...data.adapters import get_adapter
-from ...data.files import hold_out, load_split, local_files
-from ...data.formats import BrokenFile, file_format
+from ...data.files import hold_out, is_saved, load_split, local_files, of_saved
+from ...data.formats import FILE_FORMATS, BrokenFile, file_format, linked_folder
+from ...data.local import exact_names
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 from .values import set_values
@@ -147,15 +148,20 @@ def load_entry(entry: DataEntry) -> datasets.Dataset:
     """
     path, files = Path(entry.path), entry.data_files or []
     files = [files] if isinstance(files, str) else files
-    if is_saved(entry):
-        return of_split(datasets.load_from_disk(entry.path), entry)
+    if is_saved(path):  # axolotl's loader takes no split of it
+        return of_saved(path, entry.split, single="train")
     whole = [str(Path(file).resolve()) for file in files] or None
     if _is_ours(entry, whole):
         return load_split(entry.path, entry.split, data_files=whole)
     try:
         if path.is_file() or (path.is_dir() and files):
             files = files or [entry.path]
-            return datasets.load_dataset(entry.ds_type or _kind(files[0]), data_files=files, split=entry.split)
+            kind, files = entry.ds_type or _kind(files[0]), exact_names(files)
+            return datasets.load_dataset(kind, data_files=files, split=entry.split)
+        if path.is_dir():
+            return datasets.load_dataset(str(linked_folder(path)), entry.name, split=entry.split)
+        if files and entry.path in FILE_FORMATS.values():  # a reader of `datasets`
+            files = exact_names(files)
         options = {"data_files": files or None, "revision": entry.revision, "split": entry.split}
         return datasets.load_dataset(entry.path, entry.name, **options)
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
@@ -171,25 +177,6 @@ def _is_ours(entry: DataEntry, files: list[str] | None) -> bool:
         return isinstance(error, BrokenFile)
     splits = Path(entry.path).is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
     return not splits and entry.ds_type in (None, file_format(named[0])) and entry.split.split("[")[0] == "train"
-
-
-def is_saved(entry: DataEntry) -> bool:
-    """Whether it is a folder of `save_to_disk`, of which axolotl's loader takes no split."""
-    return any((Path(entry.path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
-def of_split(found: datasets.Dataset | datasets.DatasetDict, entry: DataEntry) -> datasets.Dataset:
-    """The entry's split of what `load_from_disk` gives; a single data set is called "train".
-
-    Raises:
-        ValueError: there is no such split.
-    """
-    splits = found if isinstance(found, dict) else {"train": found}
-    try:
-        parts = datasets.ReadInstruction.from_spec(entry.split).to_absolute({one: len(splits[one]) for one in splits})
-    except ValueError as error:
-        raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has {', '.join(splits)}.") from error
-    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
 
 
 def _kind(name: str) -> str:

@@ -22,7 +22,7 @@ from ...train.checkpoint_files import AUTO, whole_checkpoint
 from . import keys
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
-from .data import DataEntry, format_options, is_saved, of_split, train_and_held_out
+from .data import DataEntry, format_options, load_entry, train_and_held_out
 from .options import overlong, pads
 
 LOG = get_logger(__name__)
@@ -65,7 +65,7 @@ class RewardPlugPlugin(BasePlugin):
         return None if self.kind is None else f"{__name__}.RewardPlugArgs"
 
     def load_datasets(self, cfg, preprocess: bool = False):
-        """Raw rows, loaded by axolotl's own loader; the trainer encodes them, and counts its steps."""
+        """Raw rows, which the trainer encodes: axolotl's own loader takes the names of local files for patterns."""
         if self.kind is None:
             return None
         from axolotl.common.datasets import TrainDatasetMeta
@@ -73,11 +73,12 @@ class RewardPlugPlugin(BasePlugin):
         from axolotl.utils.dict import DictDefault
 
         def load(entry: DataEntry):
+            if Path(entry.path).exists():
+                return load_entry(entry)
             try:
-                found = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+                return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
             except StopIteration:
                 raise ValueError(f"'{entry.path}' has no rows.") from None
-            return of_split(found, entry) if is_saved(entry) else found
 
         options = {
             "test_entries": self.test_entries,
