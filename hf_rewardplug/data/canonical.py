@@ -281,11 +281,13 @@ def template_arguments(row: Row) -> Row:
     return arguments
 
 
-def _tools(tools: Any) -> list | None:
-    tools = _from_json(tools, "tools")
-    if tools and not isinstance(tools, list):
-        raise RowError(f"expected a list of tools, or JSON of one; found {_shown(tools)}", column="tools")
-    return [_from_json(tool, "tools") if isinstance(tool, str) else tool for tool in tools or []]
+def _tools(value: Any) -> list:
+    tools = _from_json(value, "tools") or []
+    if isinstance(tools, list):
+        tools = [_from_json(tool, "tools") if isinstance(tool, str) else tool for tool in tools]
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) or callable(tool) for tool in tools):
+        raise RowError(f"expected a list of tools, or JSON of one; found {_shown(value)}", column="tools")
+    return tools
 
 
 def _from_json(value: Any, column: str) -> Any:

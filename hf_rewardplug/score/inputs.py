@@ -111,7 +111,8 @@ def nested_rows(
     Args:
         prompts, items: lists of the same length, or a single prompt with its item or items.
         names: what errors call each prompt; by its index when None.
-        tools, chat_template_kwargs: of all prompts, or a list with those of each (`rendering.for_each_prompt`).
+        tools, chat_template_kwargs: of all prompts, or a list with those of each (`rendering.for_each_prompt`); where
+            there are `names`, of each.
         form: a prompt and an item -> the same as the model was trained on them.
 
     Raises:
@@ -127,7 +128,7 @@ def nested_rows(
     prompts, items = ([prompts], [items]) if single else (list(prompts), list(items))
     if len(prompts) != len(items):
         raise ValueError(f"{len(items)} {kind.name} for {len(prompts)} prompts; expected one (or one list) a prompt.")
-    arguments = for_each_prompt(len(prompts), tools, chat_template_kwargs)
+    arguments = for_each_prompt(len(prompts), tools, chat_template_kwargs, each=names is not None)
     rows, sizes = [], []
     for index, (prompt, item) in enumerate(zip(prompts, items, strict=True)):
         name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)

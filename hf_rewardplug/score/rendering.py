@@ -11,6 +11,7 @@ strings as turns where training rendered turns; the tools and the arguments of t
 
 import contextlib
 import logging
+from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
@@ -150,12 +151,13 @@ def conversation(prompt: str, completion: str) -> tuple[list[dict], list[dict]]:
     return turns, [assistant(completion)]
 
 
-def for_each_prompt(count: int, tools: Any, chat_template_kwargs: Any) -> list[dict[str, Any]]:
+def for_each_prompt(count: int, tools: Any, chat_template_kwargs: Any, *, each: bool = False) -> list[dict[str, Any]]:
     """What the template takes beside the messages, for each of so many prompts.
 
     Args:
         tools: a list of tools for all prompts, or a list with one such list (or its JSON, or None) for each.
         chat_template_kwargs: a dict for all prompts, or a list with one (or None) for each.
+        each: both are lists with one for each prompt, or None: a list of dicts is then no list of tools for all.
 
     Raises:
         ValueError: lists of another length.
@@ -165,14 +167,14 @@ def for_each_prompt(count: int, tools: Any, chat_template_kwargs: Any) -> list[d
     {'tools': [{'name': 'add'}], 'chat_template_kwargs': {'mood': 'calm'}}
     {'tools': [{'name': 'add'}], 'chat_template_kwargs': None}
     """
-    shared = tools is None or isinstance(tools, str) or (bool(tools) and all(isinstance(tool, dict) for tool in tools))
-    tools = _for_each("tools", tools, count, shared=shared or not tools)
-    shared = chat_template_kwargs is None or isinstance(chat_template_kwargs, dict | str)
-    kwargs = _for_each("chat_template_kwargs", chat_template_kwargs, count, shared=shared)
+    of_all = not each and isinstance(tools, list | tuple) and all(isinstance(tool, dict) for tool in tools)
+    tools = _for_each("tools", tools, count, shared=of_all)
+    kwargs = _for_each("chat_template_kwargs", chat_template_kwargs, count)
     return [dict(zip(TEMPLATE_ARGUMENTS, values, strict=True)) for values in zip(tools, kwargs, strict=True)]
 
 
-def _for_each(name: str, value: Any, count: int, *, shared: bool) -> list:
+def _for_each(name: str, value: Any, count: int, *, shared: bool = False) -> list:
+    shared = shared or not value or isinstance(value, str | dict) or not isinstance(value, Iterable)
     values = [value] * count if shared else list(value)
     if len(values) != count:
         raise ValueError(f"{len(values)} {name} for {count} prompts; expected one for all, or one for each.")

@@ -275,7 +275,10 @@ class RewardScorer(ScoredRows):
         """
         if media := media_columns(kwargs):
             raise ValueError(f"column '{media[0]}': images, sound and video are not scored. Leave such rows out.")
-        return self.score(prompts, completions, **{name: kwargs.get(name) for name in TEMPLATE_ARGUMENTS})
+        columns = {name: kwargs[name] for name in TEMPLATE_ARGUMENTS if kwargs.get(name) is not None}
+        each = columns and all(isinstance(one, list) and len(one) == len(completions) for one in columns.values())
+        names = [f"completions[{index}]" for index in range(len(completions))] if each else None
+        return self._completions(prompts, completions, names=names, **columns)
 
     def _rows(self, prompts, items, kind, *, as_text: bool | None = None, **more) -> tuple:
         form = partial(getattr(self.form, kind.name), as_text=self.as_text if as_text is None else as_text)

@@ -128,6 +128,27 @@ def test_tools_in_every_call(calm):
         scorer.score(PROMPTS, ANSWERS, tools=[None, "{", None])
 
 
+WRONG = [TOOLS[0], json.dumps(TOOLS[0]), [None, *TOOLS], [TOOLS], "[1]", ["add"], 3, {"add": TOOLS[0]}]
+
+
+@pytest.mark.parametrize("tools", WRONG)
+def test_tools_that_are_no_list_of_dicts(tools, calm, base, tmp_path):
+    """As training refuses them; of several rows, a mapping each is no list of tools for all."""
+    scorer, rows = RewardScorer.from_pretrained(calm), [{**row, "tools": tools} for row in conversations(3, 1)]
+    said = r"column 'tools': (expected a list of tools|is not JSON)"
+    with pytest.raises(ValueError, match=f"row 0.*{said}"):
+        RewardTrainer(base, RewardConfig(**quick(tmp_path)), train_dataset=Dataset.from_list(rows))
+    asked = [{"prompt": p, "completion": a, "tools": tools} for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    for part in (asked, asked[:1]):
+        with pytest.raises(ValueError, match=f"row 0: {said}"):
+            list(scorer.score_rows(part))
+    with pytest.raises(ValueError, match=rf"completions\[0\]: {said}"):
+        scorer(prompts=PROMPTS, completions=ANSWERS, tools=[tools] * 3)
+    if not isinstance(tools, list):
+        with pytest.raises(ValueError, match=rf"completions\[0\]: {said}"):
+            scorer.score(PROMPTS[0], ANSWERS[0], tools=tools)
+
+
 def test_a_benchmark_of_rows_with_tools(calm):
     """The accuracy of pairs is that of their scores, each with its own tools."""
     rows = [{**row, "tools": TOOLS} if index % 2 else row for index, row in enumerate(conversations(6, 1))]
