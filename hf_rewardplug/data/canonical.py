@@ -184,7 +184,7 @@ def nonempty_list(row: Row, key: str, column: str | None = None) -> list:
     """`row[key]`, or a `RowError` for `column`."""
     value = row.get(key)
     if not isinstance(value, list) or not value:
-        raise RowError(f"expected a list that is not empty, found {_shown(value)}", column=column or key)
+        raise RowError(f"expected a list that is not empty, found {shown(value)}", column=column or key)
     return value
 
 
@@ -195,7 +195,7 @@ _GREATEST = (2 - 2**-23) * 2.0**127
 def finite(value: Any, column: str) -> float:
     """The number as a float, or a `RowError`: a NaN, or an infinity of fp32, would make the whole step's loss one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == math.inf:
-        raise RowError(f"expected a finite number, found {_shown(value)}", column=column)
+        raise RowError(f"expected a finite number, found {shown(value)}", column=column)
     if abs(value) > _GREATEST:
         raise RowError(f"is beyond {_GREATEST:.4g}, the greatest number of fp32", column=column)
     return float(value)
@@ -209,13 +209,13 @@ def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> st
             raise RowError("is empty text", column=column)
         return _encodable(value, column)
     if not isinstance(value, list) or not value:
-        raise RowError(f"expected text or a list of messages, found {_shown(value)}", column=column)
+        raise RowError(f"expected text or a list of messages, found {shown(value)}", column=column)
     return [_message(message, index, column) for index, message in enumerate(value)]
 
 
 def _message(message: Any, index: int, column: str) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise RowError(f"message {index} is {_shown(message)}; expected {{'role': ..., 'content': ...}}", column=column)
+        raise RowError(f"message {index} is {shown(message)}; expected {{'role': ..., 'content': ...}}", column=column)
     message = cleaned_message(message)
     if "content" not in message and not message.get("tool_calls"):
         raise RowError(f"message {index} ({message['role']}) has no content", column=column)
@@ -224,7 +224,7 @@ def _message(message: Any, index: int, column: str) -> dict:
     if isinstance(message.get("content"), list):
         message["content"] = _joined(message, index, column)
     if not isinstance(message.get("content", ""), str):
-        raise RowError(f"message {index} has content {_shown(message['content'])}; expected text", column=column)
+        raise RowError(f"message {index} has content {shown(message['content'])}; expected text", column=column)
     for value in message.values():
         if isinstance(value, str):
             _encodable(value, column)
@@ -239,7 +239,7 @@ def _joined(message: dict, index: int, column: str) -> str:
         raise _no_text(message, index, other[0], column)
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     if not parts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
-        raise RowError(f"message {index} has content {_shown(parts)}; expected text, or text parts only", column=column)
+        raise RowError(f"message {index} has content {shown(parts)}; expected text, or text parts only", column=column)
     return "".join(texts)
 
 
@@ -272,7 +272,7 @@ def template_arguments(row: Row) -> Row:
         arguments["tools"] = tools
     if kwargs := _from_json(row.get("chat_template_kwargs"), "chat_template_kwargs"):
         if not isinstance(kwargs, dict):
-            raise RowError(f"expected a dict, or JSON of one; found {_shown(kwargs)}", column="chat_template_kwargs")
+            raise RowError(f"expected a dict, or JSON of one; found {shown(kwargs)}", column="chat_template_kwargs")
         if ours := sorted(ENCODERS_ARGUMENTS & kwargs.keys()):
             raise RowError(
                 f"has {', '.join(ours)}, which the encoder sets. Leave it out", column="chat_template_kwargs"
@@ -286,7 +286,7 @@ def _tools(value: Any) -> list:
     if isinstance(tools, list):
         tools = [_from_json(tool, "tools") if isinstance(tool, str) else tool for tool in tools]
     if not isinstance(tools, list) or not all(isinstance(tool, dict) or callable(tool) for tool in tools):
-        raise RowError(f"expected a list of tools, or JSON of one; found {_shown(value)}", column="tools")
+        raise RowError(f"expected a list of tools, or JSON of one; found {shown(value)}", column="tools")
     return tools
 
 
@@ -298,6 +298,7 @@ def _from_json(value: Any, column: str) -> Any:
         raise RowError(f"is not JSON: {error}", column=column) from None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """The value, short enough for an error."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .canonical import UNLABELLED, Row, RowError, checked_columns
+from .canonical import UNLABELLED, Row, RowError, checked_columns, shown
 from .prefix_tree import common_prefix_length, path_lengths
 from .token_checks import check_ids, check_whole, given_ids, given_labels, given_scores, given_tree, plain_list
 from .tokenizing import TokenSource, step_token_ids
@@ -97,9 +97,9 @@ class Encoder(TokenSource):
 
     def tokenized_ranked(self, row: Row) -> Row:
         """`ranked` for a row that holds `completion_ids` and `scores` already."""
-        ids = plain_list(row["completion_ids"])
+        ids = plain_list(row.get("completion_ids"))
         if not isinstance(ids, list) or len(ids) < 2:
-            raise RowError(f"expected two or more lists of token ids, found {ids!r}", column="completion_ids")
+            raise RowError(f"expected two or more lists of token ids, found {shown(ids)}", column="completion_ids")
         scores = given_scores(row, len(ids))
         if len({*scores}) < 2:
             raise DropRow("all scores are the same")

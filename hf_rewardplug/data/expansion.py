@@ -29,6 +29,7 @@ from .canonical import (
     checked_steps,
     finite,
     nonempty_list,
+    shown,
 )
 
 _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
@@ -184,7 +185,7 @@ def to_steps(row: Row, *, empty_steps: bool = False) -> list[Row]:
     for index, parent in enumerate(parents):
         if isinstance(parent, bool) or not isinstance(parent, int) or not -1 <= parent < index:
             raise RowError(
-                f"node {index} has parent {parent!r}; expected -1 (the prompt) or an earlier node", column="nodes"
+                f"node {index} has parent {shown(parent)}; expected -1 (the prompt) or an earlier node", column="nodes"
             )
     steps = {key: [node.get(name) for node in nodes] for key, name in (("completions", "text"), ("labels", "label"))}
     return [{**checked_steps({**row, **steps}, column="nodes", empty_steps=empty_steps), "parents": parents}]
@@ -223,7 +224,7 @@ def to_outcomes(row: Row, *, empty_steps: bool = False) -> list[Row]:
         return [{**steps, "steps_labelled": True} for steps in to_steps(row, empty_steps=empty_steps)]
     outcome = row["outcome"]
     if not isinstance(outcome, bool | int | float) or not 0 <= outcome <= 1:
-        raise RowError(f"expected a bool or a share in [0, 1], found {outcome!r}", column="outcome")
+        raise RowError(f"expected a bool or a share in [0, 1], found {shown(outcome)}", column="outcome")
     count = len(nonempty_list(row, "completions"))
     row = {**row, "labels": [float(outcome)] * count}
     return [{**checked_steps(row, empty_steps=empty_steps), "steps_labelled": False}]
@@ -246,11 +247,15 @@ def _ranked(row: Row) -> tuple[list, list[float], Row]:
 
 def _scores(row: Row, attributes: Sequence[str] | None) -> list[float]:
     rated = row.get("attributes")
+    if attributes is None and "score" in row:
+        return [_number(row["score"], "score")]
+    if "attributes" in row and not isinstance(rated, dict):
+        raise RowError(f"expected {{name: score or None}}, found {shown(rated)}", column="attributes")
     if attributes is None:
-        if "score" in row:
-            return [_number(row["score"], "score")]
-        raise RowError(f"no `score`, but attributes: set `attributes={sorted(rated)}` in the config, or some of them")
-    if not isinstance(rated, dict):
+        raise RowError(
+            f"no `score`, but attributes: set `attributes={sorted(rated, key=str)}` in the config, or some of them"
+        )
+    if rated is None:
         raise RowError("the row has no `attributes`, only a `score`. Leave `attributes` out of the config")
     if missing := [name for name in attributes if name not in rated]:
         raise RowError(f"no attribute {', '.join(missing)}; the row has {', '.join(rated)}", column="attributes")

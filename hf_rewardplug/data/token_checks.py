@@ -8,7 +8,7 @@ from itertools import accumulate
 from numbers import Integral
 from typing import Any
 
-from .canonical import UNLABELLED, Row, RowError, finite
+from .canonical import UNLABELLED, Row, RowError, finite, shown
 
 
 def check_whole(name: str, value: Any, *, least: int = 1) -> None:
@@ -42,12 +42,16 @@ def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> lis
 
 def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]:
     """The ids that a tokenized row brings."""
-    ids = plain_list(row[column])
-    if not isinstance(ids, list) or not ids or not all(isinstance(index, int) for index in ids):
+    ids = plain_list(row.get(column))
+    if not _are_whole(ids) or not ids or max(ids) >= 2**31:
         raise RowError("expected a list of token ids that is not empty", column=column)
     if min(ids) < 0:
         raise RowError(f"token id {min(ids)} is negative; padding must not be in the data", column=column)
     return check_ids(ids, column, vocab_size)
+
+
+def _are_whole(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in values)
 
 
 def plain_list(values: Any) -> Any:
@@ -57,22 +61,22 @@ def plain_list(values: Any) -> Any:
 
 def given_labels(row: Row, tokens: int) -> list[float]:
     """The labels that a tokenized step row brings, one a token."""
-    labels: Any = row["labels"] or []
+    labels: Any = row.get("labels") or []
     if not isinstance(labels, list):
-        raise RowError(f"expected a list with a label for each token, found {labels!r}", column="labels")
+        raise RowError(f"expected a list with a label for each token, found {shown(labels)}", column="labels")
     if len(labels) != tokens:
         raise RowError(f"{len(labels)} labels for {tokens} tokens", column="labels")
     for index, label in enumerate(labels):
         if not isinstance(label, int | float) or (label != UNLABELLED and not 0 <= label <= 1):
-            raise RowError(f"label {index} is {label!r}; expected -100 or a number in [0, 1]", column="labels")
+            raise RowError(f"label {index} is {shown(label)}; expected -100 or a number in [0, 1]", column="labels")
     return [float(label) for label in labels]
 
 
 def given_scores(row: Row, count: int, *, unrated: bool = False) -> list[float]:
     """The scores that a tokenized row brings; where some may be `unrated`, they are NaN."""
-    scores: Any = plain_list(row["scores"])
+    scores: Any = plain_list(row.get("scores"))
     if not isinstance(scores, list) or len(scores) != count:
-        raise RowError(f"expected a list of {count}, found {scores!r}", column="scores")
+        raise RowError(f"expected a list of {count}, found {shown(scores)}", column="scores")
     for score in scores:
         if not (unrated and isinstance(score, float) and math.isnan(score)):
             finite(score, "scores")
@@ -85,7 +89,7 @@ def given_tree(row: Row, labels: list[float]) -> Row:
     if not lengths:
         return {}
     parents = row.get("node_parents") or []
-    right = len(parents) == len(lengths) and all(isinstance(number, int) for number in [*lengths, *parents])
+    right = _are_whole(lengths) and _are_whole(parents) and len(parents) == len(lengths)
     right = right and all(-1 <= parent < node for node, parent in enumerate(parents))
     if not right or min(lengths) < 0 or sum(lengths) != len(labels):
         raise RowError(

@@ -60,7 +60,7 @@ Take the config that was saved with the weights.
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _fault(place: str, name: str, value: Any, expected: str) -> ValueError:

@@ -137,7 +137,7 @@ class CheckpointTrainer:
         """Of a folder that is written again, `trainer_state.json` must go first: it says that the rest is whole."""
         self.stop_if_not_finite()
         self.state.stateful_callbacks.pop(RECORD, None)  # an earlier checkpoint's
-        for callback in self.callback_handler.callbacks:
+        for callback in (*self.callback_handler.callbacks, self.control):
             if isinstance(callback, ExportableState):  # transformers looks for each, of a resumed run too
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, {})
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

@@ -1,12 +1,12 @@
 """A run's folder that somebody edited, cut off or mixed up: there is a page, or one error that names the file."""
 
-import copy
 import json
 import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import DEEP, STRANGE, mutated, places
 from test_report import LOGS, PAIRS, SOLUTIONS
 
 from hf_rewardplug.score.report import write_report
@@ -37,52 +37,6 @@ WHOLE = {
     "benchmark_x.json": {"name": "x", "figures": {"accuracy": 0.5, "n": 4, "accuracy/Chat": 0.25}},
 }
 ITEMS = {"pairs": PAIRS, "steps": SOLUTIONS, "scored": SCORED, "outcomes": OUTCOMES, "probable": PROBABLE, "none": []}
-STRANGE = st.sampled_from(
-    [
-        *(
-            None,
-            True,
-            "",
-            "text",
-            "\ud800$\\frac{",
-            [],
-            [1],
-            {},
-            {"a": 1},
-            [[1, 2]],
-            0,
-            -1,
-            3,
-            1.5,
-            10**400,
-            -(10**400),
-        ),
-        *(1e300, -1e300, 3e38, 5e-324, -0.0, 1.0000000000000002, math.nan, math.inf, -math.inf, 2**63),
-    ]
-)
-DEEP = "[" * 100_000
-
-
-def places(value, path=()):
-    """The path of every value inside a value."""
-    yield path
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield from places(part, (*path, key))
-
-
-def mutated(value, path, change):
-    value = copy.deepcopy(value)
-    if not path:
-        return change
-    inner = value
-    for key in path[:-1]:
-        inner = inner[key]
-    if change is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = change
-    return value
 
 
 @st.composite
@@ -136,6 +90,7 @@ def test_a_file_that_is_something_else(name, text, tmp_path):
     [
         ({"rewardplug": "x"}, r"config\.json: rewardplug is 'x'; expected an object"),
         ({"rewardplug": {"calibration": "x"}}, r"rewardplug\.calibration is 'x'; expected an object \{\"mean\""),
+        ({"rewardplug": {"calibration": {"mean": 0, "std": math.nan}}}, "rewardplug.calibration is .*nan"),
         ({"rewardplug": {"attribute_weights": ["a"]}}, r"rewardplug\.attribute_weights is \['a'\]"),
         ({"architectures": "LlamaForTokenClassification"}, "architectures is 'LlamaFor.*expected a list"),
         ({"id2label": ["a"]}, "id2label is .*expected an object"),

@@ -237,6 +237,15 @@ def test_early_stopping_goes_on_with_its_patience(assets, tmp_path):
     assert steps("cut", True) == 8  # killed behind the last save
 
 
+@pytest.mark.parametrize("callbacks", [None, {}])
+def test_a_checkpoint_without_states_of_callbacks_is_resumed_from(callbacks, output_dir, assets):
+    path = output_dir / "checkpoint-12" / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stateful_callbacks": callbacks}))
+    trainer = trainer_of(assets, output_dir, max_steps=13, save_steps=1)
+    assert trainer.train(resume_from_checkpoint=True).global_step == 13
+    assert why_not_whole(output_dir / "checkpoint-13") is None
+
+
 def test_auto_starts_anew_where_nothing_is_whole(output_dir, assets):
     for folder in output_dir.glob("checkpoint-*"):
         (folder / "trainer_state.json").unlink()

@@ -160,7 +160,7 @@ def orca_pairs_argilla(row: Row) -> Row:
     """
     prompt = asked(text(row, "input"), system=optional_text(row, "system"))
     status = field(row, "status")
-    if status not in ORCA_STATUS:
+    if not isinstance(status, str) or status not in ORCA_STATUS:
         raise RowError(f"expected one of {', '.join(ORCA_STATUS)}, found {shown(status)}", "status")
     return answered_pair(prompt, text(row, "chosen"), text(row, "rejected"), tie=ORCA_STATUS[status])
 

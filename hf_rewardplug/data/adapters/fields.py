@@ -7,7 +7,7 @@ column that holds the row, where that is a dict within a column.
 import json
 from typing import Any
 
-from ..canonical import RowError, finite
+from ..canonical import RowError, finite, shown
 from ..messages import cleaned_message
 
 Row = dict[str, Any]
@@ -112,7 +112,7 @@ def _sharegpt_message(turn: Row, column: str) -> Row:
     {'role': 'assistant', 'tool_calls': [{'type': 'function', 'function': {'name': 'add', 'arguments': {'x': 2}}}]}
     """
     name, content = turn["from"], text(turn, "value", column)
-    if name not in SHAREGPT_ROLES:
+    if not isinstance(name, str) or name not in SHAREGPT_ROLES:
         raise RowError(f"a turn is from {shown(name)}; expected one of {', '.join(SHAREGPT_ROLES)}", column)
     if name != "function_call":
         return {"role": SHAREGPT_ROLES[name], "content": content}
@@ -161,12 +161,6 @@ def expect(value: Any, kind: Any, words: str, column: str) -> Any:
     if not isinstance(value, kind):
         raise RowError(f"expected {words}, found {shown(value)}", column)
     return value
-
-
-def shown(value: Any) -> str:
-    """The value, short enough for an error."""
-    written = repr(value)
-    return written if len(written) <= 80 else f"{written[:77]}..."
 
 
 def _name(column: str, inside: str | None) -> str:

@@ -152,7 +152,7 @@ def conversation_kto(row: Row) -> Row:
     >>> row["prompt"], row["completion"], row["score"]
     ([{'role': 'user', 'content': '2+2?'}], [{'role': 'assistant', 'content': '5'}], 0.0)
     """
-    column = next(name for name in ("conversations", "messages", "completion") if name in row)
+    column = next((name for name in ("messages", "completion") if name in row), "conversations")
     *prompt, last = messages(row, column)
     if last["role"] != "assistant" or not prompt:
         raise RowError(f"expected a prompt and an assistant turn at the end, found {shown(row[column])}", column)

@@ -60,7 +60,7 @@ def helpsteer(row: Row) -> Row:
     return {
         "prompt": helpsteer2_turns(text(row, "prompt")),
         "completion": [assistant(text(row, "response"))],
-        "attributes": {name: None if row[name] is None else number(row, name) for name in HELPSTEER_ATTRIBUTES},
+        "attributes": {name: None if field(row, name) is None else number(row, name) for name in HELPSTEER_ATTRIBUTES},
     }
 
 
