@@ -11,7 +11,8 @@ from pathlib import Path
 
 import datasets
 
-from .formats import FILE_FORMATS, BrokenFile, file_format, plain_file
+from .formats.file_rows import FILE_FORMATS, BrokenFile, file_format
+from .formats.unpacked import plain_file
 from .local import exact_names, stream_of, table_of
 from .origin import remember_files
 

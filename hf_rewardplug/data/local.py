@@ -16,19 +16,10 @@ from datasets.packaged_modules.json.json import JsonConfig
 import hf_rewardplug
 
 from .fingerprint import file_state
-from .formats import (
-    FILE_NAME,
-    FILE_ROW,
-    BrokenFile,
-    FileRow,
-    cached,
-    check_rows,
-    file_format,
-    is_list,
-    plain_file,
-    read_files,
-    table_files,
-)
+from .formats import check_rows, read_files
+from .formats.file_rows import FILE_NAME, FILE_ROW, BrokenFile, FileRow, file_format
+from .formats.json_rows import is_list
+from .formats.unpacked import cached, plain_file, table_files
 
 _BUILDERS = {"json": "json", "csv": "parquet", "parquet": "parquet", "arrow": "arrow"}
 _PROBED = 1000  # rows of a file whose columns a stream has

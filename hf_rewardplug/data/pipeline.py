@@ -17,7 +17,7 @@ from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key, subset_name
 from .columns import Unread, refuse_prompts
 from .encoding import DropRow, OverlongRow
-from .formats import FILE_NAME, FILE_ROW
+from .formats.file_rows import FILE_NAME, FILE_ROW
 from .unrendered import UNRENDERED
 
 BOOKKEEPING = {

@@ -31,7 +31,8 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 from ..data.files import local_files
-from ..data.formats import count_rows, table_files
+from ..data.formats import count_rows
+from ..data.formats.unpacked import table_files
 from ..data.pipeline import ON_BAD_ROW
 from ..data.preparation_report import PreparationReport, check_refused
 from .aggregates import aggregated

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.canonical import EmptyRow
-from ..data.formats import FileRow, parse_line, read_files
+from ..data.formats import read_files
+from ..data.formats.file_rows import FileRow
+from ..data.formats.json_rows import parse_line
 from .requests import Requests
 
 __all__ = ["WINDOW", "Line", "Requests", "flat", "read_lines", "read_source", "scored_lines"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..data.files import at_most, load_split
-from ..data.formats import FILE_NAME, FILE_ROW, bare_name
+from ..data.formats.file_rows import FILE_NAME, FILE_ROW, bare_name
 from ..data.mixing import Part, equal_share, mixed, mixed_and_held_out
 
 

@@ -12,7 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.data.formats import bare_name, count_rows, file_format, line_of, read_file
+from hf_rewardplug.data.formats import count_rows, line_of, read_file
+from hf_rewardplug.data.formats.file_rows import bare_name, file_format
 
 ROWS = [
     {"prompt": "2+2?", "chosen": "4", "rejected": 'five, or "5"'},

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.data.encoding import Encoder
-from hf_rewardplug.data.formats import BrokenFile, check_rows
+from hf_rewardplug.data.formats import check_rows
+from hf_rewardplug.data.formats.file_rows import BrokenFile
 from hf_rewardplug.score.files import rejects_of, score_file
 from hf_rewardplug.score.forward import ScoredRows
 from hf_rewardplug.score.sidecars import opened

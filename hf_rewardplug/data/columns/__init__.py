@@ -18,7 +18,7 @@ no prompt at all, by being text. Once a data set, not once a row: the rows of `l
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import islice
 from typing import Any
 
 from ..adapters import Adapter, rename_columns
@@ -129,28 +129,28 @@ def unread_columns(
             are written as text.
     """
     mapping = dict(column_mapping or {})
-    renamed = [rename_columns(row, mapping) if mapping else row for row in rows]
-    read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
-    names = dict.fromkeys(name for row in rows for name in row if name not in read and not name.startswith(OURS))
-    parts: dict[str, set[str | None]] = {name: set() for name in names}
+    renamed = [rename_columns(row, mapping) for row in rows]
     readings = [_known(adapter, row) for row in renamed]
-    if any(known and known.replaces(row.get("prompt")) for known, row in zip(readings, renamed, strict=True)):
-        parts[mapping.get("prompt", "prompt")] = {None}
+    read = {mapping.get(name, name) for row in renamed for name in adapter.reads(row)} | {*beside, *adapter.ignored}
+    names = {name: None for row in rows for name in row if name not in read and not name.startswith(OURS)}
+    parts: dict[str, set[str | None]] = {name: set() for name in names}
     # a row that cannot be read says nothing of the columns, unless they may be why none can
-    judged = [known is not None or (not any(readings) and adapter.optional is not None) for known in readings]
-    for raw, known in compress(zip(rows, readings, strict=True), judged):
-        for name in names:
-            if has_content(raw.get(name)):
+    judges_unreadable = adapter.optional is not None and not any(readings)
+    for raw, row, known in zip(rows, renamed, readings, strict=True):
+        if known and known.replaces(row.get("prompt")):
+            parts.setdefault(mapping.get("prompt", "prompt"), set()).add(None)
+        if known or judges_unreadable:
+            for name in filter(lambda name: has_content(raw.get(name)), names):
                 parts[name].add(part_of_prompt(name, raw[name], known))
     if refused := {name: part for part in ("prompt", "media") for name in names if part in parts[name]}:
         raise ValueError(refusal(adapter, refused, renamed[0]))
-    _refuse_written_messages(adapter, renamed)
+    _refuse_written_messages([row for known in readings if known for row in known.rows])
     return Unread(
-        tuple(name for name in parts if parts[name] and not _is_label(name, rows)),
-        tuple(name for name in names if "beside" in parts[name]),
-        tuple(name for name in names if not parts[name]),
-        tuple(dict.fromkeys(name for row in rows for name in row)),  # in order: `datasets` hashes it
-        ignored,
+        names=tuple(name for name in parts if parts[name] and not _is_label(name, rows)),
+        beside_prompt=tuple(name for name in names if "beside" in parts[name]),
+        watched=tuple(name for name in names if not parts[name]),
+        met=tuple(dict.fromkeys(name for row in rows for name in row)),  # in order: `datasets` hashes it
+        ignored=ignored,
     )
 
 
@@ -239,14 +239,10 @@ def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
     return sentences and not (kind == FREE and all(map(is_name, texts)))  # the rows have no prompt: this may be it
 
 
-def _refuse_written_messages(adapter: Adapter, rows: Sequence[Row]) -> None:
+def _refuse_written_messages(rows: Sequence[Row]) -> None:
     """Messages that a csv file or `json.dumps` made text of would be trained as that text."""
-    readings = []
-    for row in rows:
-        with suppress(Exception):  # as in `_known`
-            readings += adapter(row)
     for name in ("prompt", "chosen", "rejected", "completion"):
-        texts = [reading[name] for reading in readings if reading.get(name)]
+        texts = [row[name] for row in rows if row.get(name)]
         if texts and all(isinstance(text, str) and is_written_list(text, messages_alone=True) for text in texts):
             raise ValueError(
                 f"column {name!r} holds messages that are written as text, and would be read as that text. Make lists "

@@ -21,6 +21,7 @@ class KnownTexts:
     """The texts of canonical rows.
 
     Attributes:
+        rows: these rows.
         has_prompt: whether every row has a prompt.
         is_trl: whether TRL's `prompt` is read, which says what is asked.
 
@@ -33,6 +34,7 @@ class KnownTexts:
     """
 
     def __init__(self, rows: list[Row], read: Collection[str] = ()):
+        self.rows = rows
         self.has_prompt, self.is_trl = bool(rows) and all(row.get("prompt") for row in rows), "prompt" in read
         self._prompts = {text for row in rows for text in texts_of([row.get("prompt"), _beginning(row)])}
         self._answers = {text for row in rows for text in texts_of([row.get(key) for key in _ANSWERS])}

@@ -21,34 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .csv_cells import csv_records
-from .json_rows import is_list, parse_line, read_json
-from .names import FILE_FORMATS, bare_name, file_format
-from .rows import FileRow
-from .unpacked import BrokenFile, cached, linked_folder, opened, plain_file, table_files
-
-__all__ = [
-    "FILE_FORMATS",
-    "FILE_NAME",
-    "FILE_ROW",
-    "BrokenFile",
-    "FileRow",
-    "bare_name",
-    "cached",
-    "check_rows",
-    "count_rows",
-    "file_format",
-    "is_list",
-    "line_of",
-    "linked_folder",
-    "parse_line",
-    "plain_file",
-    "read_file",
-    "read_files",
-    "table_files",
-]
-
-FILE_ROW, FILE_NAME = "rewardplug_row", "rewardplug_file"
-"""columns of a stream of files: the row's number in its file, and the file's name where there are several"""
+from .file_rows import BrokenFile, FileRow, file_format
+from .json_rows import read_json
+from .unpacked import opened, table_files
 
 _BATCH = 1024
 
@@ -81,10 +56,6 @@ def count_rows(path: str | Path) -> int:
 
 def line_of(path: str | Path, number: int) -> int | None:
     """The line of row `number`; None where the format has no lines."""
-    path = Path(path)
-    if file_format(path) == "csv":
-        with opened(path) as file:
-            return next((line for place, (line, _) in enumerate(csv_records(file), -1) if place == number), None)
     return next((row.line for row in read_file(path) if row.line is None or row.number == number), None)
 
 

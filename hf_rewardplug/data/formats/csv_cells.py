@@ -17,7 +17,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +30,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _MESSAGE_KEYS = [
     [re.compile(rf"""['"]{key}['"]\s*:""") for key in keys] for keys in (("role", "content"), ("from", "value"))
 ]
-_BOOLS = {"true": True, "false": False}
+_BOOLS = ("true", "false")
 _AS_JSON = ("tools", "chat_template_kwargs")  # which are taken as JSON text too
 _BATCH = 1024
 _MOST_CHARACTERS = 2**31 - 1  # of a cell; the csv module allows 131,072
@@ -56,44 +55,26 @@ def csv_records(file: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
         CsvError: another number of cells than in the header, quotes that do not close, or no UTF-8.
     """
     csv.field_size_limit(_MOST_CHARACTERS)
-    text = _Lines(file)
-    reader = csv.reader(text, strict=True)
+    lines = (text.decode("utf-8-sig" if number == 1 else "utf-8") for number, text in enumerate(file, 1))
+    reader = csv.reader(lines, strict=True)
     header, line = None, 1
-    while True:
-        try:
-            record = next(reader, None)
-        except csv.Error as error:
-            remedy = "Put a cell with quotes, commas or line breaks in double quotes, and double the quotes within"
-            raise CsvError(f"no csv: {error}. {remedy}", line) from error
-        except UnicodeDecodeError as error:
-            raise CsvError(f"no UTF-8: {error}", text.line) from error
-        if record is None:
-            return
-        if record:
+    try:
+        for record in reader:
             header = header or record
-            if len(record) != len(header):
+            if record and len(record) != len(header):
                 raise CsvError(
                     f"{len(record)} cells, but the header has {len(header)} ({', '.join(header)}). Put a cell with "
                     "commas or line breaks in double quotes",
                     line,
                 )
-            yield line, record
-        line = reader.line_num + 1
-
-
-class _Lines:
-    """Decoded lines, and the number of the last one."""
-
-    def __init__(self, file: Iterable[bytes]):
-        self.file, self.line = iter(file), 0
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.file)
-        self.line += 1
-        return line.decode("utf-8-sig" if self.line == 1 else "utf-8")
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        remedy = "Put a cell with quotes, commas or line breaks in double quotes, and double the quotes within"
+        raise CsvError(f"no csv: {error}. {remedy}", line) from error
+    except UnicodeDecodeError as error:
+        raise CsvError(f"no UTF-8: {error}", reader.line_num + 1) from error
 
 
 def column_kinds(file: Iterable[bytes]) -> dict[str, set[str]]:
@@ -112,58 +93,42 @@ def column_kinds(file: Iterable[bytes]) -> dict[str, set[str]]:
         raise CsvError(f"the header holds {found}; expected the names of the columns, each once", 1)
     if len(names) == 1 and (mark := re.search(r"[;\t|]", names[0])):
         raise CsvError(f"the header is one cell, {names[0]!r}; expected commas between cells, not {mark[0]!r}", 1)
-    columns = [_Column(name) for name in names]
+    texts = {name for name in names if _TEXTS.fullmatch(name)}
+    kinds: dict[str, set[str]] = {name: set() for name in names}
+    lists: dict[str, int] = {}  # column of other cells: the line of its first list
     for line, record in records:
-        for column, cell in zip(columns, record, strict=True):
-            if cell:
-                column.see(cell, line)
-    for column in columns:
-        column.check()
-    return {column.name: column.kinds for column in columns}
+        for name, cell in zip(names, record, strict=True):
+            if name not in _AS_JSON and is_written_list(cell, messages_alone=name in texts):
+                if name in texts:
+                    raise _holds_list(name, line)
+                lists.setdefault(name, line)
+            elif cell:
+                kinds[name].add("text" if name in texts else _kind(cell))
+    for name in filter(lists.get, names):
+        if not kinds[name]:
+            raise _holds_list(name, lists[name])
+        kinds[name].add("text")
+    return kinds
+
+
+def _holds_list(name: str, line: int) -> CsvError:
+    return CsvError(
+        f"column '{name}' holds a list or an object, written as text, and csv has none. Write the rows as "
+        "jsonl or parquet, or leave the column out",
+        line,
+    )
 
 
 def write_parquet(file: Iterable[bytes], target: Path, kinds: dict[str, set[str]]) -> None:
     """The rows of a csv file as a parquet file, typed by `kinds`, a batch in memory."""
-    types = [_type(kinds[name]) for name in kinds]
-    schema = pa.schema(list(zip(kinds, types, strict=True)))
+    schema = pa.schema([(name, _type(of_name)) for name, of_name in kinds.items()])
     records = csv_records(file)
     next(records)
     with pq.ParquetWriter(target, schema) as writer:
         while batch := list(itertools.islice(records, _BATCH)):
-            columns = zip(*(record for _, record in batch), strict=True)
-            arrays = [
-                pa.array([_value(cell, kind) for cell in column], kind)
-                for column, kind in zip(columns, types, strict=True)
-            ]
-            writer.write_table(pa.table(arrays, schema=schema))
-
-
-class _Column:
-    """What the cells of a column have in common."""
-
-    def __init__(self, name: str):
-        self.name, self.is_text = name, _TEXTS.fullmatch(name) is not None
-        self.kinds, self.lists, self.texts, self.first_list = set(), 0, 0, 0
-
-    def see(self, cell: str, line: int) -> None:
-        if cell.strip() and self.name not in _AS_JSON and is_written_list(cell, messages_alone=self.is_text):
-            self.lists, self.first_list = self.lists + 1, self.first_list or line
-            if self.is_text:
-                raise self._error(line)
-        else:
-            self.texts += 1
-        self.kinds.add("text" if self.is_text else _kind(cell))
-
-    def check(self) -> None:
-        if self.lists and not self.texts:
-            raise self._error(self.first_list)
-
-    def _error(self, line: int) -> CsvError:
-        return CsvError(
-            f"column '{self.name}' holds a list or an object, written as text, and csv has none. Write the rows as "
-            "jsonl or parquet, or leave the column out",
-            line,
-        )
+            rows = [{name: cell or None for name, cell in zip(kinds, record, strict=True)} for _, record in batch]
+            texts = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in kinds]))
+            writer.write_table(texts.cast(schema))
 
 
 def _type(kinds: set[str]) -> pa.DataType:
@@ -199,13 +164,3 @@ def is_written_list(cell: str, *, messages_alone: bool) -> bool:
     if (ends[:1], ends[-1:]) not in (("[", "]"), ("{", "}")):
         return False
     return not messages_alone or any(all(key.search(ends) for key in keys) for keys in _MESSAGE_KEYS)
-
-
-def _value(cell: str, kind: pa.DataType) -> Any:
-    if not cell:
-        return None
-    if pa.types.is_string(kind):
-        return cell
-    if pa.types.is_boolean(kind):
-        return _BOOLS[cell.lower()]
-    return int(cell) if pa.types.is_integer(kind) else float(cell)

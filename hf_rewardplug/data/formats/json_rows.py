@@ -5,16 +5,16 @@ Stricter than the readers of other packages: no comma behind the last object, no
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .rows import FileRow
-from .unpacked import BrokenFile
+from .file_rows import BrokenFile, FileRow
 
 _BEGINNING = 1024
 _BOM = b"\xef\xbb\xbf"
-_SPACE = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _DEEPEST = 200
 _TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} deep"
 
@@ -28,16 +28,19 @@ def read_json(path: Path, table: Path) -> Iterator[FileRow]:
     Raises:
         BrokenFile: a list that is no JSON, or no UTF-8. A line that is none is a row with an `error`.
     """
+    if is_list(table):
+        yield from _list(path, table.read_bytes())
+        return
     with open(table, "rb") as file:
-        start = file.read(_BEGINNING).removeprefix(_BOM).lstrip()
-        file.seek(0)
-        if start.startswith(b"["):
-            yield from _list(path, file.read())
-        elif (row := _one_object(file)) is not None:
+        if (row := _one_object(file)) is not None:
             yield FileRow(0, line=1, row=row)
-        else:
-            file.seek(0)
-            yield from _lines(file)
+            return
+        file.seek(0)
+        number = 0
+        for line, text in enumerate(file, 1):
+            if text.strip():
+                yield parse_line(text, number=number, line=line)
+                number += 1
 
 
 def is_list(table: Path) -> bool:
@@ -58,14 +61,6 @@ def _one_object(file: IO[bytes]) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _lines(file: IO[bytes]) -> Iterator[FileRow]:
-    number = 0
-    for line, text in enumerate(file, 1):
-        if text.strip():
-            yield parse_line(text, number=number, line=line)
-            number += 1
-
-
 def parse_line(text: bytes, *, number: int, line: int) -> FileRow:
     """A line of jsonl.
 
@@ -73,16 +68,14 @@ def parse_line(text: bytes, *, number: int, line: int) -> FileRow:
     'no JSON: Expecting property name enclosed in double quotes at character 16'
     """
     try:
-        row = _parsed(text.decode("utf-8-sig" if line == 1 else "utf-8"))
+        return _row(number, line, _parsed(text.decode("utf-8-sig" if line == 1 else "utf-8")))
     except json.JSONDecodeError as error:
-        return FileRow(number, line, error=f"no JSON: {error.msg} at character {error.pos + 1}")
+        wrong = f"no JSON: {error.msg} at character {error.pos + 1}"
     except UnicodeDecodeError as error:
-        return FileRow(number, line, error=f"no UTF-8: {error}")
+        wrong = f"no UTF-8: {error}"
     except ValueError as error:
-        return FileRow(number, line, error=str(error))
-    if not isinstance(row, dict):
-        return FileRow(number, line, error=_no_object(row))
-    return FileRow(number, line, row)
+        wrong = str(error)
+    return FileRow(number, line, error=wrong)
 
 
 def _list(path: Path, content: bytes) -> list[FileRow]:
@@ -97,56 +90,54 @@ def _list(path: Path, content: bytes) -> list[FileRow]:
         return BrokenFile(path, f"no JSON: {why}", text.count("\n", 0, place) + 1)
 
     decoder, rows, line, seen = json.JSONDecoder(object_pairs_hook=_each_once), [], 1, 0
-    place = _behind_space(text, text.index("[") + 1)
-    ended = text[place : place + 1] == "]"
-    while not ended:
+    mark, place = "[", text.index("[")
+    while mark != "]":
+        before, place = place, _behind_space(text, place + 1)
+        if text.startswith("]", place):
+            if mark == ",":
+                raise fault("there is a comma behind the last object", before)
+            break
         line, seen = line + text.count("\n", seen, place), place
         try:
             row, end = decoder.raw_decode(text, place)
-            _shallow(row, text[place:end])
+            _check_depth(row, text[place:end])
         except json.JSONDecodeError as error:
             raise fault(error.msg, error.pos) from error
         except RecursionError:
             raise fault(_TOO_DEEP, place) from None
         except ValueError as error:
             raise fault(str(error), place) from error
-        wrong = None if isinstance(row, dict) else _no_object(row)
-        rows.append(FileRow(len(rows), line, None if wrong else row, wrong))
+        rows.append(_row(len(rows), line, row))
         place = _behind_space(text, end)
-        ended, mark = text[place : place + 1] == "]", text[place : place + 1] or "the end of the file"
-        if not ended and mark != ",":
-            raise fault(f"expected ',' or ']' behind an object, found {mark}", place)
-        if not ended:
-            comma, place = place, _behind_space(text, place + 1)
-            if text[place : place + 1] == "]":
-                raise fault("there is a comma behind the last object", comma)
+        mark = text[place : place + 1]
+        if mark not in (",", "]"):
+            raise fault(f"expected ',' or ']' behind an object, found {mark or 'the end of the file'}", place)
     if (rest := _behind_space(text, place + 1)) < len(text):
         raise fault("there is more behind the list", rest)
     return rows
 
 
 def _behind_space(text: str, place: int) -> int:
-    while place < len(text) and text[place] in _SPACE:
-        place += 1
-    return place
+    return _SPACE.match(text, place).end()
 
 
 def _parsed(text: str) -> Any:
     try:
-        return _shallow(json.loads(text, object_pairs_hook=_each_once), text)
+        value = json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-
-
-def _shallow(value: Any, text: str) -> Any:
-    """The value, unless it is nested so deep that who reads or writes it later would run out of stack."""
-    if text.count("[") + text.count("{") > _DEEPEST:
-        level, depth = [value], 0
-        while level := [inner for outer in level for inner in _inner(outer)]:
-            depth += 1
-            if depth > _DEEPEST:
-                raise ValueError(_TOO_DEEP)
+    _check_depth(value, text)
     return value
+
+
+def _check_depth(value: Any, text: str) -> None:
+    """What is nested deeper would let those run out of stack who read or write it later."""
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level = [value]
+        for _ in range(_DEEPEST + 1):
+            level = [inner for outer in level for inner in _inner(outer)]
+        if level:
+            raise ValueError(_TOO_DEEP)
 
 
 def _inner(value: Any) -> Any:
@@ -162,5 +153,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _no_object(row: Any) -> str:
-    return f"found {type(row).__name__}; expected a JSON object"
+def _row(number: int, line: int, value: Any) -> FileRow:
+    if isinstance(value, dict):
+        return FileRow(number, line, value)
+    return FileRow(number, line, error=f"found {type(value).__name__}; expected a JSON object")

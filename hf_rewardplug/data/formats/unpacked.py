@@ -23,21 +23,9 @@ import hf_rewardplug
 
 from ..fingerprint import file_state
 from .csv_cells import CsvError, column_kinds, write_parquet
-from .names import bare_name, file_format
+from .file_rows import BrokenFile, bare_name, file_format
 
 _ODD = re.compile(r"[^\w./ -]")  # x[1], a::b (a chain of URLs to fsspec), $HOME, which datasets reads as something else
-
-
-class BrokenFile(ValueError):
-    """A file that cannot be read, or not on from a line; the message names both and what is wrong.
-
-    >>> raise BrokenFile("pairs.csv", "3 cells, but the header has 2", line=7)
-    Traceback (most recent call last):
-    hf_rewardplug.data.formats.unpacked.BrokenFile: 'pairs.csv', line 7: 3 cells, but the header has 2
-    """
-
-    def __init__(self, file: str | Path, why: str, line: int | None = None):
-        super().__init__(f"'{file}' {why}" if line is None else f"'{file}', line {line}: {why}")
 
 
 def table_files(paths: Sequence[str | Path]) -> list[Path]:

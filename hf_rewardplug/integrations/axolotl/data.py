@@ -14,7 +14,8 @@ import datasets
 
 from ...data.adapters import get_adapter
 from ...data.files import hold_out, is_saved, load_split, local_files, of_saved
-from ...data.formats import FILE_FORMATS, BrokenFile, file_format, linked_folder
+from ...data.formats.file_rows import FILE_FORMATS, BrokenFile, file_format
+from ...data.formats.unpacked import linked_folder
 from ...data.local import exact_names
 from ...data.mixing import Part, mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key

@@ -220,7 +220,8 @@ def _load(benchmark: Benchmark | None, data: Any, split: str | None) -> Any:
 def _rows_of_files(path: Path) -> Rows:
     """As the files hold them: a table would fill columns up, and refuse one that is text here and a list there."""
     from hf_rewardplug.data.files import local_files
-    from hf_rewardplug.data.formats import BrokenFile, bare_name, read_files
+    from hf_rewardplug.data.formats import read_files
+    from hf_rewardplug.data.formats.file_rows import BrokenFile, bare_name
 
     inside = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
     inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
