@@ -23,8 +23,6 @@ from .canonical import hash63
 from .files import at_most, check_share, held_count, split_by_prompt
 from .mixture_rows import Part, canonical_rows
 
-__all__ = ["STOPPING_STRATEGIES", "Part", "canonical_rows", "equal_share", "mixed", "mixed_and_held_out"]
-
 STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 _EACH_ONCE = STOPPING_STRATEGIES[2]
 
@@ -61,8 +59,7 @@ def mixed(
             row that its adapter cannot read (with the part, the adapter and the row number); or all rows of a part.
         TypeError: a part's `dataset` is no data set.
     """
-    _check(parts, stopping_strategy)
-    rows = [canonical_rows(part, num_proc=num_proc, on_bad_row=on_bad_row) for part in parts]
+    rows = _checked_rows(parts, stopping_strategy, num_proc, on_bad_row)
     if shuffle and isinstance(rows[0], Dataset):
         rows = [one.shuffle(seed=seed) for one in rows]
     return _interleaved(rows, [part.weight for part in parts], seed, stopping_strategy)
@@ -91,17 +88,15 @@ def mixed_and_held_out(
     Raises:
         ValueError, TypeError: as `mixed`; and a part that cannot be split.
     """
-    _check(parts, stopping_strategy)
-    rows = [canonical_rows(part, num_proc=num_proc, on_bad_row=on_bad_row) for part in parts]
+    rows = _checked_rows(parts, stopping_strategy, num_proc, on_bad_row)
     most = equal_share(max_eval_rows, len(parts))
     if isinstance(rows[0], IterableDataset):
         most = most or equal_share(1000, len(parts))
-        train, held_out = [one.skip(most) for one in rows], [one.take(most) for one in rows]
+        train, held_out = [one.skip(most) for one in rows], rows
     else:
         train, held_out = _hold_out(parts, rows, test_size, seed, own_rows)
-        held_out = [at_most(one, most) for one in held_out]
-    weights = [part.weight for part in parts]
-    return _interleaved(train, weights, seed, stopping_strategy), _interleaved(held_out, None, seed)
+    train = _interleaved(train, [part.weight for part in parts], seed, stopping_strategy)
+    return train, _interleaved([at_most(one, most) for one in held_out])
 
 
 def equal_share(rows: int | None, parts: int) -> int | None:
@@ -113,7 +108,8 @@ def equal_share(rows: int | None, parts: int) -> int | None:
     return None if rows is None else max(1, rows // parts)
 
 
-def _check(parts: Sequence[Part], stopping_strategy: str | None) -> None:
+def _checked_rows(parts: Sequence[Part], stopping_strategy: str | None, num_proc: int | None, on_bad_row: str) -> list:
+    """The rows of each part, if the parts go together."""
     if not parts:
         raise ValueError("A mixture needs one part at least.")
     for part in parts:
@@ -131,36 +127,32 @@ def _check(parts: Sequence[Part], stopping_strategy: str | None) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"Two parts are called '{twice[0]}'. Give each a `subset` name of its own.")
     streams = [part.subset for part in parts if isinstance(part.dataset, IterableDataset)]
-    if streams and len(streams) < len(parts):
-        rest = [name for name in names if name not in streams]
+    if streams and (rest := [name for name in names if name not in streams]):
         raise ValueError(
             f"{_listed(streams)} are streams, {_listed(rest)} are not. Stream all or none: "
             "`dataset.to_iterable_dataset()` makes a stream."
         )
     _check_weights(parts, stopping_strategy)
-    if streams and (parts[0].weight is None or stopping_strategy == _EACH_ONCE):
-        if Version(datasets.__version__) < Version("4.2"):  # which would stop with the first part, and not say so
-            raise ValueError(f"Every row of several streams once needs datasets >= 4.2, found {datasets.__version__}.")
+    each_once = parts[0].weight is None or stopping_strategy == _EACH_ONCE
+    if streams and each_once and Version(datasets.__version__) < Version("4.2"):  # which stops with the first part
+        raise ValueError(f"Every row of several streams once needs datasets >= 4.2, found {datasets.__version__}.")
+    return [canonical_rows(part, num_proc=num_proc, on_bad_row=on_bad_row) for part in parts]
 
 
 def _check_weights(parts: Sequence[Part], stopping_strategy: str | None) -> None:
     without = [part.subset for part in parts if part.weight is None]
     if without and len(without) < len(parts):
         raise ValueError(f"{_listed(without)} have no `weight`, the other parts have. Give all parts one, or none.")
-    for part in parts:
+    for part in () if without else parts:
         weight = part.weight
-        if weight is None:
-            continue
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ValueError(
                 f"part '{part.subset}': weight={weight!r}; expected a number above 0. Leave out a part without weight."
             )
-    if stopping_strategy is None:
-        return
-    if stopping_strategy not in STOPPING_STRATEGIES:
+    if stopping_strategy not in (None, *STOPPING_STRATEGIES):
         known = ", ".join(map(repr, STOPPING_STRATEGIES))
         raise ValueError(f"stopping_strategy={stopping_strategy!r} is not one of {known}.")
-    if without:
+    if stopping_strategy is not None and without:
         raise ValueError(
             f"stopping_strategy={stopping_strategy!r} needs a `weight` for each part. Without, every row comes once."
         )
@@ -170,26 +162,13 @@ def _listed(names: list[str]) -> str:
     return "parts " + ", ".join(f"'{name}'" for name in names)
 
 
-def _interleaved(rows: list, weights: list[float | None] | None, seed: int, stopping_strategy: str | None = None):
-    if weights is not None and weights[0] is not None:
-        shares = [weight / math.fsum(weights) for weight in weights]
-        strategy = stopping_strategy or STOPPING_STRATEGIES[0]
-        return datasets.interleave_datasets(rows, probabilities=shares, seed=seed, stopping_strategy=strategy)
-    if isinstance(rows[0], IterableDataset):
+def _interleaved(rows: list, weights: Sequence[float | None] = (None,), seed: int = 0, strategy: str | None = None):
+    """The rows drawn by weight, or each once and the parts in turns."""
+    if weights[0] is None:
         return datasets.interleave_datasets(rows, stopping_strategy=_EACH_ONCE)
-    # the same order; older versions of datasets stop early here (datasets#7954)
-    return datasets.concatenate_datasets(rows).select(_turns([len(one) for one in rows]))
-
-
-def _turns(lengths: list[int]) -> list[int]:
-    """Indices into the concatenation by which parts of these lengths take turns.
-
-    >>> _turns([3, 1, 2])
-    [0, 3, 4, 1, 5, 2]
-    """
-    starts = [sum(lengths[:index]) for index in range(len(lengths))]
-    spans = list(zip(starts, lengths, strict=True))
-    return [start + turn for turn in range(max(lengths)) for start, length in spans if turn < length]
+    shares = [weight / math.fsum(weights) for weight in weights]
+    strategy = strategy or "first_exhausted"
+    return datasets.interleave_datasets(rows, probabilities=shares, seed=seed, stopping_strategy=strategy)
 
 
 def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: int, own_rows: str):
@@ -199,12 +178,12 @@ def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: in
     """
     check_share(share, own_rows)
     prompts_of, held = [], set()
-    for index, one in enumerate(rows):
-        prompts = [_prompt(text, f"{index} {number}") for number, text in enumerate(one["canonical"])]
+    for index, (part, dataset) in enumerate(zip(parts, rows, strict=True)):
+        prompts = [_prompt(text, f"{index} {number}") for number, text in enumerate(dataset["canonical"])]
         different = sorted(set(prompts), key=lambda prompt: (hash63(ascii((seed, prompt))), prompt))
         if len(different) < 2:
             raise ValueError(
-                f"part '{parts[index].subset}' has {len(one)} rows with {len(different)} different prompts, which "
+                f"part '{part.subset}' has {len(dataset)} rows with {len(different)} different prompts, which "
                 f"cannot be split by prompt. Give held-out rows of their own ({own_rows})."
             )
         held.update(different[: held_count(share, len(different))])
@@ -216,7 +195,7 @@ def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: in
                 f"part '{part.subset}' has no rows left to train on: other parts hold out its prompts. Give held-out "
                 f"rows of their own ({own_rows})."
             )
-    return [train for train, _ in sides], [held_out for _, held_out in sides]
+    return zip(*sides, strict=True)
 
 
 def _prompt(canonical: str, otherwise: str) -> str:

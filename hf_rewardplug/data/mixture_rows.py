@@ -63,9 +63,10 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         raise ValueError(f"part '{part.subset}': {error}") from error
     if raw is None:
         raise ValueError(f"part '{part.subset}' has no rows.")
-    dataset = raw.rows
+    dataset, origin = raw.rows, Origin()
     options = {"features": COLUMNS, "remove_columns": dataset.column_names or list(raw.first)}
     if isinstance(dataset, Dataset):
+        origin = Origin.of(dataset)
         options |= {"num_proc": num_proc if num_proc and num_proc > 1 else None, "desc": f"Reading {part.subset}"}
     write = _Writer(
         subset=part.subset,
@@ -74,29 +75,22 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         unread=raw.unread,
         on_bad_row=on_bad_row,
         code=code_state(raw.adapter.function),
-        numbers=Origin.of(dataset).file_numbers if isinstance(dataset, Dataset) else None,
+        numbers=origin.file_numbers,
     )
     try:
         rows = dataset.map(write, batched=True, batch_size=256, with_indices=True, **options)
-    except RefusedRow as error:
-        name = Origin.of(dataset).described(error.number) if isinstance(dataset, Dataset) else error.row
-        raise error.called(name) from (error.__cause__ or error)
+    except RefusedRow as error:  # of a `Dataset`: a stream has not been read yet
+        raise error.called(origin.described(error.number)) from (error.__cause__ or error)
     if on_bad_row == "drop":
         _check_readable(rows, part.subset)
-    return _with_note(rows, part.subset, raw.unread)
-
-
-def _with_note(rows: Dataset | IterableDataset, subset: str, unread: Unread) -> Dataset | IterableDataset:
-    """The rows with what is not read of them in their description, which the trainer's report tells."""
-    if str(unread):
-        rows.info.description = f"{UNREAD_OF_PART}'{subset}': {unread}"
+    if str(raw.unread):  # which the trainer's report tells
+        rows.info.description = f"{UNREAD_OF_PART}'{part.subset}': {raw.unread}"
     return rows
 
 
 def _check_readable(rows: Dataset | IterableDataset, subset: str) -> None:
     """One part of a wrong format must not hide behind the others."""
-    head = rows if isinstance(rows, Dataset) else islice(rows, _PROBED)
-    texts = head["canonical"] if isinstance(rows, Dataset) else [row["canonical"] for row in head]
+    texts = rows["canonical"] if isinstance(rows, Dataset) else (row["canonical"] for row in islice(rows, _PROBED))
     first = None
     for text in texts:
         if not text.startswith(_REFUSED):
@@ -118,15 +112,13 @@ class _Writer:
     numbers: Sequence[int] | None
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        rows = [{key: values[place] for key, values in batch.items()} for place in range(len(indices))]
-        numbers = indices if self.numbers is None else [int(self.numbers[index]) for index in indices]
-        numbered = [numbered_row(row, number) for row, number in zip(rows, numbers, strict=True)]
-        texts = [self._text(row, index, place) for (row, _, place), index in zip(numbered, indices, strict=True)]
-        return {
-            "canonical": texts,
-            "subset": [self.subset] * len(indices),
-            "source_row": [number for _, number, _ in numbered],
-        }
+        written = {"canonical": [], "subset": [self.subset] * len(indices), "source_row": []}
+        for position, index in enumerate(indices):
+            number = index if self.numbers is None else int(self.numbers[index])
+            row, number, place = numbered_row({key: values[position] for key, values in batch.items()}, number)
+            written["canonical"].append(self._text(row, index, place))
+            written["source_row"].append(number)
+        return written
 
     def _text(self, row: Row, index: int, place: str | None) -> str:
         try:

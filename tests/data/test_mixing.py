@@ -17,7 +17,8 @@ from datasets import Dataset, Features, IterableDataset, List, Value, interleave
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter, register_adapter, registry
 from hf_rewardplug.data.canonical import EmptyRow
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.data.mixing import STOPPING_STRATEGIES, Part, canonical_rows, mixed, mixed_and_held_out
+from hf_rewardplug.data.mixing import STOPPING_STRATEGIES, mixed, mixed_and_held_out
+from hf_rewardplug.data.mixture_rows import Part, canonical_rows
 from hf_rewardplug.data.pipeline import RowPipeline, choose_adapter
 from hf_rewardplug.data.prepare import prepare_dataset
 

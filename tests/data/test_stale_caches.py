@@ -16,7 +16,7 @@ import hf_rewardplug
 from hf_rewardplug.data.adapters import get_adapter
 from hf_rewardplug.data.adapters import registry as adapter_registry
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.data.mixing import Part, canonical_rows
+from hf_rewardplug.data.mixture_rows import Part, canonical_rows
 from hf_rewardplug.data.pipeline import RowPipeline
 from hf_rewardplug.data.prepare import prepare_dataset
 from hf_rewardplug.data.raw import plain_rows
