@@ -45,14 +45,15 @@ def ask_for_head_group(model: nn.Module, fsdp_plugin: Any) -> None:
 def keep_head_fp32(model: nn.Module) -> None:
     """Give the head's group, and what the model returns, fp32; before the first forward, later calls change nothing.
 
-    FSDP2 has no public call that changes a group's policy (torch 2.13), so its state is written to.
+    FSDP2 has no public call that changes a group's policy (torch 2.15), so its state is written to.
     """
     for head in reward_heads(model):
         if isinstance(head, FSDPModule):
             state = head._get_fsdp_state()
             state._mp_policy = FP32
             for group in getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]:
-                group.mp_policy = FP32
+                for owner in (group, *group.fsdp_params):  # from torch 2.15 on each parameter has the policy itself
+                    owner.mp_policy = FP32
     if isinstance(model, FSDPModule):
         state = model._get_fsdp_state()
         state._mp_policy = dataclasses.replace(state._mp_policy, output_dtype=torch.float32)

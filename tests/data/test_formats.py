@@ -179,7 +179,7 @@ def test_text_in_brackets_stays_text(tmp_path):
 
 GOOD = '{"prompt": "a", "chosen": "b"}'
 BROKEN = [
-    ("rows.jsonl", f"{GOOD}\n\n{GOOD[:-1]},}}\n", "line 3: no JSON: Expecting property name"),
+    ("rows.jsonl", f"{GOOD}\n\n{GOOD[:-1]}, 5}}\n", "line 3: no JSON: Expecting property name"),
     ("rows.jsonl", f"{GOOD}\n{GOOD} {GOOD}\n", "line 2: no JSON: Extra data"),
     ("rows.jsonl", f"{GOOD}\n{GOOD[:-9]}", "line 2: no JSON: Unterminated string"),
     ("rows.jsonl", f"{GOOD},\n{GOOD}\n", "line 1: no JSON: Extra data"),
@@ -187,7 +187,7 @@ BROKEN = [
     ("rows.jsonl", f"{GOOD}\n".encode() + b'{"prompt": "\xe9"}\n', "line 2: no UTF-8: .*invalid continuation byte"),
     ("rows.jsonl", f'{GOOD}\n{{"prompt": "a", "prompt": "b"}}\n', "line 2: 'prompt' is there twice"),
     ("rows.json", f"[{GOOD},\n{GOOD},\n]", "line 2: no JSON: there is a comma behind the last object"),
-    ("rows.json", f"[{GOOD},\n{GOOD[:-1]},}}]", "line 2: no JSON: Expecting property name"),
+    ("rows.json", f"[{GOOD},\n{GOOD[:-1]}, 5}}]", "line 2: no JSON: Expecting property name"),
     ("rows.json", f"[{GOOD}\n{GOOD}]", "line 2: no JSON: expected ',' or ']' behind an object"),
     ("rows.json", f"[{GOOD},\n{GOOD}", "line 2: no JSON: expected ',' or ']' behind an object, found the end of the"),
     ("rows.json", f"[{GOOD}]\n{GOOD}", "line 2: no JSON: there is more behind the list"),

@@ -121,6 +121,7 @@ def test_a_default_that_cannot_hold_crashes_no_recipe(why, options, steps, asset
     rows = Dataset.from_list(text_pairs(40))
     rows = rows.to_iterable_dataset() if why == "stream" else rows
     trainer = RewardTrainer(args=args, train_dataset=rows, **script.model_settings(model_args, args))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what was asked of it stands in `arguments`
     run(trainer, arguments)
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["global_step"] == steps

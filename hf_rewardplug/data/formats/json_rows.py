@@ -64,8 +64,8 @@ def _one_object(file: IO[bytes]) -> dict[str, Any] | None:
 def parse_line(text: bytes, *, number: int, line: int) -> FileRow:
     """A line of jsonl.
 
-    >>> parse_line(b'{"prompt": "a",}', number=0, line=1).error
-    'no JSON: Expecting property name enclosed in double quotes at character 16'
+    >>> parse_line(b'{"prompt": "a", 5}', number=0, line=1).error
+    'no JSON: Expecting property name enclosed in double quotes at character 17'
     """
     try:
         return _row(number, line, _parsed(text.decode("utf-8-sig" if line == 1 else "utf-8")))
