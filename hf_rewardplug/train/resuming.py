@@ -5,6 +5,7 @@ where the result would be neither the run that was interrupted nor the one that 
 """
 
 import json
+import math
 from hashlib import blake2b
 from typing import Any
 
@@ -67,9 +68,15 @@ def check_same_run(trainer, folder, saved: dict[str, Any], here: dict[str, Any],
     return [words for name, words in differ.items() if name in harmless]
 
 
-def _rows_of_a_step(options: dict[str, Any]) -> int:
+def _rows_of_a_step(options: dict[str, Any]) -> int | None:
+    """None where a record was changed by hand: its numbers are then named as different.
+
+    >>> _rows_of_a_step({"ranks": 2, "gradient_accumulation_steps": 3}), _rows_of_a_step({"ranks": None})
+    (6, None)
+    """
     names = _OF_A_STEP[options.get("max_tokens_per_batch") is not None :]
-    return int(np.prod([options.get(name, 1) for name in names]))
+    numbers = [options.get(name, 1) for name in names]
+    return math.prod(numbers) if all(isinstance(number, int) for number in numbers) else None
 
 
 def digest(rows: datasets.Dataset) -> str:
