@@ -39,8 +39,8 @@ from side_by_side import machine
 
 import hf_rewardplug as rp
 from hf_rewardplug.demo import DEMO_ARGUMENTS, save_demo_model
-from hf_rewardplug.train.losses import rao_kupper_probabilities
-from hf_rewardplug.train.option_checks import PAIR_LOSSES, SCORE_LOSSES
+from hf_rewardplug.train.losses import LOSSES
+from hf_rewardplug.train.losses.pairs import rao_kupper_probabilities
 
 BINS, TIE_THRESHOLD = 15, 1.0
 
@@ -139,7 +139,7 @@ def trainer_of(design: Panel, arguments: dict, seed: int, steps: int, train: lis
     """A trainer whose step sees `design.batch` problems, whatever an item of the loss is."""
     orm, loss_type, answers = design.style == "gemma", arguments["loss_type"], len(train[0]["completions"])
     kind, config = (rp.RewardTrainer, rp.RewardConfig) if orm else (rp.PRMTrainer, rp.PRMConfig)
-    items = answers * (answers - 1) // 2 if loss_type in PAIR_LOSSES else answers if loss_type in SCORE_LOSSES else 1
+    items = {"pairs": answers * (answers - 1) // 2, "completions": answers}.get(LOSSES[loss_type].form, 1)
     demo = {key: value for key, value in DEMO_ARGUMENTS[design.style].items() if key != "dataset_name"}
     settings = {
         **demo,
@@ -164,7 +164,8 @@ def trainer_of(design: Panel, arguments: dict, seed: int, steps: int, train: lis
 
 def judged_answers(predictions: np.ndarray, loss_type: str, answers: int) -> dict:
     """Figures of rewards; predictions of `RewardTrainer.predict` on rows with the best of their `answers` first."""
-    if loss_type in PAIR_LOSSES:
+    form = LOSSES[loss_type].form
+    if form == "pairs":
         margins_P = predictions[:, 0] - predictions[:, 1]
     else:
         rewards_NK = predictions.reshape(-1, answers)
@@ -178,7 +179,7 @@ def judged_answers(predictions: np.ndarray, loss_type: str, answers: int) -> dic
     if loss_type == "rao_kupper":  # of those that are no tie
         better, _, worse = rao_kupper_probabilities(torch.from_numpy(both_sides), TIE_THRESHOLD).unbind(1)
         figures["meant"] = calibration_error((better / (better + worse)).numpy(), true)
-    elif loss_type in SCORE_LOSSES and answers == 2:  # that a completion has the score 1
+    elif form == "completions" and answers == 2:  # that a completion has the score 1
         probabilities = sigmoid(predictions.ravel()) if loss_type == "bce" else predictions.ravel().clip(0, 1)
         figures["meant"] = calibration_error(probabilities, np.tile([1.0, 0.0], len(probabilities) // 2))
     return figures

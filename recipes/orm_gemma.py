@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
-from hf_rewardplug.train.option_checks import PAIR_LOSSES
+from hf_rewardplug.train.losses import LOSSES_OF_OPTION
 from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
 
 BASE = "google/gemma-2-2b"
@@ -45,7 +45,7 @@ def main() -> None:
     )
     if args.chat_template is None and (script.demo or model_args.model_name_or_path == BASE):
         args.chat_template = "gemma"  # the base model carries none
-    if args.center_rewards_coefficient is None and args.loss_type in PAIR_LOSSES:
+    if args.center_rewards_coefficient is None and args.loss_type in LOSSES_OF_OPTION["center_rewards_coefficient"]:
         args.center_rewards_coefficient = 0.01  # 0 turns it off
     train, held_out = load_splits(script, args, model_args, demo="gemma")
     settings = model_settings(model_args, args)

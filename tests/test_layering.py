@@ -1,5 +1,5 @@
-"""The arrows of the house: data -> model -> train -> integrations; score uses data and model; nobody but train knows
-TRL, nobody but cli and `train.__main__` knows integrations."""
+"""The arrows of the house: data -> model -> train -> integrations; score uses data and model, inspection data and
+what train's losses declare; nobody but train knows TRL, nobody but cli and `train.__main__` knows integrations."""
 
 import ast
 from pathlib import Path
@@ -11,15 +11,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hf_rewardplug"
 FORBIDDEN = {  # room -> what no module of it may import
     "data": {
         *("trl", "peft", "accelerate", "hf_rewardplug.model", "hf_rewardplug.train", "hf_rewardplug.score"),
-        "hf_rewardplug.integrations",
+        *("hf_rewardplug.integrations", "hf_rewardplug.inspection"),
     },
     "data/adapters": {"torch", "transformers", "datasets"},
     "model": {
         *("trl", "datasets", "hf_rewardplug.data", "hf_rewardplug.train", "hf_rewardplug.score"),
         "hf_rewardplug.integrations",
     },
-    "train": {"hf_rewardplug.score", "hf_rewardplug.integrations"},
-    "score": {"trl", "hf_rewardplug.train", "hf_rewardplug.integrations"},
+    "train": {"hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
+    "score": {"trl", "hf_rewardplug.train", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
+    "inspection": {"trl", "hf_rewardplug.model", "hf_rewardplug.score", "hf_rewardplug.integrations"},
     "integrations": {"trl", "hf_rewardplug.score", "hf_rewardplug.cli"},
 }
 

@@ -247,7 +247,7 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
         raise ValueError("DATA is missing: give a file, a folder or a hub id (or --config RUN with `dataset_name`).")
     quiet()
     from ..data.files import load_split
-    from ..data.inspection import inspect_rows, load_tokenizer
+    from ..inspection import inspect_rows, load_tokenizer
     from ..model.positions import learned_positions
     from .wording import example_text, lines
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
-from ..data.inspection import Inspection, Segment
-from ..data.inspection.tokens import BATCH_ROWS
 from ..data.row_forms import TEXT, TURNS
 from ..data.template_dates import writes_date
 from ..data.tokenizing import reserved_tokens
+from ..inspection import Inspection, Segment
+from ..inspection.tokens import BATCH_ROWS
 from ..texts import clean, one_line
+from ..train.losses import LOSSES, names_of
 
 _TRAINERS = {"pairs": "RewardTrainer (ORM)", "scored": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
 _DEFAULTS = ("bradley_terry", "cross_entropy")  # the trainers' own `loss_type`
@@ -98,9 +99,10 @@ def _pairs(found: Inspection) -> Iterator[str]:
         sizes = sorted(int(key.rsplit(" ", 1)[1]) for key in counts if key.startswith("lists of "))
         of = f"{sizes[0]} to {sizes[-1]}" if sizes[0] < sizes[-1] else f"{sizes[0]}"
         yield f"  lists       {lists:,} ranked lists of {of} completions, scored {_spread(found.scores['score'])}:"
-        yield "              plackett_luce and all_pairs take each whole, other losses of pairs every pair"
+        yield f"              {' and '.join(names_of('lists'))} take each whole, other losses of pairs every pair"
     if ties := counts["ties"]:
-        yield f"  ties        {ties:,} more pairs, which rao_kupper alone trains on; other losses leave them out"
+        takers = " and ".join(loss.name for loss in LOSSES.values() if "tie" in loss.columns)
+        yield f"  ties        {ties:,} more pairs, which {takers} alone trains on; other losses leave them out"
     if counts["margin"]:
         yield f"  margin      in {counts['margin']:,} pairs"
     if soft := counts["chosen_probability"]:

@@ -35,6 +35,11 @@ _MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 PROMPT_KEY = "rewardplug_prompt"
 """column that is equal where prompts are, for batches by prompt"""
 
+PAIR_NUMBERS = ("margin", "weight", "chosen_probability")
+PAIR_EXTRAS = (*PAIR_NUMBERS, "tie")
+"""what may stand beside a pair (a `weight` beside other rows too): a number in all examples of a data set, or in none,
+and whether it is a tie"""
+
 SUBSET = "rewardplug_subset"
 """column with the raw row's `subset` as text, for evaluation figures by subset"""
 
@@ -114,7 +119,7 @@ def _check_alike(values: dict[str, Any]) -> None:
 
 
 def checked_columns(row: Row) -> Row:
-    """What a row may have beside its texts or tokens: `margin`, `weight`, `chosen_probability`, `tie`, `scores`."""
+    """Those of `PAIR_EXTRAS` that a row has beside its texts or tokens, checked."""
     checked = {}
     if row.get("margin") is not None:
         checked["margin"] = finite(row["margin"], "margin")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .canonical import EXAMPLE_ID, SUBSET, UNLABELLED
+from .canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET, UNLABELLED
 from .prefix_tree import PrefixTree, SideOf, Span, tokens_of_paths
 from .spans import Spans
 
@@ -113,8 +113,7 @@ class _TreeCollator:
 class PreferenceCollator(_TreeCollator):
     """Pairs -> a batch of 2N sequences, the chosen ones first, scored at their last tokens.
 
-    Takes rows with `chosen_ids`, `rejected_ids`, optionally `margin`, `weight`, `chosen_probability` (floats), `tie`
-    (bool) and `rewardplug_id`.
+    Takes rows with `chosen_ids`, `rejected_ids`, optionally the columns of `PAIR_EXTRAS` and `rewardplug_id`.
 
     >>> rows = [{"chosen_ids": [1, 2, 3], "rejected_ids": [1, 4]}, {"chosen_ids": [5], "rejected_ids": [6, 7]}]
     >>> batch = PreferenceCollator(pad_token_id=0)(rows)
@@ -133,7 +132,7 @@ class PreferenceCollator(_TreeCollator):
         sequences = [[(row[key], -1)] for key in ("chosen_ids", "rejected_ids") for row in rows]
         batch, ends = self.lay_out(sequences)
         batch["score_positions"] = torch.tensor([end for (end,) in ends])
-        batch |= _given(rows, "margin", "weight", "chosen_probability", "tie")
+        batch |= _given(rows, *PAIR_EXTRAS)
         return _with_ids(batch, rows)
 
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .canonical import UNLABELLED, Row, RowError, checked_columns, shown
+from .canonical import PAIR_EXTRAS, UNLABELLED, Row, RowError, checked_columns, shown
 from .prefix_tree import common_prefix_length, path_lengths
 from .token_checks import check_ids, check_whole, given_ids, given_labels, given_scores, given_tree, plain_list
 from .tokenizing import TokenSource, step_token_ids
@@ -72,8 +72,7 @@ class Encoder(TokenSource):
     # ---- completions ---------------------------------------------------------------------------------------------
 
     def pair(self, row: Row) -> Row:
-        """A preference row -> `chosen_ids`, `rejected_ids` (scored at their last token), and what else the row has:
-        `margin`, `weight`, `chosen_probability`, `tie`.
+        """A preference row -> `chosen_ids`, `rejected_ids` (scored at their last token), and `PAIR_EXTRAS` if any.
 
         Raises:
             RowError: the template refuses the messages, or the row is too long and `overlong="error"`.
@@ -151,7 +150,7 @@ class Encoder(TokenSource):
         if ids[0] == ids[1]:
             raise DropRow("chosen and rejected are identical")
         encoded = {"chosen_ids": ids[0], "rejected_ids": ids[1], "cut": cut, "cut_labels": 0}
-        return encoded | _given(row, "margin", "weight", "chosen_probability", "tie")
+        return encoded | _given(row, *PAIR_EXTRAS)
 
     def _ranked(self, ids: list[list[int]], row: Row) -> Row:
         ids, cut = self._fitted(ids)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from .canonical import (
+    PAIR_NUMBERS,
     UNLABELLED,
     EmptyRow,
     Row,
@@ -34,7 +35,7 @@ from .canonical import (
 
 _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
 
-_LOSSES = {"preference": "'bradley_terry'", "ranked": "'plackett_luce'", "scored": "'mse', 'huber' or 'bce'"}
+_LOSSES = {"preference": "'bradley_terry'", "scored": "'mse', 'huber' or 'bce'"}
 
 
 def row_type(row: Row) -> str:
@@ -111,8 +112,8 @@ def to_lists(row: Row) -> list[Row]:
     pair = checked_pair(row)
     if pair.get("tie"):
         return []
-    for column in ("margin", "chosen_probability"):
-        if column in pair:
+    for column in PAIR_NUMBERS:
+        if column in pair and column != "weight":
             raise RowError("a ranked list has none. Take a loss of pairs, such as 'bradley_terry'", column=column)
     rest = {key: pair[key] for key in _SHARED if key in pair}
     return [{**rest, "completions": [pair["chosen"], pair["rejected"]], "scores": [1.0, 0.0]}]

@@ -37,8 +37,6 @@ ON_BAD_ROW = ("error", "drop")
 """what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
 
 TREE_COLUMNS = ("node_lengths", "node_parents")
-OPTIONAL = ("margin", "weight", "chosen_probability")
-"""columns that all examples have, or none"""
 
 
 class RefusedRow(ValueError):

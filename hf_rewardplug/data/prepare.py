@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from datasets import Dataset, Features, IterableDataset
 
-from .canonical import EXAMPLE_ID
+from .canonical import EXAMPLE_ID, PAIR_NUMBERS
 from .fingerprint import code_state, file_state
 from .origin import Origin
-from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RefusedRow, RowPipeline
+from .pipeline import BOOKKEEPING, TREE_COLUMNS, RefusedRow, RowPipeline
 from .preparation_report import REMEDY, PreparationReport, check_left, check_refused
 from .prepare_streams import prepare_stream
 from .unrendered import UNRENDERED
@@ -110,7 +110,7 @@ def _check_parts(report: PreparationReport, parts: list[str]) -> None:
 
 def _with_or_without(encoded: Dataset, name: str, origin: Origin) -> Dataset:
     """A margin for all examples or for none: TRL asks the first row only, and fails in the middle of training."""
-    for column in OPTIONAL:
+    for column in PAIR_NUMBERS:
         if column not in encoded.column_names:
             continue
         missing = [row for row, value in zip(encoded["row"], encoded[column], strict=True) if value is None]

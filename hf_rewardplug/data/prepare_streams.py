@@ -10,8 +10,8 @@ from itertools import islice
 
 from datasets import IterableDataset
 
-from .canonical import EXAMPLE_ID, Row, hash63
-from .pipeline import BOOKKEEPING, OPTIONAL, TREE_COLUMNS, RowPipeline
+from .canonical import EXAMPLE_ID, PAIR_NUMBERS, Row, hash63
+from .pipeline import BOOKKEEPING, TREE_COLUMNS, RowPipeline
 from .preparation_report import PreparationReport, check_refused
 from .unrendered import UNRENDERED
 
@@ -34,7 +34,7 @@ def prepare_stream(
     sample = _first_kept(dataset, pipeline)
     absent, trees = [], () if "source_row" in raw_columns else TREE_COLUMNS  # of a mixture any row may be one
     if sample is not None:
-        absent = [name for name in (*OPTIONAL, *trees) if name in pipeline.columns and not _given(sample, name)]
+        absent = [name for name in (*PAIR_NUMBERS, *trees) if name in pipeline.columns and not _given(sample, name)]
     pipeline = pipeline.keeping(raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,
@@ -93,7 +93,7 @@ class _StreamFilter:
         if example[UNRENDERED]:
             self._count("not rendered in full", place, example[UNRENDERED].replace("\n", ", "))
             self._report(example, place)
-        for column in OPTIONAL:
+        for column in PAIR_NUMBERS:
             given = example.get(column) is not None
             if self.first.setdefault(column, given) != given:
                 raise ValueError(

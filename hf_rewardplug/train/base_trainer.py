@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from transformers import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.canonical import EXAMPLE_ID, SUBSET
+from ..data.canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET
 from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
 from ..model.layout import tree_index
@@ -28,7 +28,7 @@ from .dataset_checks import check_batches, empty_stream
 from .metrics import FirstNotFinite, Running, TokenCounter, as_array, unique_items
 from .model_card import fit_names, with_usage
 from .model_init import ModelInitTrainer
-from .objectives.base import Tensors
+from .objectives.base import WEIGHTS, Tensors
 from .output_dir import OutputTrainer
 from .packing import check_parallelism, unused_options, why_padded
 
@@ -46,7 +46,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
     """as in TRL: the loss of anybody's `compute_loss` is divided by the accumulation steps"""
 
     targets = (
-        *("labels", "margin", "weight", "chosen_probability", "tie", "scores"),
+        *("labels", *PAIR_EXTRAS, "scores", WEIGHTS),
         *("step_labels", "step_rows", "step_back", "step_labelled"),
         *(EXAMPLE_ID, SUBSET, "skip_logits"),
     )
@@ -113,6 +113,11 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         exact = {key: inputs[key] for key in self.targets if torch.is_tensor(inputs.get(key))}
         return {**super()._prepare_inputs(inputs), **{key: value.to(self.args.device) for key, value in exact.items()}}
 
+    @property
+    def _has_own_loss(self) -> bool:
+        """Whether no subclass has another `compute_loss`, which may hand the whole batch to the model."""
+        return type(self).compute_loss is ScoreTrainer.compute_loss
+
     # ---- loss ----------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -125,7 +130,8 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
             if self.state.global_step == 0:
                 raise empty_stream(self.preparation_reports.get("train"), self.args)
             return batch_samples, None
-        count = sum(self.training_objective.weights(batch).sum() for batch in batch_samples).to(device)
+        batches = batch_samples if self._has_own_loss else [{**batch} for batch in batch_samples]
+        count = sum(self.training_objective.weights(batch).sum() for batch in batches).to(device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum() / self.get_tp_size()
         return batch_samples, count
@@ -252,7 +258,6 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
     def _share_prefixes(self, model, args) -> None:
         """Switch `model` to the attention of packed prefix trees, or say in the log why batches are padded."""
         self._side_of = separate_lengths(model)
-        own = type(self).compute_loss is ScoreTrainer.compute_loss
         asked = (args.model_init_kwargs or {}).get("attn_implementation")
         if self._users_collator is not None:
             if not getattr(self._users_collator, "prefix_sharing", False):
@@ -263,7 +268,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
                 raise ValueError(f"The data collator shares prefixes, but the model cannot take it: {reason}.")
         elif not args.prefix_sharing:
             reason = "`prefix_sharing=False`"
-        elif not own:
+        elif not self._has_own_loss:
             reason = f"{type(self).__name__} has a `compute_loss` of its own"
         elif asked is not None:
             reason = f"attn_implementation='{asked}' was asked for"

@@ -9,7 +9,14 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
 from .figures import lower_is_better
-from .option_checks import REWARD_LOSSES, STEP_LOSSES, check_choices, check_reward_loss, check_step_loss
+from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES, names_of
+from .option_checks import check_choices, check_reward_loss, check_step_loss
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """The field of an option that some losses read, as they declare it."""
+    option = OPTIONS[name]
+    return {"default": option.default, "metadata": {"help": f"{option.help} ({', '.join(LOSSES_OF_OPTION[name])})."}}
 
 
 @dataclass
@@ -115,19 +122,18 @@ class RewardConfig(DataOptions, trl.RewardConfig):
     """`trl.RewardConfig` with the options of `DataOptions` and these. Every argument is kept, every default but two.
 
     Args:
-        loss_type (`str`): what the rewards are trained for (`hf_rewardplug.train.losses` has the formulas):
+        loss_type (`str`): what the rewards are trained for; "bradley_terry" is TRL's. `hf_rewardplug.train.losses` has
+            the formulas, in modules by what the rows hold:
 
-            - pairs: "bradley_terry" (TRL's), "log_exp", "hinge", "rao_kupper" (a model of ties). Ranked lists give
-              every pair of theirs.
-            - ranked lists, each as a whole: "plackett_luce", "all_pairs". A pair is a list of two.
-            - completions with a score each: "mse", "huber", "bce" (0/1 or a share). Ranked lists give their own.
-        label_smoothing (`float`): probability in [0, 0.5) that a pair's label is flipped, as in `trl.DPOConfig`;
-            for "bradley_terry" and "log_exp".
-        tie_threshold (`float`): of "rao_kupper", in units of reward: a difference of so much makes "better" as likely
-            as not; more means more ties.
-        huber_delta (`float`): of "huber", in units of score: beyond it the loss is linear.
-        attributes (`list[str]`, *optional*): the scores that each completion has, for "mse", "huber" and "bce": the
-            head has one output for each. A single `score` when None.
+            - `pairs`: a chosen and a rejected completion. Ranked lists give every pair of theirs.
+            - `scores`: ranked lists, each as a whole, where a pair is a list of two; or completions with a score each,
+              where ranked lists give their own.
+        label_smoothing (`float`): probability in [0, 0.5) that a pair's label is flipped, as in `trl.DPOConfig`.
+        tie_threshold (`float`): of the model of ties, in units of reward: a difference of so much makes "better" as
+            likely as not; more means more ties.
+        huber_delta (`float`): in units of score: beyond it the loss is linear.
+        attributes (`list[str]`, *optional*): the scores that each completion has: the head has one output for each. A
+            single `score` when None.
         attribute_weights (`list[float]`, *optional*): of the weighted sum that scoring gives; 1 / number when None.
 
     Long pairs are left out as TRL leaves them out (`overlong="drop"`), but counted; "truncate" cuts the left of the
@@ -139,24 +145,16 @@ class RewardConfig(DataOptions, trl.RewardConfig):
     loss_type: str = field(
         default="bradley_terry",
         metadata={
-            "help": "Pairs: bradley_terry, log_exp, hinge, rao_kupper. Ranked lists: plackett_luce, all_pairs. Scored "
-            "completions: mse, huber, bce.",
+            "help": f"Pairs: {', '.join(names_of('pairs'))}. Ranked lists: {', '.join(names_of('lists'))}. Scored "
+            f"completions: {', '.join(names_of('completions'))}.",
             "choices": list(REWARD_LOSSES),
         },
     )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Probability that a pair's label is flipped (bradley_terry, log_exp)."}
-    )
-    tie_threshold: float = field(
-        default=1.0, metadata={"help": "Difference of rewards at which better is as likely as not (rao_kupper)."}
-    )
-    huber_delta: float = field(default=1.0, metadata={"help": "Error beyond which the loss is linear (huber)."})
-    attributes: list[str] | None = field(
-        default=None, metadata={"help": "Names of the scores that each completion has; one output of the head each."}
-    )
-    attribute_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weights of the attributes' sum at scoring; all alike when not set."}
-    )
+    label_smoothing: float = field(**_declared("label_smoothing"))
+    tie_threshold: float = field(**_declared("tie_threshold"))
+    huber_delta: float = field(**_declared("huber_delta"))
+    attributes: list[str] | None = field(**_declared("attributes"))
+    attribute_weights: list[float] | None = field(**_declared("attribute_weights"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -198,9 +196,7 @@ class PRMConfig(DataOptions, _BaseConfig):
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Whether to disable dropout in the model."})
     step_separator: str = field(default="\n", metadata={"help": "Text behind each step; its last token is scored."})
-    train_on_last_step_only: bool = field(
-        default=False, metadata={"help": "Whether to train on the label of the last step alone (evaluation sees all)."}
-    )
+    train_on_last_step_only: bool = field(**_declared("train_on_last_step_only"))
     dataset_num_proc: int | None = field(
         default=None, metadata={"help": "Number of processes that encode the data set."}
     )
@@ -225,12 +221,8 @@ class PRMConfig(DataOptions, _BaseConfig):
             "choices": list(STEP_LOSSES),
         },
     )
-    class_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weights of wrong and of right steps (cross_entropy)."}
-    )
-    pqm_margin: float = field(
-        default=4.0, metadata={"help": "How far wrong steps stay below right ones, in logits (pqm)."}
-    )
+    class_weights: list[float] | None = field(**_declared("class_weights"))
+    pqm_margin: float = field(**_declared("pqm_margin"))
     good_token: str | None = field(
         default=None, metadata={"help": "Token for a right step; with `bad_token` the model is a causal LM."}
     )

@@ -15,10 +15,10 @@ import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import get_config_model_id
 
-from ..data.canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET
+from ..data.canonical import EXAMPLE_ID, PAIR_EXTRAS, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.columns import beside_tokens
-from ..data.pipeline import OPTIONAL, TREE_COLUMNS, RowPipeline
+from ..data.pipeline import TREE_COLUMNS, RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
@@ -81,7 +81,7 @@ class DataTrainer(LoaderTrainer):
         sizes = {"vocab_size": self.vocab_size, "positions": self.learned_positions}
         encoder = replace(self.encoder(processing_class, args), pad_token_id=processing_class.pad_token_id, **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
-        read = (*columns, *self.training_objective.tokenized_columns, *OPTIONAL, *TREE_COLUMNS, "tie", subset)
+        read = (*columns, *self.training_objective.tokenized_columns, *PAIR_EXTRAS, *TREE_COLUMNS, subset)
         read += tuple(args.ignore_columns or ())
         unread = raw.unread if raw else beside_tokens(dataset.column_names or first, read)
         dataset = dataset if raw is None else raw.rows

@@ -6,8 +6,8 @@ N pairs, lists or completions, K completions of the longest list, A attributes, 
 import numpy as np
 import torch
 
-from .losses import rao_kupper_probabilities
-from .option_checks import LIST_LOSSES, PAIR_LOSSES, STEP_LOSSES
+from .losses import LOSSES
+from .losses.pairs import rao_kupper_probabilities
 
 _ERRORS = ("loss", "error", "ece", "mse", "rmse", "mae", "brier", "brier_score", "nll", "ties", "tie_rate")
 
@@ -28,7 +28,8 @@ def figure_names(loss_type: str, attributes: list[str] | None = None) -> tuple[s
     >>> figure_names("cross_entropy")
     ('loss', 'accuracy', 'f1_wrong', 'wrong_rate', 'first_wrong_accuracy', 'auroc')
     """
-    if loss_type in PAIR_LOSSES:
+    loss = LOSSES[loss_type]
+    if loss.form == "pairs":
         return (
             "loss",
             "accuracy",
@@ -36,14 +37,14 @@ def figure_names(loss_type: str, attributes: list[str] | None = None) -> tuple[s
             "margin",
             "ece",
             *_SPREAD,
-            *["outcome_accuracy"] * (loss_type == "rao_kupper"),
+            *["outcome_accuracy"] * ("tie" in loss.columns),
         )
-    if loss_type in LIST_LOSSES:
+    if loss.form == "lists":
         return ("loss", "accuracy", "best_accuracy", "ece", *_SPREAD)
-    if loss_type in STEP_LOSSES:
+    if loss.form == "steps":
         steps = ("loss", "accuracy", "f1_wrong", "wrong_rate", "first_wrong_accuracy", "auroc")
-        return (*steps, *(f"outcome_{name}" for name in _OUTCOME if loss_type == "min_form"))
-    of_scores = _OUTCOME if loss_type == "bce" else ("mse", "mae", "pearson")
+        return (*steps, *(f"outcome_{name}" for name in _OUTCOME if "outcome" in loss.rows))
+    of_scores = _OUTCOME if loss.labels == "shares" else ("mse", "mae", "pearson")
     return ("loss", *of_scores, *(f"{one}_{name}" for one in attributes or () for name in of_scores), *_SPREAD)
 
 

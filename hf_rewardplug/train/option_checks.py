@@ -5,33 +5,13 @@ In: a config. Out: nothing, or an error with the option, its value and what was 
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from ..data.canonical import ENCODERS_ARGUMENTS
 from ..data.encoding import OVERLONG
 from ..data.pipeline import ON_BAD_ROW
 from ..data.token_checks import check_whole
-
-PAIR_LOSSES = ("bradley_terry", "log_exp", "hinge", "rao_kupper")
-LIST_LOSSES = ("plackett_luce", "all_pairs")
-SCORE_LOSSES = ("mse", "huber", "bce")
-REWARD_LOSSES = (*PAIR_LOSSES, *LIST_LOSSES, *SCORE_LOSSES)
-STEP_LOSSES = ("cross_entropy", "pqm", "min_form")
-
-LOSSES_OF_OPTION = {
-    "label_smoothing": ("bradley_terry", "log_exp"),
-    "center_rewards_coefficient": PAIR_LOSSES,
-    "tie_threshold": ("rao_kupper",),
-    "huber_delta": ("huber",),
-    "attributes": SCORE_LOSSES,
-    "attribute_weights": SCORE_LOSSES,
-    "class_weights": ("cross_entropy",),
-    "train_on_last_step_only": ("cross_entropy",),
-    "pqm_margin": ("pqm",),
-}
-"""the losses that read an option; beside another loss it must keep its default"""
+from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES
 
 SEARCHED = {*LOSSES_OF_OPTION} - {"attributes", "attribute_weights", "train_on_last_step_only"}
 """numbers of the loss, which a hyperparameter search may change when the rows are prepared"""
@@ -96,11 +76,6 @@ def check_reward_loss(config) -> None:
     """`loss_type` of a `RewardConfig`, and the options that belong to one."""
     _check_loss_type(config, REWARD_LOSSES)
     weights = config.attribute_weights
-    _check_number(config, "label_smoothing", lambda value: 0 <= value < 0.5, "a number in [0, 0.5)")
-    _check_number(config, "tie_threshold", lambda value: 0 < value < math.inf, "a number above 0")
-    _check_number(config, "huber_delta", lambda value: 0 < value < math.inf, "a number above 0")
-    if config.center_rewards_coefficient is not None:
-        _check_number(config, "center_rewards_coefficient", math.isfinite, "a finite number, or None")
     if config.attributes is None:
         if weights is not None:
             raise ValueError("attribute_weights are set without attributes; name those too.")
@@ -115,7 +90,6 @@ def check_reward_loss(config) -> None:
 def check_step_loss(config) -> None:
     """`loss_type` of a `PRMConfig`, and the options that belong to one."""
     _check_loss_type(config, STEP_LOSSES)
-    _check_number(config, "pqm_margin", lambda value: 0 <= value < math.inf, "a number of 0 or more")
     weights = config.class_weights
     if weights is not None and not (_are_numbers(weights, 2) and min(weights) >= 0 and max(weights) > 0):
         raise ValueError(f"class_weights={weights!r}; expected two weights, of wrong and of right steps: [2.0, 1.0].")
@@ -130,23 +104,19 @@ def check_step_loss(config) -> None:
 def _check_loss_type(config, known: tuple[str, ...]) -> None:
     if config.loss_type not in known:
         raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
-    for option in fields(config):
-        losses, value = LOSSES_OF_OPTION.get(option.name, known), getattr(config, option.name)
+    for option in OPTIONS.values():
+        losses, value = LOSSES_OF_OPTION[option.name], getattr(config, option.name, option.default)
         if config.loss_type not in losses and value != option.default:
             raise ValueError(
                 f"{option.name}={value!r} does not go with loss_type='{config.loss_type}', which does not read it. "
                 f"Leave it out, or take a loss that does: {', '.join(losses)}."
             )
+        if not option.takes(value):
+            raise ValueError(f"{option.name}={value!r}; expected {option.expected}.")
 
 
 def _are_numbers(values: Any, count: int) -> bool:
     return len(values) == count and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
-
-
-def _check_number(config, name: str, holds: Callable[[float], bool], words: str) -> None:
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-        raise ValueError(f"{name}={value!r}; expected {words}.")
 
 
 def check_budget(args) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate.utils import is_peft_model
 
-from .option_checks import LOSSES_OF_OPTION
+from .losses import LOSSES_OF_OPTION
 
 _OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "ranks")
 """a step has the same rows where their product is the same"""

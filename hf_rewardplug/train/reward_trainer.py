@@ -15,6 +15,7 @@ from peft import PeftConfig
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import get_config_model_id
 
+from ..data.canonical import PAIR_EXTRAS
 from ..data.encoding import Encoder
 from ..model.head import install_reward_head, loaded_head_state, trained_head_state
 from ..model.head_layers import check_reloads
@@ -175,7 +176,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         """Another collator than the objective's knows pairs and margins alone, as TRL's does."""
         if data_collator is None or isinstance(data_collator, self.training_objective.collator):
             return
-        lost = {"weight", "chosen_probability", "tie"} & {*(self.train_dataset.column_names or ())}
+        lost = {*PAIR_EXTRAS} - {"margin"} & {*(self.train_dataset.column_names or ())}
         if lost or not isinstance(self.training_objective, PairObjective):
             what = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{self.args.loss_type}'"
             raise ValueError(

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, register_adapter
 from hf_rewardplug.data.adapters import registry
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.data.inspection import inspect_rows
 from hf_rewardplug.data.mixing import Part, mixed
+from hf_rewardplug.inspection import inspect_rows
 from hf_rewardplug.integrations.axolotl.config import translate
 
 ALTERNATING = (

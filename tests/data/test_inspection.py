@@ -11,8 +11,8 @@ from hf_rewardplug.cli.wording import example_text, lines
 from hf_rewardplug.data.collator import PreferenceCollator, StepCollator
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.data.inspection import MAX_LENGTH, OVERLONG_OF, inspect_rows, load_tokenizer
-from hf_rewardplug.data.inspection.tokens import Merges, Spread, TokenFigures, unique_tokens_of
+from hf_rewardplug.inspection import MAX_LENGTH, OVERLONG_OF, inspect_rows, load_tokenizer
+from hf_rewardplug.inspection.tokens import Merges, Spread, TokenFigures, unique_tokens_of
 
 PAIRS = [
     {"prompt": "2+2? ", "chosen": "4", "rejected": "5"},

@@ -245,7 +245,7 @@ def test_last_step_only_reports_rows_without_a_last_label(steps):
 @pytest.mark.parametrize("name", ["eval", "eval (train)", "test"])
 def test_last_step_only_is_for_training_rows(name):
     encoder = Encoder(tokenizer=Letters())
-    objective = StepObjective(loss_type="cross_entropy", train_on_last_step_only=True)
+    objective = StepObjective(loss_type="cross_entropy", options={"train_on_last_step_only": True})
     assert objective.encode(encoder, tokenized=False, name="train") == encoder.last_step
     assert objective.encode(encoder, tokenized=False, name=name) == encoder.steps
 

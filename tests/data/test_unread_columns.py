@@ -16,9 +16,9 @@ from hf_rewardplug.data.adapters.recorded import RecordedRow, columns_read
 from hf_rewardplug.data.adapters.turns import assistant, user
 from hf_rewardplug.data.canonical import RowError
 from hf_rewardplug.data.columns import looked_at, unread_columns
-from hf_rewardplug.data.inspection import inspect_rows
 from hf_rewardplug.data.mixing import Part, mixed
 from hf_rewardplug.data.raw import opened, plain_rows
+from hf_rewardplug.inspection import inspect_rows
 
 S = {"role": "system", "content": "Be brief."}
 Q, A, B = user("Capital of France?"), assistant("Paris"), assistant("Lyon")

@@ -11,10 +11,10 @@ from hf_rewardplug.data.adapters import get_adapter
 from hf_rewardplug.data.chat_templates import CHATML
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.expansion import to_pairs
-from hf_rewardplug.data.inspection import inspect_rows
 from hf_rewardplug.data.pipeline import RowPipeline
 from hf_rewardplug.data.prepare import prepare_dataset
 from hf_rewardplug.data.unrendered import Unrendered, WithUnrendered
+from hf_rewardplug.inspection import inspect_rows
 from hf_rewardplug.train.objectives import PairObjective
 
 S, Q, A, B = (

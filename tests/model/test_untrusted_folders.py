@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.cli import app
-from hf_rewardplug.data.inspection import load_tokenizer
+from hf_rewardplug.inspection import load_tokenizer
 from hf_rewardplug.model.checkpoint import load_checkpoint, merge_adapter
 from hf_rewardplug.model.loading import vocabulary_size
 from hf_rewardplug.model.positions import learned_positions

@@ -14,7 +14,7 @@ from undo import FAILURE, fails_at_trl, fails_without
 
 import hf_rewardplug
 from hf_rewardplug.train import checkpoints, reward_trainer
-from hf_rewardplug.train.losses import bradley_terry_loss
+from hf_rewardplug.train.losses.pairs import bradley_terry_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,23 +14,22 @@ import torch
 import torch.nn.functional as F
 
 from hf_rewardplug.model.head import step_probabilities
-from hf_rewardplug.train.losses import (
-    all_pairs_loss,
-    binary_cross_entropy_loss,
+from hf_rewardplug.train.losses.pairs import (
     bradley_terry_loss,
     centering_loss,
-    class_weights_S,
     hinge_loss,
-    huber_loss,
     log_exp_loss,
-    min_form_loss,
-    plackett_luce_loss,
-    pqm_loss,
     rao_kupper_loss,
     rao_kupper_probabilities,
-    squared_error_loss,
-    step_loss,
 )
+from hf_rewardplug.train.losses.scores import (
+    all_pairs_loss,
+    binary_cross_entropy_loss,
+    huber_loss,
+    plackett_luce_loss,
+    squared_error_loss,
+)
+from hf_rewardplug.train.losses.steps import class_weights_S, min_form_loss, pqm_loss, step_loss
 
 LN2, LN3, LN5 = math.log(2), math.log(3), math.log(5)
 NAN = float("nan")

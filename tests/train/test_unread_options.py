@@ -16,9 +16,8 @@ from transformers import (
 )
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
+from hf_rewardplug.train.losses import LOSSES, LOSSES_OF_OPTION, OPTIONS
 from hf_rewardplug.train.models import disable_dropout
-from hf_rewardplug.train.objectives import PairObjective, RankedObjective, ScoredObjective, StepObjective
-from hf_rewardplug.train.option_checks import LOSSES_OF_OPTION
 from hf_rewardplug.train.script import RecipeArguments
 
 VALUES = {
@@ -33,13 +32,12 @@ VALUES = {
     "pqm_margin": 1.0,
 }
 NEEDS = {"attribute_weights": {"attributes": ["a"]}}
-OBJECTIVES = (PairObjective, RankedObjective, ScoredObjective, StepObjective)
+CONFIG_OF = {name: PRMConfig if loss.form == "steps" else RewardConfig for name, loss in LOSSES.items()}
 CASES = [
-    (name, RewardConfig if objective is not StepObjective else PRMConfig, loss_type)
-    for objective in OBJECTIVES
-    for loss_type in objective.loss_types
+    (name, config_class, loss_type)
+    for loss_type, config_class in CONFIG_OF.items()
     for name in VALUES
-    if name in {field.name for field in fields(RewardConfig if objective is not StepObjective else PRMConfig)}
+    if name in {field.name for field in fields(config_class)}
 ]
 
 
@@ -48,10 +46,11 @@ def model_path(assets):
     return str(assets / "stories260K")
 
 
-def test_every_option_of_an_objective_is_in_the_table():
-    read = {(field.name, loss) for one in OBJECTIVES for field in fields(one) for loss in one.loss_types}
-    assert {name for name, _ in read} - {"loss_type"} == set(LOSSES_OF_OPTION) == set(VALUES)
-    assert {(name, loss) for name, losses in LOSSES_OF_OPTION.items() for loss in losses} <= read
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_every_declared_option_is_one_of_the_config_with_the_same_default(loss_type):
+    defaults = {field.name: field.default for field in fields(CONFIG_OF[loss_type])}
+    declared = {option.name: option.default for option in LOSSES[loss_type].every_option}
+    assert declared.items() <= defaults.items() and declared.keys() <= VALUES.keys() == OPTIONS.keys()
 
 
 @pytest.mark.parametrize(("name", "config_class", "loss_type"), CASES)

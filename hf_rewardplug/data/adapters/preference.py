@@ -23,7 +23,7 @@ from .prompts import PAIR_EXTRAS, pair_extras
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, shared_and_own, split_at_common_prefix, user
 
-_OF_PAIRS_ALONE = ("margin", "chosen_probability", "tie")
+_OF_PAIRS_ALONE = tuple(name for name in PAIR_EXTRAS if name != "weight")
 
 BESIDE_PAIR = ("prompt", "system", *PAIR_EXTRAS, *TEMPLATE_ARGUMENTS)
 """columns that `preference` reads where a row has them"""
@@ -36,8 +36,8 @@ _OPENING_ROLES = ("system", "developer", "user")  # an answer begins with none o
 def preference(row: Row) -> Row:
     """TRL's preference rows, and the data sets that hold whole conversations (Skywork-Reward, ...).
 
-    Text stays as it is, with or without a prompt; margin, weight, chosen_probability, tie, tools and
-    chat_template_kwargs are kept. In messages, the prompt stands once:
+    Text stays as it is, with or without a prompt; the columns of `PAIR_EXTRAS`, tools and chat_template_kwargs are
+    kept. In messages, the prompt stands once:
 
         whole conversations, no prompt          the common prefix is the prompt
         whole conversations, prompt as text     the same: the conversations hold the prompt, with system turns if any

@@ -3,11 +3,9 @@
 In: texts from a row's columns. Out: messages {"role": "user", "content": ...}.
 """
 
+from ..canonical import PAIR_EXTRAS
 from .fields import Row, text
 from .turns import Message, assistant, user
-
-PAIR_EXTRAS = ("margin", "weight", "chosen_probability", "tie")
-"""what a pair that users write themselves may have beside it"""
 
 
 def pair_extras(row: Row) -> Row:

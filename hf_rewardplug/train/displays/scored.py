@@ -16,7 +16,7 @@ class Scored(Display):
     def __init__(self, trainer, output):
         super().__init__(trainer, output)
         self.names = trainer.training_objective.attributes or ["score"]
-        self.outcomes = trainer.training_objective.loss_type == "bce"
+        self.outcomes = trainer.training_objective.outcomes
         self.axis = "predicted probability" if self.outcomes else "reward"
         rewards = torch.from_numpy(output.predictions)
         self.shown = (rewards.sigmoid() if self.outcomes else rewards).numpy()

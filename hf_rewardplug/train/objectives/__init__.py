@@ -1,15 +1,16 @@
 """What a reward model is trained for: from `loss_type` to rows, batches, losses and figures.
 
-In: a config. Out: an objective, which says all that depends on the loss:
+In: a config. Out: an objective, which says all that depends on the loss, for each form of items:
 
-    pairs.py    bradley_terry, log_exp, hinge, rao_kupper       chosen against rejected
-    ranked.py   plackett_luce, all_pairs                        K completions of a prompt
-    scored.py   mse, huber, bce                                 a completion with a score, or one an attribute
-    steps.py    cross_entropy, pqm, min_form                    the steps of a solution
+    pairs.py    pairs          chosen against rejected
+    ranked.py   lists          K completions of a prompt
+    scored.py   completions    a completion with a score, or one an attribute
+    steps.py    steps          the steps of a solution, or of a tree
 
-The trainers hold one and ask it; the formulas are in `losses.py`.
+The trainers hold one and ask it. The losses are declared in `losses/`: name, rows, columns, options and formula.
 """
 
+from ..losses import LOSSES
 from .base import Objective
 from .pairs import PairObjective
 from .ranked import RankedObjective
@@ -21,7 +22,5 @@ __all__ = ["Objective", "PairObjective", "RankedObjective", "ScoredObjective", "
 
 def reward_objective(args) -> Objective:
     """The objective of a `RewardConfig`."""
-    for kind in (PairObjective, RankedObjective, ScoredObjective):
-        if args.loss_type in kind.loss_types:
-            return kind.from_config(args)
-    raise ValueError(f"loss_type={args.loss_type!r} is not known.")
+    objective_of = {"pairs": PairObjective, "lists": RankedObjective, "completions": ScoredObjective}
+    return objective_of[LOSSES[args.loss_type].form].from_config(args)

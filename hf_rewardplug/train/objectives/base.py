@@ -1,6 +1,6 @@
 """What an objective is."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -8,21 +8,28 @@ from datasets import Features
 
 from ...data.canonical import Row
 from ...data.encoding import Encoder
+from ..losses import LOSSES, OPTIONS, Loss
 
 Tensors = dict[str, torch.Tensor]
+
+WEIGHTS = "rewardplug_weights"
+"""key of a batch with the weights of its items, which are counted before its forward, and used behind it"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A loss with its rows, batches and figures. Subclasses have the config's options of the same names as fields.
+    """A loss with its rows, batches and figures; a subclass for each form of items (`Loss.form`).
 
     An item is what a loss counts: a pair, a list, a completion or a step. The trainer divides the sum of `losses` by
     the sum of `weights`, both over the whole optimizer step.
+
+    Attributes:
+        options: {name: value} of the options that the loss reads; those that are missing have their defaults.
     """
 
     loss_type: str
+    options: dict[str, Any] = field(default_factory=dict)
 
-    loss_types: ClassVar[tuple[str, ...]]
     tokenized_columns: ClassVar[tuple[str, ...]]
     """columns that mark encoded data"""
     keep_columns: ClassVar[bool] = True
@@ -31,7 +38,22 @@ class Objective:
     @classmethod
     def from_config(cls, args: Any) -> "Objective":
         """Read the options from a config."""
-        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+        options = (option.name for option in LOSSES[args.loss_type].every_option)
+        return cls(loss_type=args.loss_type, options={name: getattr(args, name) for name in options})
+
+    @property
+    def loss(self) -> Loss:
+        """What the loss declares."""
+        return LOSSES[self.loss_type]
+
+    def option(self, name: str) -> Any:
+        """The value of an option."""
+        return self.options.get(name, OPTIONS[name].default)
+
+    def formula(self, *items: torch.Tensor, **columns: torch.Tensor) -> torch.Tensor:
+        """The losses (items,) before weights, by the declared formula with the options that it takes."""
+        options = {argument: self.option(option.name) for argument, option in self.loss.options.items()}
+        return self.loss.formula(*items, **columns, **options)
 
     @property
     def columns(self) -> Features:
@@ -44,14 +66,20 @@ class Objective:
 
     def expand(self, row: Row) -> list[Row]:
         """A canonical row -> the rows that `encode` takes; `RowError` where the loss cannot train on it."""
-        raise NotImplementedError
+        return self.loss.expand(row)
 
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Any:
         """What turns a row of data set `name` ("train", ...) into an example: a method of the encoder."""
         raise NotImplementedError
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
-        """What each item of a batch counts in the loss's denominator, shape (items,)."""
+        """What each item of a batch counts in the loss's denominator, shape (items,); computed once, and kept in it."""
+        if WEIGHTS not in inputs:
+            inputs[WEIGHTS] = self.item_weights(inputs)
+        return inputs[WEIGHTS]
+
+    def item_weights(self, inputs: Tensors) -> torch.Tensor:
+        """Compute `weights`."""
         raise NotImplementedError
 
     def losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:

@@ -11,49 +11,39 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, List, Value
 
-from ...data.canonical import UNLABELLED, Row, RowError
+from ...data.canonical import PAIR_NUMBERS, UNLABELLED, Row, RowError
 from ...data.collator import PreferenceCollator
 from ...data.encoding import DropRow, Encoder
-from ...data.expansion import to_pairs
 from ..figures import pair_figures
-from ..losses import bradley_terry_loss, centering_loss, hinge_loss, log_exp_loss, rao_kupper_loss
+from ..losses import LOSSES
+from ..losses.pairs import CENTERING, TIE_THRESHOLD, centering_loss
 from ..metrics import precise
-from ..option_checks import PAIR_LOSSES
 from .base import Objective, Tensors, rewards_running, row_weights
-
-_TAKERS = {"margin": ("bradley_terry", "log_exp", "hinge"), "chosen_probability": ("bradley_terry", "log_exp")}
-"""losses that a column means something to"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairObjective(Objective):
     """Bradley-Terry and its kin; TRL's numbers by default."""
 
-    label_smoothing: float = 0.0
-    tie_threshold: float = 1.0
-    center_rewards_coefficient: float | None = None
-
-    loss_types: ClassVar[tuple[str, ...]] = PAIR_LOSSES
     tokenized_columns: ClassVar[tuple[str, ...]] = ("chosen_ids", "rejected_ids")
 
     @property
     def columns(self) -> Features:
         """`tie` where the loss has a model of ties; a column that no row has goes again."""
-        tie = {"tie": Value("bool")} if self._ties else {}
-        ids, number = List(Value("int64")), Value("float64")
-        return Features(
-            chosen_ids=ids, rejected_ids=ids, margin=number, weight=number, chosen_probability=number, **tie
-        )
+        ids, numbers = List(Value("int64")), dict.fromkeys(PAIR_NUMBERS, Value("float64"))
+        ties = {"tie": Value("bool")} if self._ties else {}
+        return Features(chosen_ids=ids, rejected_ids=ids, **numbers, **ties)
 
     collator = PreferenceCollator
 
     @property
     def _ties(self) -> bool:
-        return self.loss_type == "rao_kupper"
+        """Whether the loss has a model of ties."""
+        return "tie" in self.loss.columns
 
     def expand(self, row: Row) -> list[Row]:
-        """Ties are given to a loss that has a model of them."""
-        pairs = to_pairs(row, ties=self._ties)
+        """A column that the loss has no use for is an error."""
+        pairs = super().expand(row)
         for pair in pairs:
             self._check_columns(pair)
         return pairs
@@ -71,42 +61,29 @@ class PairObjective(Objective):
         return {**encoded, "tie": tie} if self._ties else encoded
 
     def _check_columns(self, pair: Row) -> None:
-        for column, takers in _TAKERS.items():
-            if self.loss_type not in takers and column in pair:
+        for column in PAIR_NUMBERS:
+            if column in pair and column not in (*self.loss.columns, "weight"):
+                takers = [loss.name for loss in LOSSES.values() if column in loss.columns]
                 raise RowError(
                     f"loss_type='{self.loss_type}' has no use for it. Remove the column, or take {', '.join(takers)}",
                     column=column,
                 )
 
-    def weights(self, inputs: Tensors) -> torch.Tensor:
+    def item_weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
         return row_weights(inputs, inputs.get("score_positions", inputs["input_ids"]).shape[0] // 2)
 
     def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(N,), and the rewards; `better` is the probability that chosen is, 0.5 of a tie."""
         chosen_N, rejected_N = logits_S1.squeeze(-1).chunk(2)
-        losses_N = self._losses(chosen_N, rejected_N, inputs)
-        if self.center_rewards_coefficient is not None:
-            losses_N = losses_N + centering_loss(chosen_N, rejected_N, self.center_rewards_coefficient)
-        better_N = inputs.get("chosen_probability", torch.ones_like(chosen_N))
-        if "tie" in inputs:
-            better_N = torch.where(inputs["tie"], 0.5, better_N)
-        return losses_N * self.weights(inputs), {"chosen": chosen_N, "rejected": rejected_N, "better": better_N}
-
-    def _losses(self, chosen_N: torch.Tensor, rejected_N: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        margin_N, probability_N = inputs.get("margin"), inputs.get("chosen_probability")
+        columns = {name: inputs[column] for column, name in self.loss.columns.items() if column in inputs}
+        losses_N = self.formula(chosen_N, rejected_N, **columns)
+        if (coefficient := self.option(CENTERING.name)) is not None:
+            losses_N = losses_N + centering_loss(chosen_N, rejected_N, coefficient)
+        better_N = columns.get("probability_N", torch.ones_like(chosen_N))
         if self._ties:
-            return rao_kupper_loss(chosen_N, rejected_N, inputs["tie"], threshold=self.tie_threshold)
-        if self.loss_type == "hinge":
-            return hinge_loss(chosen_N, rejected_N, margin_N=margin_N)
-        loss = log_exp_loss if self.loss_type == "log_exp" else bradley_terry_loss
-        return loss(
-            chosen_N,
-            rejected_N,
-            margin_N=margin_N,
-            label_smoothing=self.label_smoothing,
-            probability_N=probability_N,
-        )
+            better_N = torch.where(columns["tie_N"], 0.5, better_N)
+        return losses_N * self.weights(inputs), {"chosen": chosen_N, "rejected": rejected_N, "better": better_N}
 
     def running(self, items: Tensors) -> dict[str, Any]:
         """TRL's logs: accuracy, margin, and the least, mean and greatest reward."""
@@ -128,7 +105,7 @@ class PairObjective(Objective):
         """Loss, accuracy, ties, margin, calibration error and the rewards' spread."""
         return pair_figures(
             *(items[key] for key in ("loss", "chosen", "rejected", "better", "weight")),
-            tie_threshold=self.tie_threshold if self._ties else None,
+            tie_threshold=self.option(TIE_THRESHOLD.name) if self._ties else None,
         )
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:

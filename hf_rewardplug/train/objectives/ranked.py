@@ -13,11 +13,8 @@ from datasets import Features, List, Value
 from ...data.canonical import Row
 from ...data.collator import RankedCollator
 from ...data.encoding import Encoder
-from ...data.expansion import to_lists
 from ..figures import ranked_figures
-from ..losses import all_pairs_loss, plackett_luce_loss
 from ..metrics import precise
-from ..option_checks import LIST_LOSSES
 from .base import Objective, Tensors, row_weights
 
 _MISSING = -100
@@ -28,7 +25,6 @@ _MISSING = -100
 class RankedObjective(Objective):
     """Plackett-Luce over a list, or the mean of all its pairs' Bradley-Terry losses."""
 
-    loss_types: ClassVar[tuple[str, ...]] = LIST_LOSSES
     tokenized_columns: ClassVar[tuple[str, ...]] = ("completion_ids", "scores")
 
     collator = RankedCollator
@@ -39,15 +35,11 @@ class RankedObjective(Objective):
         number = Value("float64")
         return Features(completion_ids=List(List(Value("int64"))), scores=List(number), weight=number)
 
-    def expand(self, row: Row) -> list[Row]:
-        """A list whose scores are all the same gives none."""
-        return to_lists(row)
-
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
         """The K sequences of a row are cut together."""
         return encoder.tokenized_ranked if tokenized else encoder.ranked
 
-    def weights(self, inputs: Tensors) -> torch.Tensor:
+    def item_weights(self, inputs: Tensors) -> torch.Tensor:
         """1, or the rows' `weight`."""
         return row_weights(inputs, len(inputs["scores"]))
 
@@ -57,8 +49,7 @@ class RankedObjective(Objective):
         given_NK = ~scores_NK.isnan()
         place_NK = given_NK.flatten().cumsum(0).sub(1).clamp(min=0).view_as(given_NK)
         rewards_NK = rewards_S[place_NK].masked_fill(~given_NK, 0.0)
-        loss = plackett_luce_loss if self.loss_type == "plackett_luce" else all_pairs_loss
-        losses_N = loss(rewards_NK, scores_NK) * self.weights(inputs)
+        losses_N = self.formula(rewards_NK, scores_NK) * self.weights(inputs)
         return losses_N, {"rewards": rewards_NK, "scores": scores_NK}
 
     def running(self, items: Tensors) -> dict[str, Any]:

@@ -15,65 +15,61 @@ from datasets import Features, List, Value
 from ...data.canonical import EXAMPLE_ID, UNLABELLED, Row, RowError
 from ...data.collator import StepCollator
 from ...data.encoding import Encoder
-from ...data.expansion import to_outcomes, to_step_ranks, to_steps
 from ...model.head import step_logits, step_probabilities
 from ..figures import outcome_figures, step_figures
-from ..losses import class_weights_S, min_form_loss, pqm_loss, step_loss
-from ..option_checks import STEP_LOSSES
+from ..losses.steps import CLASS_WEIGHTS, LAST_STEP_ONLY, class_weights_S
 from .base import Objective, Tensors
-
-_EXPAND = {"cross_entropy": to_steps, "pqm": to_step_ranks, "min_form": to_outcomes}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepObjective(Objective):
     """Cross-entropy of each step, a ranking of the steps, or the outcome of the worst one."""
 
-    class_weights: list[float] | None = None
-    pqm_margin: float = 4.0
-    train_on_last_step_only: bool = False
-
-    loss_types: ClassVar[tuple[str, ...]] = STEP_LOSSES
     tokenized_columns: ClassVar[tuple[str, ...]] = ("input_ids", "labels")
     keep_columns: ClassVar[bool] = False
 
     collator = StepCollator
 
     @property
+    def _of_steps(self) -> bool:
+        """Whether the loss is each step's own; else it is a solution's, and takes no trees, which are many."""
+        return "step_tree" in self.loss.rows
+
+    @property
+    def _of_outcomes(self) -> bool:
+        """Whether the loss learns the solution's outcome, the least of its labels."""
+        return "outcome" in self.loss.rows
+
+    @property
     def columns(self) -> Features:
         """`node_lengths` and `node_parents` of a tree are empty where a row is one solution."""
         integers = List(Value("int64"))
         columns = Features(input_ids=integers, labels=List(Value("float64")))
-        if self.loss_type == "cross_entropy":
+        if self._of_steps:
             return Features(**columns, node_lengths=integers, node_parents=integers)
-        return Features(**columns, steps_labelled=Value("bool")) if self.loss_type == "min_form" else columns
-
-    def expand(self, row: Row) -> list[Row]:
-        """Trees go with `cross_entropy` alone, outcomes with `min_form` alone."""
-        return _EXPAND[self.loss_type](row)
+        return Features(**columns, steps_labelled=Value("bool")) if self._of_outcomes else columns
 
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
         """Evaluation sees all steps."""
         if tokenized:
             return partial(self._tokenized, encoder)
-        return encoder.last_step if self.train_on_last_step_only and name == "train" else encoder.steps
+        return encoder.last_step if self.option(LAST_STEP_ONLY.name) and name == "train" else encoder.steps
 
     def _tokenized(self, encoder: Encoder, row: Row) -> Row:
         encoded = encoder.tokenized_steps(row)
-        if self.loss_type != "cross_entropy" and "node_lengths" in encoded:
+        if not self._of_steps and "node_lengths" in encoded:
             raise RowError(f"loss_type='{self.loss_type}' takes no trees of steps", column="node_lengths")
-        if self.loss_type == "pqm" and {*encoded["labels"]} - {0.0, 1.0, float(UNLABELLED)}:
-            raise RowError("loss_type='pqm' takes 0 and 1 as labels", column="labels")
-        return {**encoded, "steps_labelled": True} if self.loss_type == "min_form" else encoded
+        if self.loss.labels == "hard" and {*encoded["labels"]} - {0.0, 1.0, float(UNLABELLED)}:
+            raise RowError(f"loss_type='{self.loss_type}' takes 0 and 1 as labels", column="labels")
+        return {**encoded, "steps_labelled": True} if self._of_outcomes else encoded
 
-    def weights(self, inputs: Tensors) -> torch.Tensor:
+    def item_weights(self, inputs: Tensors) -> torch.Tensor:
         """1 or its class weight a step; where the loss is a solution's, 1 at its first step."""
         labels_S, _, back_S = _steps(inputs)
-        if self.loss_type != "cross_entropy":
+        if not self._of_steps:
             return (back_S == 0).float()
-        return (
-            torch.ones_like(labels_S) if self.class_weights is None else class_weights_S(labels_S, self.class_weights)
-        )
+        class_weights = self.option(CLASS_WEIGHTS.name)
+        return torch.ones_like(labels_S) if class_weights is None else class_weights_S(labels_S, class_weights)
 
     def losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """(S,) of the labelled steps, with their logits, labels, rows and what stands before them."""
@@ -81,21 +77,18 @@ class StepObjective(Objective):
         logits_SC = logits if "step_labels" in inputs else logits[inputs["labels"] != UNLABELLED]
         labels_S = labels_S.to(logits_SC.dtype)
         items = {"logits": logits_SC, "labels": labels_S, "rows": rows_S, "back": back_S}
-        if self.loss_type == "cross_entropy":
-            losses_S = step_loss(logits_SC, labels_S)
-            if self.class_weights is not None:
-                losses_S = losses_S * class_weights_S(labels_S, self.class_weights)
-            return losses_S, items
-        values_S = step_logits(logits_SC)
-        if self.loss_type == "pqm":
-            return pqm_loss(values_S, labels_S, rows_S, margin=self.pqm_margin), items
-        items |= {"outcome": _least(labels_S, rows_S), "worst": _least(values_S.detach(), rows_S)}
-        items["labelled"] = inputs.get("step_labelled", torch.ones_like(rows_S, dtype=torch.bool))
-        return min_form_loss(values_S, items["outcome"], rows_S), items
+        if self._of_steps:
+            return self.formula(logits_SC, labels_S) * self.weights(inputs), items
+        values_S, targets_S = step_logits(logits_SC), labels_S
+        if self._of_outcomes:
+            targets_S = _least(labels_S, rows_S)
+            items |= {"outcome": targets_S, "worst": _least(values_S.detach(), rows_S)}
+            items["labelled"] = inputs.get("step_labelled", torch.ones_like(rows_S, dtype=torch.bool))
+        return self.formula(values_S, targets_S, rows_S), items
 
     def running(self, items: Tensors) -> dict[str, Any]:
         """Step accuracy for the training logs; where the outcome is trained, that of the outcomes."""
-        if self.loss_type == "min_form":
+        if self._of_outcomes:
             first_S = items["back"] == 0
             right_S = first_S & ((items["worst"] >= 0) == (items["outcome"] >= 0.5))
             return {"count": first_S.sum(), "sums": {"accuracy": right_S.sum()}}
@@ -105,7 +98,7 @@ class StepObjective(Objective):
     def figures(self, items: dict) -> dict[str, float]:
         """Figures of every labelled step, and of the outcomes where those are trained."""
         figures = {}
-        if self.loss_type == "min_form":
+        if self._of_outcomes:
             first_S, labelled_S = items["back"] == 0, items["labelled"]
             figures = outcome_figures(items["worst"][first_S], items["outcome"][first_S])
             figures = {f"outcome_{key}": value for key, value in figures.items()}

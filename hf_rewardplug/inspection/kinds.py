@@ -1,9 +1,9 @@
 """Kinds of rows: what the trainers' losses make of canonical rows, and what is worth telling of them.
 
-    kind     canonical rows                      trainer          loss_type
-    pairs    preference, ranked (every pair)     RewardTrainer    bradley_terry, ..., rao_kupper, plackett_luce, ...
-    scored   scored, ranked (each completion)    RewardTrainer    mse, huber, bce
-    steps    stepwise, step_tree, outcome        PRMTrainer       cross_entropy, pqm, min_form
+    kind     canonical rows                      trainer          losses of
+    pairs    preference, ranked (every pair)     RewardTrainer    pairs, ranked lists; of ranked rows completions too
+    scored   scored, ranked (each completion)    RewardTrainer    completions
+    steps    stepwise, step_tree, outcome        PRMTrainer       steps
 
 In: canonical rows, an encoder or none. Out: examples, as `RowPipeline` takes them, with `counts`, `sequences` (their
 tokens) and `prompt` (how many of these are the prompt's); and which losses take all rows that were kept.
@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from ..adapters import Adapter, rename_columns
-from ..canonical import UNLABELLED, Row, RowError
-from ..encoding import DropRow, Encoder
-from ..expansion import row_type, to_outcomes, to_pairs, to_scored, to_steps
-from ..prefix_tree import common_prefix_length
+from ..data.adapters import Adapter, rename_columns
+from ..data.canonical import PAIR_NUMBERS, UNLABELLED, Row, RowError
+from ..data.encoding import DropRow, Encoder
+from ..data.expansion import row_type, to_outcomes, to_pairs, to_scored, to_steps
+from ..data.prefix_tree import common_prefix_length
+from ..train.losses import LOSSES
 from .tokens import Merges
 
 Part = tuple[str, Any]
@@ -71,9 +72,15 @@ class Kind:
         self.counts[f"lists of {len(row['scores'])}"] += 1
         self.scores.setdefault("score", []).extend(map(float, row["scores"]))
 
-    @property
-    def _graded(self) -> bool:
-        return all(0 <= score <= 1 for scores in self.scores.values() for score in scores)
+    def _taking(self, rows: set[str], columns: set[str] = frozenset(), *, hard: bool = True) -> list[str]:
+        """The losses that take rows of all these types, their optional columns and labels (`hard`: 0 and 1)."""
+        shares = all(0 <= score <= 1 for scores in self.scores.values() for score in scores)
+        fit = {"any", *["hard"] * hard, *["shares"] * shares}
+        return [
+            loss.name
+            for loss in LOSSES.values()
+            if rows <= {*loss.rows} and columns <= {*loss.columns, "weight"} and loss.labels in fit
+        ]
 
 
 class Pairs(Kind):
@@ -94,17 +101,12 @@ class Pairs(Kind):
 
     def losses(self, counts: Counter) -> list[str]:
         if not counts["pairs"]:
-            return ["rao_kupper"] if self.counts["ties"] else []
-        found = ["bradley_terry", "log_exp"]
-        soft, margin = counts["chosen_probability"], counts["margin"]
-        found += [] if soft else ["hinge"]
-        found += [] if soft or margin else ["rao_kupper", "plackett_luce", "all_pairs"]
-        if self.counts["preference"]:
-            return found
-        return found + (["mse", "huber", "bce"] if self._graded else ["mse", "huber"])
+            return self._taking({"preference"}, {"tie"}) if self.counts["ties"] else []
+        columns = {column for column in PAIR_NUMBERS if counts[column]}
+        return self._taking({"preference" if self.counts["preference"] else "ranked"}, columns)
 
     def _encoded(self, row: Row) -> Row:
-        counts = {"pairs": 1, **{key: int(key in row) for key in ("margin", "weight", "chosen_probability")}}
+        counts = {"pairs": 1, **{key: int(key in row) for key in PAIR_NUMBERS}}
         if self.encoder is None:
             if row["chosen"] == row["rejected"]:
                 raise DropRow("chosen and rejected are identical")
@@ -144,9 +146,7 @@ class Scored(Kind):
         return found
 
     def losses(self, counts: Counter) -> list[str]:
-        if self.attributes is not None and self.counts["lists"]:
-            return []
-        return ["mse", "huber", "bce"] if self._graded else ["mse", "huber"]
+        return [] if self.attributes is not None and self.counts["lists"] else self._taking({"scored"})
 
     def _encoded(self, row: Row) -> Row:
         encoded = {} if self.encoder is None else self.encoder.scored(row)
@@ -199,9 +199,8 @@ class Steps(Kind):
         return to_outcomes(row) if row_type(row) == "outcome" else to_steps(row)
 
     def losses(self, counts: Counter) -> list[str]:
-        found = [] if counts["outcomes"] else ["cross_entropy"]
-        found += [] if counts["outcomes"] or counts["trees"] or counts["soft"] else ["pqm"]
-        return found + ([] if counts["trees"] else ["min_form"])
+        rows = {row for row, key in (("outcome", "outcomes"), ("step_tree", "trees")) if counts[key]}
+        return self._taking(rows or {"stepwise"}, hard=not counts["soft"])
 
     def _encoded(self, row: Row) -> Row:
         labels, encoded = row["labels"], {}

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..canonical import Row
-from ..encoding import Encoder
-from ..prefix_tree import common_prefix_length
+from ..data.canonical import Row
+from ..data.encoding import Encoder
+from ..data.prefix_tree import common_prefix_length
 
 BATCH_ROWS = 8
 """rows of the random batches whose padding and sharing are counted"""

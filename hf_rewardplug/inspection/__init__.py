@@ -18,15 +18,15 @@ import datasets
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from ..canonical import Row, subset_name
-from ..chat_templates import set_chat_template
-from ..encoding import Encoder
-from ..origin import Origin
-from ..pipeline import RefusedRow, RowPipeline
-from ..prepare import PreparationReport
-from ..raw import opened
-from ..row_forms import form_of
-from ..unrendered import UNRENDERED, Unrendered, WithUnrendered
+from ..data.canonical import PAIR_NUMBERS, Row, subset_name
+from ..data.chat_templates import set_chat_template
+from ..data.encoding import Encoder
+from ..data.origin import Origin
+from ..data.pipeline import RefusedRow, RowPipeline
+from ..data.prepare import PreparationReport
+from ..data.raw import opened
+from ..data.row_forms import form_of
+from ..data.unrendered import UNRENDERED, Unrendered, WithUnrendered
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
@@ -37,7 +37,6 @@ MAX_LENGTH = 1024
 """the default of both configs"""
 
 _PROBED = 1000  # rows whose types say of which kind the data are
-_ALL_OR_NONE = ("margin", "weight", "chosen_probability")
 _MODEL_FILES = ("config.json", "reward_config.json")  # a model's, an adapter's
 
 
@@ -62,11 +61,11 @@ class Inspection:
         rows: raw rows there are; None of a stream. `report.rows` of them were read.
         report: rows that were left out or cut, as in training.
         refusals: rows that stop training: what is wrong -> row numbers.
-        counts: of the kept examples: "margin", "weight", "chosen_probability" (that have one), "longer_wins" (chosen
-            has more tokens, half where both have as many), "solutions", "trees", "labels", "wrong", "soft" (labels
-            that are neither 0 nor 1), "outcomes" (solutions without labels), "bad_outcomes"; and by their form "text"
-            and "turns". Of all rows: "ties" (pairs
-            that are ties), "lists" (ranked rows), "lists of 4" (those of four completions).
+        counts: of the kept examples: those that have a column of `PAIR_NUMBERS`, "longer_wins" (chosen has more
+            tokens, half where both have as many), "solutions", "trees", "labels", "wrong", "soft" (labels that are
+            neither 0 nor 1), "outcomes" (solutions without labels), "bad_outcomes"; and by their form "text" and
+            "turns". Of all rows: "ties" (pairs that are ties), "lists" (ranked rows), "lists of 4" (those of four
+            completions).
         scores: {attribute or "score": every score}, of ranked rows too. weights: of the kept examples.
         subsets: rows of each `subset`.
         tokens, merges, example: see there. The first two are None without a tokenizer.
@@ -218,7 +217,7 @@ def _read(
     found.losses = kind.losses(found.counts)
     found.counts.update(kind.counts)
     found.scores, found.merges, found.attributes = kind.scores, kind.merges, getattr(kind, "attributes", None)
-    for column in _ALL_OR_NONE:
+    for column in PAIR_NUMBERS:
         if 0 < found.counts[column] < report.examples:
             missing, what = report.examples - found.counts[column], "pairs" if kind.name == "pairs" else "examples"
             why = f"'{column}' is missing in {missing} of {report.examples} {what}; all or none have one."
