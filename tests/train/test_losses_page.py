@@ -34,4 +34,5 @@ def test_a_column_stands_beside_losses_that_take_it(column):
 def test_an_option_stands_beside_losses_that_read_it(option):
     for row in TABLE:
         if f"--{option} " in row[3] or f"`{option}`" in row[2]:
-            assert named(row[2]) and named(row[2]) <= {*LOSSES_OF_OPTION[option]}
+            losses = {*re.findall(r"--loss_type (\w+)", row[3])} or named(row[2])
+            assert losses and losses <= {*LOSSES_OF_OPTION[option]}
