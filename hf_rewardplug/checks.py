@@ -35,7 +35,7 @@ class RowError(ValueError):
     Attributes:
         reason: what is wrong. column: where in the row, or None.
         number: the row's number in its data, from 0. row: what it is called; "row 7" of number 7 unless set.
-        item: which of the row's completions or solutions it is, from 0; None where the row has one, or all are meant.
+        item: which of the row's completions or solutions it is, from 0, where it has several.
         where: which data set and which format.
         general: `what`, without what only this row has in it, so that rows with the same fault are counted together.
 
@@ -61,7 +61,7 @@ class RowError(ValueError):
         super().__init__(reason, column)
         self.reason, self.column = reason, column
         self.number, self.row, self.item, self.where = number, row, item, where
-        self.general = general or self.what
+        self.general = (general or self.what).removesuffix(".")
 
     @classmethod
     def of(cls, error: Exception, **place: Any) -> "RowError":
@@ -84,7 +84,6 @@ class RowError(ValueError):
         row = self.row or (None if self.number is None else f"row {self.number}")
         if row is None:
             return self.what
-        row = row if self.item is None else f"{row}[{self.item}]"
         return f"{row if self.where is None else f'{self.where}, {row}'}: {self.what}."
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hf_rewardplug
+from hf_rewardplug import checks
 from hf_rewardplug.checks import DropRow, RowError
 
 PACKAGE = Path(hf_rewardplug.__file__).parent
@@ -24,7 +25,7 @@ def test_an_error_of_a_row_comes_through_a_pickle_with_its_fields(kind):
     sent = kind("is None", "chosen", number=7, row="row 3 of b.jsonl", item=1, where="train data set", general="None")
     back = pickle.loads(pickle.dumps(sent))
     assert type(back) is kind and of_fields(back) == of_fields(sent)
-    assert str(back) == "train data set, row 3 of b.jsonl[1]: column 'chosen': is None."
+    assert str(back) == "train data set, row 3 of b.jsonl: column 'chosen': is None."
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,19 @@ def test_an_error_of_a_row_comes_through_a_pickle_with_its_fields(kind):
 def test_any_error_becomes_one_of_a_row(error, what):
     found = RowError.of(error, number=2, where="eval data set")
     assert str(found) == f"eval data set, row 2: {what}." and found.what == found.general == what
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn():
+    """Each error of the package is drawn behind the class that it is made from, and nothing else is drawn."""
+    drawn, above = {}, {}
+    for indent, name in re.findall(r"^    ((?:[│ ]   )*(?:[├└]── )?)(\w+)(?= |$)", checks.__doc__, re.MULTILINE):
+        above[len(indent)] = name
+        drawn[name] = above.get(len(indent) - 4)
+    found = {"ValueError": None}
+    for path in PACKAGE.rglob("*.py"):
+        for name, base in re.findall(r"^class (\w+)\((\w*(?:Error|Exception|Row))\):", path.read_text(), re.MULTILINE):
+            found[name] = base
+    assert drawn == found
 
 
 def test_what_stands_at_the_bottom_imports_no_room():

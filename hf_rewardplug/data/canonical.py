@@ -14,11 +14,11 @@ Python: no torch, no transformers.
 """
 
 import json
-import math
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
 
+from ..checks import DropRow, RowError, finite, nonempty_list, shown
 from .messages import cleaned_message, without_none
 
 Row = dict[str, Any]
@@ -42,22 +42,6 @@ and whether it is a tie"""
 
 SUBSET = "rewardplug_subset"
 """column with the raw row's `subset` as text, for evaluation figures by subset"""
-
-
-class RowError(ValueError):
-    """One row cannot be used. `column` names where; `hf_rewardplug.data.pipeline` adds which row.
-
-    >>> raise RowError("is None", column="chosen")
-    Traceback (most recent call last):
-    hf_rewardplug.data.canonical.RowError: column 'chosen': is None
-    """
-
-    def __init__(self, message: str, column: str | None = None):
-        super().__init__(message if column is None else f"column '{column}': {message}")
-
-
-class EmptyRow(RowError):
-    """The row holds nothing to learn from (no step, or an empty one): it is left out and reported, not refused."""
 
 
 def subset_name(value: Any) -> str | None:
@@ -156,7 +140,7 @@ def checked_steps(row: Row, column: str = "completions", *, empty_steps: bool = 
     """
     prompt = text_or_messages(row, "prompt", may_be_empty=True)
     if row.get("completions") == []:
-        raise EmptyRow("there are no steps", column=column)
+        raise DropRow("there are no steps", column=column)
     steps, labels = nonempty_list(row, "completions", column), nonempty_list(row, "labels")
     if len(steps) != len(labels):
         raise RowError(f"{len(labels)} labels for {len(steps)} steps", column="labels")
@@ -164,7 +148,7 @@ def checked_steps(row: Row, column: str = "completions", *, empty_steps: bool = 
         if not isinstance(step, str):
             raise RowError(f"step {index} is {step!r}; expected text", column=column)
         if not step.strip() and not empty_steps:
-            raise EmptyRow("a step is empty", column=column)
+            raise DropRow("a step is empty", column=column)
         _encodable(step, column)
     label_column = "labels" if column == "completions" else column
     labels = [_label(label, index, label_column) for index, label in enumerate(labels)]
@@ -183,27 +167,6 @@ def _label(label: Any, index: int, column: str) -> int | float:
         "Map other ratings (such as -1/0/1) in an adapter",
         column=column,
     )
-
-
-def nonempty_list(row: Row, key: str, column: str | None = None) -> list:
-    """`row[key]`, or a `RowError` for `column`."""
-    value = row.get(key)
-    if not isinstance(value, list) or not value:
-        raise RowError(f"expected a list that is not empty, found {shown(value)}", column=column or key)
-    return value
-
-
-_GREATEST = (2 - 2**-23) * 2.0**127
-"""the greatest number of fp32, which losses are computed in"""
-
-
-def finite(value: Any, column: str) -> float:
-    """The number as a float, or a `RowError`: a NaN, or an infinity of fp32, would make the whole step's loss one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == math.inf:
-        raise RowError(f"expected a finite number, found {shown(value)}", column=column)
-    if abs(value) > _GREATEST:
-        raise RowError(f"is beyond {_GREATEST:.4g}, the greatest number of fp32", column=column)
-    return float(value)
 
 
 def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
@@ -301,9 +264,3 @@ def _from_json(value: Any, column: str) -> Any:
         return json.loads(value) if isinstance(value, str) and value else without_none(value)
     except json.JSONDecodeError as error:
         raise RowError(f"is not JSON: {error}", column=column) from None
-
-
-def shown(value: Any) -> str:
-    """The value, short enough for an error."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -16,24 +16,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .canonical import PAIR_EXTRAS, UNLABELLED, Row, RowError, checked_columns, shown
+from ..checks import DropRow, OverlongRow, RowError, check_choice, check_whole, shown
+from .canonical import PAIR_EXTRAS, UNLABELLED, Row, checked_columns
 from .prefix_tree import common_prefix_length, path_lengths
-from .token_checks import check_ids, check_whole, given_ids, given_labels, given_scores, given_tree, plain_list
+from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree, plain_list
 from .tokenizing import TokenSource, step_token_ids
 
 OVERLONG = ("drop", "truncate", "error")
-
-
-class DropRow(Exception):
-    """The row is left out, counted and reported. `reason` is what the report says."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
-class OverlongRow(RowError):
-    """The row is too long, and `overlong="error"` asks to stop there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +51,7 @@ class Encoder(TokenSource):
     pad_token_id: int | None = None
 
     def __post_init__(self):
-        if self.overlong not in OVERLONG:
-            raise ValueError(f"overlong={self.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
+        check_choice("overlong", self.overlong, OVERLONG)
         for name in ("max_length", "max_completion_length", "vocab_size"):
             check_whole(name, getattr(self, name))
         if self.positions is not None and self.positions < (self.max_length or math.inf):

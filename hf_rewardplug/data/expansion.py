@@ -18,20 +18,8 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from .canonical import (
-    PAIR_NUMBERS,
-    UNLABELLED,
-    EmptyRow,
-    Row,
-    RowError,
-    checked_completion,
-    checked_list,
-    checked_pair,
-    checked_steps,
-    finite,
-    nonempty_list,
-    shown,
-)
+from ..checks import DropRow, RowError, finite, nonempty_list, shown
+from .canonical import PAIR_NUMBERS, UNLABELLED, Row, checked_completion, checked_list, checked_pair, checked_steps
 
 _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
 
@@ -262,7 +250,7 @@ def _scores(row: Row, attributes: Sequence[str] | None) -> list[float]:
         raise RowError(f"no attribute {', '.join(missing)}; the row has {', '.join(rated)}", column="attributes")
     scores = [math.nan if rated[name] is None else _number(rated[name], "attributes") for name in attributes]
     if all(map(math.isnan, scores)):
-        raise EmptyRow("no attribute is rated")
+        raise DropRow("no attribute is rated")
     return scores
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, Value
 
+from ..checks import DropRow, RowError
 from .adapters import Adapter, rename_columns
-from .canonical import EmptyRow, Row
+from .canonical import Row
 from .columns import Unread, refuse_prompts
 from .fingerprint import code_state
 from .origin import Origin
-from .pipeline import RefusedRow, numbered_row, reason_of
+from .pipeline import numbered_row
 from .preparation_report import REMEDY
 from .raw import UNREAD_OF_PART, opened
 
@@ -79,8 +80,9 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
     )
     try:
         rows = dataset.map(write, batched=True, batch_size=256, with_indices=True, **options)
-    except RefusedRow as error:  # of a `Dataset`: a stream has not been read yet
-        raise error.called(origin.described(error.number)) from (error.__cause__ or error)
+    except RowError as error:  # of a `Dataset`: a stream has not been read yet
+        error.row = origin.described(error.number)
+        raise
     if on_bad_row == "drop":
         _check_readable(rows, part.subset)
     if str(raw.unread):  # which the trainer's report tells
@@ -125,10 +127,10 @@ class _Writer:
             found = self.adapter(rename_columns(row, self.column_mapping))
             refuse_prompts(self.adapter, row, self.unread, found)
             return json.dumps(found)
-        except EmptyRow as error:  # the trainer leaves it out and reports it
-            return json.dumps({"empty": str(error)})
+        except DropRow as error:  # the trainer leaves it out and reports it
+            return json.dumps({"empty": error.what})
         except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way
             if self.on_bad_row == "drop":
-                return json.dumps({"refused": f"adapter '{self.adapter.name}': {reason_of(error)}"})
+                return json.dumps({"refused": f"adapter '{self.adapter.name}': {RowError.of(error).what}"})
             where = f"part '{self.subset}', adapter '{self.adapter.name}'"
-            raise RefusedRow(index, reason_of(error), where=where, row=place) from error
+            raise RowError.of(error, number=index, row=place, where=where) from error

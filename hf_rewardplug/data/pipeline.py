@@ -1,8 +1,8 @@
 """One raw row to its encoded examples: adapter, canonical form, encoder.
 
 In: a raw row and its number. Out: encoded examples with `BOOKKEEPING` columns that say why a row was left out, and what
-was cut from it. A row that the adapter, the checks or the chat template refuses is a `RefusedRow`, which names the
-adapter, the row number and the column; or it is left out, if `on_bad_row` says so.
+was cut from it. A row that the adapter, the checks or the chat template refuses is a `RowError` with the adapter,
+the row number and the column; or it is left out, if `on_bad_row` says so.
 """
 
 from collections import defaultdict
@@ -13,10 +13,10 @@ from typing import Any
 
 from datasets import Features, Value
 
+from ..checks import DropRow, OverlongRow, RowError
 from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
-from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, EmptyRow, Row, RowError, prompt_key, subset_name
+from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, Row, prompt_key, subset_name
 from .columns import Unread, refuse_prompts
-from .encoding import DropRow, OverlongRow
 from .formats.file_rows import FILE_NAME, FILE_ROW
 from .unrendered import UNRENDERED
 
@@ -24,7 +24,7 @@ BOOKKEEPING = {
     "row": Value("int64"),
     "place": Value("string"),  # of a row that is left out or cut: how it is called where its number does not say it
     "dropped": Value("string"),
-    "refused": Value("bool"),  # whether `dropped` is what is wrong with the row
+    "refused": Value("string"),  # of a row with a fault: `dropped` without what only this row has in it
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
     UNRENDERED: Value("string"),
@@ -37,42 +37,6 @@ ON_BAD_ROW = ("error", "drop")
 """what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
 
 TREE_COLUMNS = ("node_lengths", "node_parents")
-
-
-class RefusedRow(ValueError):
-    """A row that cannot be used.
-
-    Attributes:
-        number: its number in the data set. reason: what is wrong with it.
-
-    >>> raise RefusedRow(7, "column 'chosen': is None", where="train data set, adapter 'preference'")
-    Traceback (most recent call last):
-    hf_rewardplug.data.pipeline.RefusedRow: train data set, adapter 'preference', row 7: column 'chosen': is None.
-    """
-
-    def __init__(self, number: int, reason: str, *, where: str, row: str | None = None):
-        super().__init__(f"{where}, {row or f'row {number}'}: {reason}.")
-        self.number, self.reason, self.where, self.row = number, reason, where, row
-
-    def __reduce__(self):  # the processes of `datasets.map` send it as a pickle
-        return _refused_row, (self.number, self.reason, self.where, self.row)
-
-    def called(self, row: str) -> "RefusedRow":
-        """The same, with the row called `row` instead of its number."""
-        return RefusedRow(self.number, self.reason, where=self.where, row=row)
-
-
-def _refused_row(number: int, reason: str, where: str, row: str | None) -> RefusedRow:
-    return RefusedRow(number, reason, where=where, row=row)
-
-
-def reason_of(error: Exception) -> str:
-    """What is wrong with a row: the words of a `RowError`; of any other error its type too.
-
-    >>> reason_of(RowError("is None", column="chosen")), reason_of(KeyError("chosen"))
-    ("column 'chosen': is None", "KeyError: 'chosen'")
-    """
-    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,21 +79,21 @@ class RowPipeline:
         """The encoded examples of raw row `number`; a row or pair that is left out gives one with `dropped` set.
 
         Raises:
-            RefusedRow: the row cannot be used, and `on_bad_row` is "error".
+            RowError: the row cannot be used, and `on_bad_row` is "error".
         """
         raw, number, place = numbered_row(raw, number)
         try:
             found = self._examples(raw, number)
-        except EmptyRow as error:
-            found = [self._left_out(str(error), number)]
+        except DropRow as error:
+            found = [self._left_out(error, number)]
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             if self.on_bad_row == "error" or isinstance(error, OverlongRow):
                 source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
-                where, row = f"{self.name} data set, {source}", place
-                if place is not None and "source_row" in raw:  # of a mixture
-                    row = f"row {number} ({place})"
-                raise RefusedRow(number, reason_of(error), where=where, row=row) from error
-            found = [{**self._left_out(reason_of(error), number), "refused": True}]
+                of_mixture = place is not None and "source_row" in raw
+                row = f"row {number} ({place})" if of_mixture else place
+                where = f"{self.name} data set, {source}"
+                raise RowError.of(error, number=number, row=row, where=where) from error
+            found = [self._left_out(RowError.of(error), number)]
         for example in found:
             told = example["dropped"] is not None or example["cut"] or example[UNRENDERED]
             example["place"] = place if told else None
@@ -142,32 +106,33 @@ class RowPipeline:
             refuse_prompts(self.adapter, raw, self.unread, found)
             canonical = [row for one in found for row in self._expanded(one)]
         return [self._example(row, number, subset) for row in canonical] or [
-            self._left_out("the adapter gives no row for it", number)
+            self._left_out(DropRow("the adapter gives no row for it"), number)
         ]
 
-    def _expanded(self, canonical: Row) -> list[Row | EmptyRow]:
+    def _expanded(self, canonical: Row) -> list[Row | DropRow]:
         """What holds nothing to learn from is left out by itself: an adapter may give several rows."""
         try:
             return self.expand(canonical)
-        except EmptyRow as error:
+        except DropRow as error:
             return [error]
 
-    def _example(self, row: Row | EmptyRow, number: int, subset: Any) -> Row:
-        if isinstance(row, EmptyRow):
-            return self._left_out(str(row), number)
+    def _example(self, row: Row | DropRow, number: int, subset: Any) -> Row:
+        if isinstance(row, DropRow):
+            return self._left_out(row, number)
         try:
-            encoded = {"row": number, "dropped": None, "refused": False, UNRENDERED: None, **self.encode(row)}
+            encoded = {"row": number, "dropped": None, "refused": None, UNRENDERED: None, **self.encode(row)}
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
             if SUBSET in self.columns:
                 encoded[SUBSET] = subset_name(subset)
             return encoded
-        except DropRow as drop:
-            return self._left_out(drop.reason, number)
+        except DropRow as error:
+            return self._left_out(error, number)
 
-    def _left_out(self, reason: str, number: int) -> Row:
+    def _left_out(self, error: RowError, number: int) -> Row:
         empty = {key: None if isinstance(kind, Value) else [] for key, kind in self.columns.items()}
-        told = {"row": number, "dropped": reason, "refused": False, UNRENDERED: None}
+        refused = None if isinstance(error, DropRow) else error.general
+        told = {"row": number, "dropped": error.what, "refused": refused, UNRENDERED: None}
         return {**told, "cut": 0, "cut_labels": 0, **empty}
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:

@@ -3,7 +3,6 @@
 In: each row's number and fate. Out: a report that prints itself, in the log, in `inspect` and in the model card.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +13,6 @@ from .columns import Unread
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
 """what to do where no row of a data set can be read"""
 
-_ROLES = re.compile(r"the conversation \((?:\w+, )*\w+\)")
 _REASONS, _ROWS, _REFUSED = 20, 10, 50  # reasons, rows of each, and refused rows of each that are printed
 
 
@@ -96,12 +94,15 @@ class PreparationReport:
             return f"{len(rows)} ({', '.join(self.places.get(row, f'row {row}') for row in shown)}{more})"
         return f"{len(rows)} (row{'s' if len(rows) > 1 else ''} {', '.join(map(str, shown))}{more})"
 
-    def leave_out(self, row: int, reason: str, *, refused: bool = False, place: str | None = None) -> None:
-        """Count a row that gives no example."""
-        reason = in_general(reason) if refused else reason
-        self.dropped.setdefault(reason, []).append(row)
-        if refused and reason not in self.refused:
-            self.refused.append(reason)
+    def leave_out(self, row: int, reason: str, *, refused: str | None = None, place: str | None = None) -> None:
+        """Count a row that gives no example.
+
+        Args:
+            refused: of a row with a fault, the reason without what only this row has in it (`RowError.general`).
+        """
+        self.dropped.setdefault(refused or reason, []).append(row)
+        if refused is not None and refused not in self.refused:
+            self.refused.append(refused)
         self.call(row, place)
 
     def note_unrendered(self, row: int, names: str | None, place: str | None) -> None:
@@ -114,15 +115,6 @@ class PreparationReport:
     def call(self, row: int, place: str | None) -> None:
         if place is not None:
             self.places[row] = place
-
-
-def in_general(reason: str) -> str:
-    """What is wrong with a row, without the roles of its own conversation, so that rows are counted together.
-
-    >>> in_general("the chat template refuses the conversation (user, user): Roles must alternate")
-    'the chat template refuses the conversation: Roles must alternate'
-    """
-    return _ROLES.sub("the conversation", reason)
 
 
 def check_left(report: PreparationReport) -> None:

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from datasets import Dataset, Features, IterableDataset
 
+from ..checks import RowError
 from .canonical import EXAMPLE_ID, PAIR_NUMBERS
 from .fingerprint import code_state, file_state
 from .origin import Origin
-from .pipeline import BOOKKEEPING, TREE_COLUMNS, RefusedRow, RowPipeline
+from .pipeline import BOOKKEEPING, TREE_COLUMNS, RowPipeline
 from .preparation_report import REMEDY, PreparationReport, check_left, check_refused
 from .prepare_streams import prepare_stream
 from .unrendered import UNRENDERED
@@ -30,7 +31,7 @@ def prepare_dataset(
     raises there, and rows left out or cut are counted in warnings (the 1st, the 10th, the 100th, ...).
 
     Raises:
-        RefusedRow: a row that cannot be used, where `pipeline.on_bad_row` is "error".
+        RowError: a row that cannot be used, where `pipeline.on_bad_row` is "error".
         ValueError: no rows, or no rows left.
     """
     dataset = dataset.with_format(None)  # tensors are no lists, and their NaN is no None
@@ -72,8 +73,9 @@ def _encoded(dataset: Dataset, pipeline: RowPipeline, origin: Origin, num_proc: 
             features=Features({**kinds, **pipeline.columns, **BOOKKEEPING}),
             desc=f"Encoding {pipeline.name} data",
         )
-    except RefusedRow as error:
-        raise error.called(error.row or origin.described(error.number)) from (error.__cause__ or error)
+    except RowError as error:
+        error.row = error.row or origin.described(error.number)
+        raise
 
 
 def _report(encoded: Dataset, name: str, origin: Origin) -> PreparationReport:

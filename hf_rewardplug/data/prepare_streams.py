@@ -26,7 +26,7 @@ def prepare_stream(
 ) -> tuple[IterableDataset, PreparationReport]:
     """
     Raises:
-        RefusedRow: the first row cannot be used, where `pipeline.on_bad_row` is "error".
+        RowError: the first row cannot be used, where `pipeline.on_bad_row` is "error".
         ValueError: none of the first rows can be used, where it is "drop".
     """
     first = next(iter(dataset))

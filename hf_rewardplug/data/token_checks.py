@@ -5,26 +5,10 @@ In: the ids of a row, encoded here or by somebody else. Out: the same, or a `Row
 
 import math
 from itertools import accumulate
-from numbers import Integral
 from typing import Any
 
-from .canonical import UNLABELLED, Row, RowError, finite, shown
-
-
-def check_whole(name: str, value: Any, *, least: int = 1) -> None:
-    """`value` is None or a whole number of `least` or more.
-
-    >>> check_whole("max_length", "512")
-    Traceback (most recent call last):
-    TypeError: max_length='512' is no whole number; expected a positive number or None.
-    """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r} is no whole number; expected a positive number or None.")
-    if value < least:
-        why = "leaves no token" if least else "is negative"
-        raise ValueError(f"{name}={value} {why}; expected a positive number or None.")
+from ..checks import RowError, finite, shown
+from .canonical import UNLABELLED, Row
 
 
 def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> list[int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from .canonical import Row, RowError
+from ..checks import RowError
+from .canonical import Row
 from .messages import with_arguments_as_text
 
 
@@ -103,7 +104,8 @@ class TokenSource:
             return self.rendered(messages, row, tokenize=True, return_dict=True, **kwargs)["input_ids"]
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise RowError(f"the chat template refuses the conversation ({roles}): {error}") from error
+            what = "the chat template refuses the conversation"
+            raise RowError(f"{what} ({roles}): {error}", general=f"{what}: {error}") from error
 
     def rendered(self, messages: list[dict], row: Row, **options: Any) -> Any:
         """What `apply_chat_template` gives for the messages, with the tools and the template arguments of `row`.

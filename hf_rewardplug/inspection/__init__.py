@@ -18,11 +18,12 @@ import datasets
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from ..checks import RowError
 from ..data.canonical import PAIR_NUMBERS, Row, subset_name
 from ..data.chat_templates import set_chat_template
 from ..data.encoding import Encoder
 from ..data.origin import Origin
-from ..data.pipeline import RefusedRow, RowPipeline
+from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport
 from ..data.raw import opened
 from ..data.row_forms import form_of
@@ -197,11 +198,11 @@ def _read(
             found.subsets[subset] += 1
         try:
             examples = pipeline.examples(raw, position)
-        except RefusedRow as error:
+        except RowError as error:
             if on_bad_row == "drop":
-                report.leave_out(number, error.reason, refused=True, place=place or error.row)
+                report.leave_out(number, error.what, refused=error.general, place=place or error.row)
             else:
-                found.refusals.setdefault(f"{error.reason}.", []).append(number)
+                found.refusals.setdefault(f"{error.what}.", []).append(number)
                 report.call(number, place or error.row)
             continue
         for example in examples:

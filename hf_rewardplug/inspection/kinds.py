@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from ..checks import DropRow, RowError
 from ..data.adapters import Adapter, rename_columns
-from ..data.canonical import PAIR_NUMBERS, UNLABELLED, Row, RowError
-from ..data.encoding import DropRow, Encoder
+from ..data.canonical import PAIR_NUMBERS, UNLABELLED, Row
+from ..data.encoding import Encoder
 from ..data.expansion import row_type, to_outcomes, to_pairs, to_scored, to_steps
 from ..data.prefix_tree import common_prefix_length
 from ..train.losses import LOSSES

@@ -239,7 +239,7 @@ class _Run:
     def leave_out(self, line: Line, why: str) -> None:
         file, number = line.source
         place = f"row {number} of {file.name}" if line.several else None
-        refused = not line.left_out
+        refused = None if line.left_out else line.general or why
         self.outcome.report.leave_out(line.index, why, refused=refused, place=place)
 
     def _new_columns(self, line: Line, scores: Any) -> dict[str, Any]:

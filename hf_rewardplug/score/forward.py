@@ -18,10 +18,11 @@ from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..checks import RowError
 from ..data.batching import packed_batches, padded_batches
-from ..data.canonical import UNLABELLED, EmptyRow, RowError
+from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
-from ..data.encoding import DropRow, Encoder
+from ..data.encoding import Encoder
 from ..data.unrendered import UnrenderedNotice
 from ..model.head import behind_virtual_tokens, step_probabilities
 from ..model.inference import evaluating
@@ -71,7 +72,7 @@ class ScoredRows:
         """Token ids, a label wherever a score is wanted, and the row's name.
 
         Raises:
-            ValueError: the row cannot be scored; an `EmptyRow` where it is too long and `overlong="drop"`.
+            RowError: the row cannot be scored; a `DropRow` where it is too long and `overlong="drop"`.
         """
         try:
             self._notice(row)
@@ -85,11 +86,10 @@ class ScoredRows:
                     f"{lost} steps are beyond max_length={self.encoder.max_length}, and would have no score. Raise it, "
                     "or set overlong='drop'"
                 )
-            return {**encoded, "name": row["name"]}
+            return {**encoded, "name": row["name"], "item": row["item"]}
         except RowError as error:
-            raise ValueError(f"{row['name']}: {error}.") from error
-        except DropRow as error:
-            raise EmptyRow(f"{row['name']}: {error.reason}") from error
+            error.row, error.item = row["name"], row["item"]
+            raise
 
     def _window(self, encoded: list[dict[str, list]]) -> list[list[Any]]:
         sequences = [row["input_ids"] for row in encoded]
@@ -110,7 +110,7 @@ class ScoredRows:
         """`_forward`; where memory does not hold the batch, of its halves.
 
         Raises:
-            ValueError: memory does not hold a row alone.
+            RowError: memory does not hold a row alone.
         """
         try:
             return self._forward(rows)
@@ -121,9 +121,11 @@ class ScoredRows:
             logger.warning("Memory does not hold a batch: its halves are scored. Lower max_tokens_per_batch.")
             middle = len(rows) // 2
             return self._values(rows[:middle]) + self._values(rows[middle:])
-        raise ValueError(
-            f"{rows[0]['name']}: memory does not hold its {len(rows[0]['input_ids'])} tokens. Leave out or cut what is "
-            "longer than others: max_length=..., overlong='drop' or 'truncate' (--max-length, --overlong)."
+        raise RowError(
+            f"memory does not hold its {len(rows[0]['input_ids'])} tokens. Leave out or cut what is longer than "
+            "others: max_length=..., overlong='drop' or 'truncate' (--max-length, --overlong)",
+            row=rows[0]["name"],
+            item=rows[0]["item"],
         )
 
     @torch.no_grad()

@@ -7,7 +7,8 @@ for errors, and a function that nests their scores as the input was.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..data.canonical import RowError, checked_completion, checked_steps, template_arguments
+from ..checks import RowError
+from ..data.canonical import checked_completion, checked_steps, template_arguments
 from .rendering import for_each_prompt
 
 KEYS = ("completion", "completions", "steps")
@@ -106,7 +107,7 @@ def nested_rows(
     chat_template_kwargs: Any = None,
     form: Callable[[Any, Any], tuple[Any, Any]] | None = None,
 ) -> tuple[list[dict[str, Any]], Callable[[Iterable], Any]]:
-    """Flat rows, and what nests their scores.
+    """Flat rows, each with its `name` and with the `item` of its prompt that it is, and what nests their scores.
 
     Args:
         prompts, items: lists of the same length, or a single prompt with its item or items.
@@ -116,7 +117,7 @@ def nested_rows(
         form: a prompt and an item -> the same as the model was trained on them.
 
     Raises:
-        ValueError: lengths differ, or an item is neither one nor a list of them.
+        RowError: an item cannot be scored. ValueError: lengths differ, or an item is neither one nor a list of them.
 
     >>> rows, nest = nested_rows(["p", "q"], [["a", "b"], "c"], Completions)
     >>> [row["completion"] for row in rows], nest([1.0, 2.0, 3.0])
@@ -134,15 +135,18 @@ def nested_rows(
         name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)
         one = kind.is_one(item)
         if not one and not isinstance(item, list):
-            raise ValueError(f"{name} is {type(item).__name__}; expected {kind.expected}.")
+            what = f"is {type(item).__name__}; expected {kind.expected}"
+            raise RowError(f"{kind.name} {what}", row=name) if names else ValueError(f"{name} {what}.")
         sizes.append(None if one else len(item))
         for number, each in enumerate([item] if one else item):
+            place = {"name": name, "item": None} if one else {"name": f"{name}[{number}]", "item": number}
             try:
                 pair = _listed(prompt), _listed(each)
                 row = kind.row(*(form(*pair) if form else pair), template_arguments(arguments[index]))
-                rows.append({"name": name if one else f"{name}[{number}]", **row})
+                rows.append({**place, **row})
             except RowError as error:
-                raise ValueError(f"{name if one else f'{name}[{number}]'}: {error}.") from error
+                error.row, error.item = place.values()
+                raise
 
     def nest(scores: Iterable) -> Any:
         flat = iter(list(scores))

@@ -5,14 +5,13 @@ scorer is asked, or what is wrong with it; and their scores, in order.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data.canonical import EmptyRow
+from ..checks import DropRow, RowError
 from ..data.formats import read_files
 from ..data.formats.file_rows import FileRow
 from ..data.formats.json_rows import parse_line
@@ -32,7 +31,8 @@ class Line:
         index: its place among all rows, from 0.
         number: its line, from 1; None where the format has no lines.
         row: what it holds. requests: what the scorer is asked, mostly one.
-        error: what is wrong with it. left_out: whether that is no fault, but nothing to score (a tie).
+        error: what is wrong with it. general: the same as far as other rows can have it too, where it differs.
+        left_out: whether that is no fault, but nothing to score (a tie).
         source: its file, and its number there, from 0. several: whether there are other files.
     """
 
@@ -41,6 +41,7 @@ class Line:
     row: dict[str, Any] | None = None
     requests: tuple[dict[str, Any], ...] = ()
     error: str | None = None
+    general: str | None = None
     left_out: bool = False
     source: tuple[Path | None, int] = (None, 0)
     several: bool = False
@@ -99,8 +100,8 @@ def _line(row: FileRow, index: int, request: Any, *, file: Path | None = None, s
     try:
         requests = request.all(row.row) if isinstance(request, Requests) else [request(row.row)]
         return replace(line, requests=tuple(requests))
-    except EmptyRow as error:
-        return replace(line, error=str(error), left_out=True)
+    except DropRow as error:
+        return replace(line, error=error.what, left_out=True)
     except Exception as error:  # a third party's adapter can fail in any way
         return replace(line, error=str(error) if isinstance(error, ValueError) else repr(error))
 
@@ -127,8 +128,7 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
             yield from _scores(scorer, lines[:middle])
             yield from _scores(scorer, lines[middle:])
         else:
-            why, left_out = _without_row_number(str(error), lines[0]), isinstance(error, EmptyRow)
-            yield replace(lines[0], error=why, left_out=left_out), None
+            yield replace(lines[0], **_fault(error, lines[0]), left_out=isinstance(error, DropRow)), None
         return
     for line in lines:
         scores = list(islice(found, len(line.requests)))
@@ -136,12 +136,13 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
         yield line if finite else replace(line, error=f"the score is not finite: {scores}"), scores
 
 
-def _without_row_number(message: str, line: Line) -> str:
-    """The scorer's "row 0[1]: ..." as "completions[1]: ..."; the caller knows the line's number."""
-    key = [*line.requests[0]][-1]
-    return re.sub(
-        r"^row \d+(\[\d+\])?(:?) ", lambda m: f"{key}{m[1] or ''}{m[2]} " if m[1] or not m[2] else "", message
-    )
+def _fault(error: ValueError, line: Line) -> dict[str, str]:
+    """What a scorer finds wrong with a line, without the row number that it counts: the caller knows the line's."""
+    if not isinstance(error, RowError):  # of a scorer of somebody else's
+        return {"error": str(error)}
+    column = [*line.requests[0]][-1]
+    place = "" if error.item is None else f"{column}[{error.item}]: "
+    return {"error": place + error.what, "general": place + error.general}
 
 
 def flat(score: Any) -> Iterator[float]:

@@ -3,18 +3,16 @@
 In: a scorer, prompts and what is scored of them. Out: {index of the prompt: what is wrong with it}.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..checks import RowError
 from .forward import ScoredRows
-
-_INDEX = re.compile(r"^(?:completions|steps)\[0\](?:\[(\d+)\])?: ")
 
 
 def refusals(
     scorer: Any, prompts: Sequence[Any], items: Sequence[Any], *, method: str = "score", **more: Sequence[Any]
-) -> dict[int, str]:
+) -> dict[int, RowError]:
     """What `scorer` says of each prompt that it refuses.
 
     Args:
@@ -29,7 +27,7 @@ def refusals(
     else:
         call, size = getattr(scorer, method), len(prompts)
     indices = range(len(prompts))
-    found: dict[int, str] = {}
+    found: dict[int, RowError] = {}
     for start in range(0, len(prompts), size or 1):
         found |= _refused(call, prompts, items, indices[start : start + size], more)
     return found
@@ -37,7 +35,7 @@ def refusals(
 
 def _refused(
     call: Any, prompts: Sequence[Any], items: Sequence[Any], indices: Sequence[int], more: dict[str, Sequence[Any]]
-) -> dict[int, str]:
+) -> dict[int, RowError]:
     if not indices:
         return {}
     try:
@@ -45,22 +43,23 @@ def _refused(
         call([prompts[index] for index in indices], [items[index] for index in indices], **of_indices)
     except ValueError as error:
         if len(indices) == 1:
-            return {indices[0]: reason_of(str(error))}
+            return {indices[0]: _of_prompt(error)}
         middle = len(indices) // 2
         halves = (_refused(call, prompts, items, half, more) for half in (indices[:middle], indices[middle:]))
         return {index: reason for half in halves for index, reason in half.items()}
     return {}
 
 
-def reason_of(message: str) -> str:
+def _of_prompt(error: ValueError) -> RowError:
     """What is wrong with the only prompt that was asked for.
 
-    >>> reason_of("completions[0][1]: column 'completion': is None."), reason_of("completions[0]: is int.")
-    ("completion 1: column 'completion': is None", 'is int')
+    >>> str(_of_prompt(RowError("is None", "completion", row="completions[0][1]", item=1)))
+    "completion 1: column 'completion': is None"
     """
-    place = _INDEX.match(message)
-    number = place and place[1] and int(place[1])
-    return f"completion {number}: " * bool(number) + message[place.end() if place else 0 :].removesuffix(".")
+    if not isinstance(error, RowError):  # of a scorer of somebody else's
+        return RowError(str(error))
+    place = f"completion {error.item}: " if error.item else ""
+    return RowError(place + error.what, general=place + error.general)
 
 
 def _without_model(scorer: ScoredRows) -> ScoredRows:

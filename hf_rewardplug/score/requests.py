@@ -12,9 +12,10 @@ In: a raw row. Out: rows of `RewardScorer.score_rows`, one for each canonical ro
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..checks import DropRow, RowError
 from ..data.adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from ..data.adapters.fields import with_system_turn
-from ..data.canonical import EmptyRow, RowError, checked_completion, checked_list, checked_pair, template_arguments
+from ..data.canonical import checked_completion, checked_list, checked_pair, template_arguments
 from ..data.columns import check_ignored
 from ..data.columns.watch import RowWatch
 from ..data.expansion import row_type, to_steps
@@ -68,7 +69,7 @@ class Requests:
     def all(self, row: Any) -> list[Row]:
         """
         Raises:
-            EmptyRow: the adapter gives nothing for it (a tie). RowError: the row cannot be used.
+            DropRow: the adapter gives nothing for it (a tie). RowError: the row cannot be used.
         """
         if not isinstance(row, dict):
             raise RowError(f"found {type(row).__name__}; expected a JSON object")
@@ -89,7 +90,7 @@ class Requests:
         self.adapter = adapter  # a row that it cannot read does not say what the others are
         if requests := [asked(canonical) for canonical in rows]:
             return requests
-        raise EmptyRow("the adapter gives no row for it")
+        raise DropRow("the adapter gives no row for it")
 
     def check_ignored(self) -> None:
         """

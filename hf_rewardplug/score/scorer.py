@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..checks import RowError, check_whole
 from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.canonical import template_arguments
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
 from ..data.columns.watch import RowWatch
 from ..data.encoding import Encoder
-from ..data.token_checks import check_whole
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.inference import (
@@ -251,7 +251,7 @@ class RewardScorer(ScoredRows):
                 try:
                     _ = key_of(row) and watch(PLAIN, {key: row[key] for key in row if key not in ignore_columns})
                 except ValueError as error:
-                    raise ValueError(f"row {start + index}: {error}") from error
+                    raise RowError(str(error), number=start + index) from error
             for key in KEYS:
                 chosen = [index for index, row in enumerate(batch) if key_of(row) == key]
                 if chosen:
@@ -263,7 +263,8 @@ class RewardScorer(ScoredRows):
                     scores |= zip(chosen, found, strict=True)
             for index, row in enumerate(batch):
                 if index not in scores:
-                    raise ValueError(f"row {start + index}: found {sorted(row)}; {EXPECTED}. Rename the columns.")
+                    what = f"found {sorted(row)}; {EXPECTED}. Rename the columns"
+                    raise RowError(what, number=start + index)
                 yield scores[index]
             start += len(batch)
 

@@ -7,10 +7,10 @@ import math
 import os
 from typing import Any
 
+from ..checks import check_whole
 from ..data.canonical import ENCODERS_ARGUMENTS
 from ..data.encoding import OVERLONG
 from ..data.pipeline import ON_BAD_ROW
-from ..data.token_checks import check_whole
 from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES
 
 SEARCHED = {*LOSSES_OF_OPTION} - {"attributes", "attribute_weights", "train_on_last_step_only"}

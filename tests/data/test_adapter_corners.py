@@ -4,10 +4,10 @@ import functools
 
 import pytest
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter
 from hf_rewardplug.data.adapters.stepwise import prm800k
 from hf_rewardplug.data.adapters.turns import assistant, user
-from hf_rewardplug.data.canonical import RowError
 
 Q, A, B = user("Name a prime."), assistant("7"), assistant("8")
 S = {"role": "system", "content": "Be brief."}

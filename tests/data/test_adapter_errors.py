@@ -2,9 +2,9 @@
 
 import pytest
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import get_adapter
 from hf_rewardplug.data.adapters.turns import assistant, user
-from hf_rewardplug.data.canonical import RowError
 
 Q, A, B = user("Name a prime."), assistant("7"), assistant("8")
 WHOLE = [Q, A]

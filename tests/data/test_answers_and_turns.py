@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter, register_adapter, registry
 from hf_rewardplug.data.adapters.turns import assistant, user
 from hf_rewardplug.data.adapters.votes import vote
-from hf_rewardplug.data.canonical import RowError, checked_pair
+from hf_rewardplug.data.canonical import checked_pair
 from hf_rewardplug.data.columns import unread_columns
 from hf_rewardplug.data.columns.watch import RowWatch
 

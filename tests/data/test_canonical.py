@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps, prompt_key
+from hf_rewardplug.checks import RowError
+from hf_rewardplug.data.canonical import checked_pair, checked_steps, prompt_key
 from hf_rewardplug.data.expansion import row_type, to_pairs, to_steps
 
 USER = {"role": "user", "content": "Name a prime."}

@@ -7,10 +7,11 @@ import trl
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from hf_rewardplug.checks import DropRow, RowError
 from hf_rewardplug.data.adapters import get_adapter
-from hf_rewardplug.data.canonical import RowError, checked_pair, checked_steps
+from hf_rewardplug.data.canonical import checked_pair, checked_steps
 from hf_rewardplug.data.chat_templates import set_chat_template
-from hf_rewardplug.data.encoding import DropRow, Encoder
+from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.expansion import to_outcomes, to_pairs
 from hf_rewardplug.data.tokenizing import fold_system_turn, reserved_tokens
 from hf_rewardplug.train.prm_trainer import PRMTrainer

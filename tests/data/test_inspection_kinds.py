@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_rewardplug import PRMConfig, RewardConfig
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.cli.wording import example_text, lines
 from hf_rewardplug.data.adapters import detect_adapter
-from hf_rewardplug.data.canonical import RowError
 from hf_rewardplug.data.mixing import Part, mixed
 from hf_rewardplug.inspection import inspect_rows
 from hf_rewardplug.train.losses import REWARD_LOSSES, STEP_LOSSES

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import get_adapter
-from hf_rewardplug.data.canonical import RowError, checked_completion, checked_list, checked_pair
+from hf_rewardplug.data.canonical import checked_completion, checked_list, checked_pair
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.messages import without_none
 

@@ -14,8 +14,8 @@ import datasets
 import pytest
 from datasets import Dataset, Features, IterableDataset, List, Value, interleave_datasets
 
+from hf_rewardplug.checks import DropRow
 from hf_rewardplug.data.adapters import detect_adapter, get_adapter, register_adapter, registry
-from hf_rewardplug.data.canonical import EmptyRow
 from hf_rewardplug.data.files import load_split
 from hf_rewardplug.data.mixing import STOPPING_STRATEGIES, mixed, mixed_and_held_out
 from hf_rewardplug.data.mixture_rows import Part, canonical_rows
@@ -197,7 +197,7 @@ def test_what_gives_no_row_is_left_out_and_reported(own_registry):
     @register_adapter("votes", columns=["votes"])
     def votes(row):
         if row["votes"] < 0:
-            raise EmptyRow("nobody voted")
+            raise DropRow("nobody voted")
         return [{"prompt": "p", "chosen": "a" * 7, "rejected": "b"}] * row["votes"]
 
     parts = [part([{"votes": 0}, {"votes": 2}, {"votes": -1}], "votes"), part(pairs(2), "pairs")]

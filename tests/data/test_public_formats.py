@@ -13,8 +13,8 @@ from public_vote_rows import ARENA, ARENA_55K, MT_BENCH, PKU, VOTE_FORMATS
 from test_adapters import BY_NAME_ONLY as OLDER_BY_NAME_ONLY
 from test_adapters import FORMATS as OLDER_FORMATS
 
+from hf_rewardplug.checks import DropRow, RowError
 from hf_rewardplug.data.adapters import adapter_names, detect_adapter, get_adapter
-from hf_rewardplug.data.canonical import EmptyRow, RowError
 from hf_rewardplug.data.expansion import to_lists, to_pairs, to_scored, to_steps
 
 MODULES = (
@@ -163,7 +163,7 @@ def test_an_error_names_the_column_and_what_was_found(name, row, message):
 
 
 def test_without_any_rating_a_row_is_left_out():
-    with pytest.raises(EmptyRow, match="no generation has a rating"):
+    with pytest.raises(DropRow, match="no generation has a rating"):
         get_adapter("distilabel")({"instruction": "a", "generations": ["b"], "ratings": [None]})
 
 

@@ -11,10 +11,10 @@ from public_step_rows import STEP_FORMATS
 from public_vote_rows import VOTE_FORMATS
 from test_adapters import FORMATS
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import adapter_names, detect_adapter, get_adapter, register_adapter, registry
 from hf_rewardplug.data.adapters.recorded import RecordedRow, columns_read
 from hf_rewardplug.data.adapters.turns import assistant, user
-from hf_rewardplug.data.canonical import RowError
 from hf_rewardplug.data.columns import looked_at, unread_columns
 from hf_rewardplug.data.mixing import Part, mixed
 from hf_rewardplug.data.raw import opened, plain_rows

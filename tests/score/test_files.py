@@ -7,6 +7,7 @@ from rows import conversations, solutions, text_pairs
 from tiny_checkpoints import checkpoint
 
 from hf_rewardplug import RewardScorer
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.score.files import Progress, find_progress, rejects_of, score_file
 from hf_rewardplug.score.lines import Requests, read_lines, scored_lines
 
@@ -35,7 +36,7 @@ class Lengths:
         rows = list(rows)
         self.calls.append(len(rows))
         if bad := [index for index, row in enumerate(rows) if "?" in row["completion"]]:
-            raise ValueError(f"row {bad[0]}: column 'completion': asks.")
+            raise RowError("asks", "completion", number=bad[0])
         yield from (float(len(row["completion"])) for row in rows)
 
 

@@ -4,8 +4,8 @@ In: two responses or whole conversations, and the number of the better one or a 
 rejected}. How large a win was (scores, ratios, votes) never becomes a margin.
 """
 
-from ..canonical import RowError
-from .fields import Row, expect, field, integer, messages, number, shown, text
+from ...checks import RowError, expect, shown
+from .fields import Row, field, integer, messages, number, text
 from .prompts import asked, optional_text
 from .registry import register_adapter
 from .votes import answers_by_vote, conversations_by_vote, higher

@@ -4,8 +4,8 @@ In: `generations` with `ratings`, or a pair with the ratings it was made from. O
 messages. Ratings become scores where several answers are ranked, never a margin.
 """
 
-from ..canonical import EmptyRow, RowError
-from .fields import TEMPLATE_ARGUMENTS, Row, field, items, messages, shown, text
+from ...checks import DropRow, RowError, shown
+from .fields import TEMPLATE_ARGUMENTS, Row, field, items, messages, text
 from .preference import preference
 from .prompts import PAIR_EXTRAS, answered_pair, asked, optional_text
 from .registry import register_adapter
@@ -69,7 +69,7 @@ def distilabel(row: Row) -> Row:
         raise RowError(f"{len(ratings)} ratings for {len(generations)} generations", column)
     rated = [pair for pair in zip(generations, ratings, strict=True) if None not in pair]
     if not rated:
-        raise EmptyRow("no generation has a rating", column)
+        raise DropRow("no generation has a rating", column)
     return {
         "prompt": _prompt(row),
         "completions": [[assistant(text({"generations": answer}, "generations"))] for answer, _ in rated],

@@ -7,7 +7,7 @@ column that holds the row, where that is a dict within a column.
 import json
 from typing import Any
 
-from ..canonical import RowError, finite, shown
+from ...checks import RowError, expect, finite, shown
 from ..messages import cleaned_message
 
 Row = dict[str, Any]
@@ -33,10 +33,10 @@ def field(row: Row, column: str, inside: str | None = None) -> Any:
 
     >>> field({"question": "1+1?"}, "prompt")
     Traceback (most recent call last):
-    hf_rewardplug.data.canonical.RowError: column 'prompt': is missing; found ['question']. Map it with column_mapping
+    hf_rewardplug.checks.RowError: column 'prompt': is missing; found ['question']. Map it with column_mapping
     >>> field({"model": "b"}, "rank", inside="answers")
     Traceback (most recent call last):
-    hf_rewardplug.data.canonical.RowError: column 'answers.rank': is missing; found ['model']
+    hf_rewardplug.checks.RowError: column 'answers.rank': is missing; found ['model']
     """
     if column not in row:
         remedy = "" if inside else ". Map it with column_mapping"
@@ -155,12 +155,6 @@ def with_system_turn(row: Row, prompt: Any) -> Any:
     if opening.get("content") == system:
         return prompt
     raise RowError(f"differs from the conversation's own system turn, {shown(opening.get('content'))}", "system")
-
-
-def expect(value: Any, kind: Any, words: str, column: str) -> Any:
-    if not isinstance(value, kind):
-        raise RowError(f"expected {words}, found {shown(value)}", column)
-    return value
 
 
 def _name(column: str, inside: str | None) -> str:

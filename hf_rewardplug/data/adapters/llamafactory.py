@@ -4,7 +4,7 @@ In: `instruction`, `input`, `history` or `conversations`, with two answers or wi
 preference or scored rows in messages.
 """
 
-from ..canonical import RowError
+from ...checks import RowError, shown
 from .distilabel import judged
 from .fields import (
     TEMPLATE_ARGUMENTS,
@@ -12,7 +12,6 @@ from .fields import (
     field,
     items,
     messages,
-    shown,
     template_arguments,
     text,
     text_or_texts,

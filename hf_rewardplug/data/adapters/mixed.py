@@ -5,8 +5,8 @@ In: `canonical`, what the adapter of a part gave for one raw row, and `subset`, 
 
 import json
 
-from ..canonical import EmptyRow, RowError
-from .fields import Row, shown, text
+from ...checks import DropRow, RowError, shown
+from .fields import Row, text
 from .registry import register_adapter
 
 
@@ -18,10 +18,10 @@ def mixed(row: Row) -> list[Row]:
     [{'prompt': '2+2?', 'chosen': '4', 'rejected': '5'}]
     >>> mixed({"canonical": '{"empty": "there are no steps"}', "subset": "sums"})
     Traceback (most recent call last):
-    hf_rewardplug.data.canonical.EmptyRow: there are no steps
+    hf_rewardplug.checks.DropRow: there are no steps
     >>> mixed({"canonical": '{"refused": "column \\'chosen\\': is None"}', "subset": "sums"})
     Traceback (most recent call last):
-    hf_rewardplug.data.canonical.RowError: column 'chosen': is None
+    hf_rewardplug.checks.RowError: column 'chosen': is None
     """
     written = text(row, "canonical")
     try:
@@ -29,7 +29,7 @@ def mixed(row: Row) -> list[Row]:
     except json.JSONDecodeError as error:
         raise RowError(f"is not JSON: {error}; found {shown(written)}", "canonical") from None
     if isinstance(rows, dict) and "empty" in rows:
-        raise EmptyRow(rows["empty"])
+        raise DropRow(rows["empty"])
     if isinstance(rows, dict) and "refused" in rows:
         raise RowError(rows["refused"])
     if not isinstance(rows, list):

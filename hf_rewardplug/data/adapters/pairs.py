@@ -6,7 +6,7 @@ rejected} in messages. Formats of LLaMA-Factory stand in `llamafactory.py`, of d
 
 import re
 
-from ..canonical import RowError
+from ...checks import RowError
 from .fields import TEMPLATE_ARGUMENTS, Row, messages, template_arguments, text, text_or_texts
 from .preference import preference
 from .prompts import (

@@ -7,18 +7,8 @@ Several rejected answers in a list give {prompt, completions, scores}.
 
 from typing import Any
 
-from ..canonical import RowError
-from .fields import (
-    TEMPLATE_ARGUMENTS,
-    Row,
-    field,
-    messages,
-    shown,
-    template_arguments,
-    text,
-    text_or_texts,
-    with_system_turn,
-)
+from ...checks import RowError, shown
+from .fields import TEMPLATE_ARGUMENTS, Row, field, messages, template_arguments, text, text_or_texts, with_system_turn
 from .prompts import PAIR_EXTRAS, pair_extras
 from .registry import register_adapter
 from .turns import Message, assistant, hh_turns, is_hh_text, shared_and_own, split_at_common_prefix, user

@@ -5,7 +5,7 @@ better, or {prompt, chosen, rejected}, with `tie` where two answers are as good:
 business.
 """
 
-from ..canonical import RowError
+from ...checks import RowError, shown
 from .fields import (
     TEMPLATE_ARGUMENTS,
     Row,
@@ -14,7 +14,6 @@ from .fields import (
     items,
     messages,
     number,
-    shown,
     template_arguments,
     text,
     with_system_turn,

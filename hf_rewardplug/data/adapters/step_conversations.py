@@ -7,8 +7,8 @@ and a list of ratings. Out: {prompt, completions, labels}, the prompt and the st
 import re
 from typing import Any
 
-from ..canonical import RowError
-from .fields import Row, items, messages, shown, text
+from ...checks import RowError, shown
+from .fields import Row, items, messages, text
 from .registry import register_adapter
 from .stepwise import FIRST_STEP, MATH_SHEPHERD_MARK, QWEN_STEP_TOKEN, split_at_first_step
 

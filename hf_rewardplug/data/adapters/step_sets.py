@@ -8,8 +8,9 @@ import ast
 import math
 from typing import Any
 
-from ..canonical import UNLABELLED, RowError
-from .fields import Row, dicts, expect, field, integer, items, shown, text
+from ...checks import RowError, expect, shown
+from ..canonical import UNLABELLED
+from .fields import Row, dicts, field, integer, items, text
 from .registry import register_adapter
 
 OPENR_STEP_TAG = "\n\n\n\n\n"

@@ -8,17 +8,16 @@ import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from ..canonical import UNLABELLED, RowError
+from ...checks import RowError, expect, shown
+from ..canonical import UNLABELLED
 from .fields import (
     TEMPLATE_ARGUMENTS,
     Row,
     dicts,
-    expect,
     field,
     integer,
     items,
     messages,
-    shown,
     template_arguments,
     text,
     with_system_turn,

@@ -5,7 +5,7 @@ r"""Text with turn marks -> messages, and what two conversations share.
 
 import re
 
-from ..canonical import RowError
+from ...checks import RowError
 
 Message = dict
 

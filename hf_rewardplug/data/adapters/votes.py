@@ -6,8 +6,8 @@ index or by scores stand in `comparisons.py`, which takes the last four function
 
 import json
 
-from ..canonical import RowError
-from .fields import Row, field, integer, messages, shown, text
+from ...checks import RowError, shown
+from .fields import Row, field, integer, messages, text
 from .prompts import answered_pair, asked
 from .registry import register_adapter
 from .turns import Message, assistant, split_at_common_prefix, user

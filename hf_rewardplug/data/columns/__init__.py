@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ...checks import RowError
 from ..adapters import Adapter, rename_columns
-from ..canonical import Row, RowError
+from ..canonical import Row
 from ..formats.csv_cells import is_written_list
 from .names import ANSWER, CONTEXT, FREE, MAYBE, MEDIA, PROMPT, TOPIC, kind_of_name
 from .reading import KnownTexts

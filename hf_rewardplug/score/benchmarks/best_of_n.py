@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_rewardplug.checks import RowError, expect, shown
 from hf_rewardplug.data.adapters import Adapter
-from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, expect, field, items, shown
-from hf_rewardplug.data.canonical import RowError, template_arguments
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, field, items
+from hf_rewardplug.data.canonical import template_arguments
 
 from ..aggregates import aggregated
 from ..inputs import Completions, cut_into_steps

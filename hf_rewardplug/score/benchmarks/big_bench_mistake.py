@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import Row, field, integer, items, shown, text
-from hf_rewardplug.data.canonical import RowError, subset_name
+from hf_rewardplug.checks import RowError, shown
+from hf_rewardplug.data.adapters.fields import Row, field, integer, items, text
+from hf_rewardplug.data.canonical import subset_name
 
 from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
 from .registry import Result, read_rows, register_benchmark

@@ -10,24 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_rewardplug.checks import RefusedRows, check_choice
 from hf_rewardplug.data.adapters import get_adapter, rename_columns
 from hf_rewardplug.data.columns import check_ignored, unread_columns
 from hf_rewardplug.data.origin import Origin
 from hf_rewardplug.data.pipeline import ON_BAD_ROW, adapter_of
-from hf_rewardplug.data.preparation_report import in_general
 from hf_rewardplug.data.raw import plain_rows
 
 from .examples import file_names
-from .registry import (
-    BENCHMARKS,
-    Benchmark,
-    RefusedRows,
-    Result,
-    Rows,
-    benchmark_of_format,
-    detect_benchmark,
-    get_benchmark,
-)
+from .registry import BENCHMARKS, Benchmark, Result, Rows, benchmark_of_format, detect_benchmark, get_benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +74,7 @@ def evaluate(
 
 def run(benchmark: Benchmark, scorer: Any, rows: Rows, *, on_bad_row: str = "error", **options: Any) -> Result:
     """`benchmark.run`, over the rows that are not refused. Arguments and errors are those of `evaluate`."""
-    if on_bad_row not in ON_BAD_ROW:
-        raise ValueError(f"on_bad_row={on_bad_row!r} is not one of {', '.join(map(repr, ON_BAD_ROW))}.")
+    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW)
     _check_options(benchmark, options)
     kept, refused = rows, {}
     while True:
@@ -92,23 +82,23 @@ def run(benchmark: Benchmark, scorer: Any, rows: Rows, *, on_bad_row: str = "err
             result = benchmark.run(scorer, kept, **options)
             break
         except RefusedRows as error:
-            named = {rows.called(place): reason for place, reason in error.refused.items()}
+            named = {rows.called(place): of_row for place, of_row in error.refused.items()}
             if on_bad_row == "error":
                 raise RefusedRows(error.name, named) from error.__cause__
             refused |= named
             kept = kept.without(error.refused)
             if not kept:
-                place, reason = next(iter(refused.items()))
+                place, first = next(iter(refused.items()))
                 raise ValueError(
-                    f"benchmark '{error.name}': every row was refused. The first, {place}: {reason}. Name the format "
-                    "(adapter=...), or map columns (column_mapping={expected: yours})."
+                    f"benchmark '{error.name}': every row was refused. The first, {place}: {first.what}. Name the "
+                    "format (adapter=...), or map columns (column_mapping={expected: yours})."
                 ) from error
     result = replace(result, unread=rows.unread)
     if not refused:
         return result
     reasons: dict[str, list[str]] = {}
-    for place, reason in refused.items():
-        reasons.setdefault(in_general(reason), []).append(place)
+    for place, error in refused.items():
+        reasons.setdefault(error.general, []).append(place)
     return replace(result, figures={**result.figures, "refused": len(refused)}, refused=reasons)
 
 

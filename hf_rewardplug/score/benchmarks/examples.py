@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, shown
+from hf_rewardplug.checks import RefusedRows, RowError, is_number, shown
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS
 from hf_rewardplug.data.adapters.turns import assistant, user
 
-from .registry import RefusedRows, Row
+from .registry import Row
 
 Prompt = str | list[dict]
 Completion = str | list[dict]
@@ -87,9 +88,9 @@ def asked(
     """
     known = inspect.signature(getattr(scorer, method)).parameters
     for column in [column for column in more if column not in known]:
-        reason = f"column '{column}': `scorer.{method}` takes no arguments of the chat template; take the column away"
+        what = f"`scorer.{method}` takes no arguments of the chat template; take the column away"
         named = zip(places or (), more[column], strict=True)
-        raise RefusedRows(name, {place: reason for place, value in named if value is not None})
+        raise RefusedRows(name, {place: RowError(what, column) for place, value in named if value is not None})
     try:
         return getattr(scorer, method)(prompts, items, **more)
     except ValueError as error:
@@ -152,7 +153,7 @@ def check_threshold(threshold: Any, remedy: str = "Give one.") -> None:
     Traceback (most recent call last):
     ValueError: threshold=1.5 is no number in [0, 1]. Give one.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    if not (is_number(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. {remedy}")
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import Row, field, items, shown, text
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.checks import RowError, shown
+from hf_rewardplug.data.adapters.fields import Row, field, items, text
 
 from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
 from .registry import Result, Rows, read_rows, register_benchmark

@@ -7,8 +7,9 @@ An answer is right where it scores higher than the other one; a tie is wrong.
 import json
 from typing import Any
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters.fields import text
-from hf_rewardplug.data.canonical import RowError, subset_name, template_arguments
+from hf_rewardplug.data.canonical import subset_name, template_arguments
 from hf_rewardplug.data.expansion import to_pairs
 from hf_rewardplug.data.pipeline import adapter_of
 

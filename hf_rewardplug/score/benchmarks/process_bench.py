@@ -13,17 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters import Adapter
-from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer, shown
+from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
-from hf_rewardplug.data.canonical import (
-    UNLABELLED,
-    RowError,
-    checked_steps,
-    prompt_key,
-    subset_name,
-    template_arguments,
-)
+from hf_rewardplug.data.canonical import UNLABELLED, checked_steps, prompt_key, subset_name, template_arguments
 
 from .examples import as_turns, check_threshold, first_below, step_probabilities
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark

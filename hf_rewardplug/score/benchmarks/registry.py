@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_rewardplug.checks import RefusedRows, RowError
 from hf_rewardplug.data.adapters import Adapter, detect_adapter
 from hf_rewardplug.data.expansion import row_type
-from hf_rewardplug.data.pipeline import reason_of
 
 Row = dict[str, Any]
 
@@ -202,23 +202,6 @@ def places_of(rows: Sequence[Row]) -> list[str]:
     return [f"row {number}" for number in getattr(rows, "numbers", range(len(rows)))]
 
 
-class RefusedRows(ValueError):
-    """Rows of a benchmark that cannot be used, told by the first one.
-
-    Attributes:
-        name: the benchmark. refused: what `places_of` calls a row -> what is wrong with it.
-
-    >>> raise RefusedRows("preference", {"row 7": "column 'chosen': is None", "row 9": "column 'chosen': is None"})
-    Traceback (most recent call last):
-    hf_rewardplug.score.benchmarks.registry.RefusedRows: benchmark 'preference', row 7: column 'chosen': is None.
-    """
-
-    def __init__(self, name: str, refused: Mapping[str, str]):
-        place, reason = next(iter(refused.items()))
-        super().__init__(f"benchmark '{name}', {place}: {reason.removesuffix('.')}.")
-        self.name, self.refused = name, dict(refused)
-
-
 def read_rows(
     name: str, rows: Sequence[Row], read: Callable[[Row], Any], *, columns: Iterable[str] | None = None
 ) -> list:
@@ -229,7 +212,7 @@ def read_rows(
 
     >>> read_rows("judge_bench", [{"question": "1+1?", "label": "A>B", "source": "mmlu-pro-math"}], dict)
     Traceback (most recent call last):
-    hf_rewardplug.score.benchmarks.registry.RefusedRows: benchmark 'judge_bench', row 0: columns ['response_A', \
+    hf_rewardplug.checks.RefusedRows: benchmark 'judge_bench', row 0: columns ['response_A', \
 'response_B'] are missing; found ['label', 'question', 'source']. Map them: column_mapping={expected: yours}.
     """
     if columns is None:
@@ -238,12 +221,12 @@ def read_rows(
     for place, row in zip(places_of(rows), rows, strict=True):
         if missing := [column for column in columns if column not in row]:
             remedy = "Map them: column_mapping={expected: yours}"
-            refused[place] = f"columns {missing} are missing; found {sorted(row, key=str)}. {remedy}"
+            refused[place] = RowError(f"columns {missing} are missing; found {sorted(row, key=str)}. {remedy}")
             continue
         try:
             found.append(read(row))
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
-            refused[place], first = reason_of(error), first or error
+            refused[place], first = RowError.of(error), first or error
     if refused:
         raise RefusedRows(name, refused) from first
     if not found:

@@ -6,8 +6,9 @@ rewardbench/constants.py (sections, counts) and calculate_scores_per_section in 
 
 from typing import Any
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters.fields import field, text
-from hf_rewardplug.data.canonical import RowError, subset_name
+from hf_rewardplug.data.canonical import subset_name
 
 from .examples import as_chat, mean_by, pair_item, scored
 from .registry import Result, Row, places_of, read_rows, register_benchmark

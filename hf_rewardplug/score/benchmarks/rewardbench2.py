@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters.fields import field, integer, text
 from hf_rewardplug.data.adapters.fields import items as list_of
-from hf_rewardplug.data.canonical import RowError, subset_name
+from hf_rewardplug.data.canonical import subset_name
 
 from .examples import Completion, Prompt, as_chat, mean_by, scored
 from .registry import Result, Row, places_of, read_rows, register_benchmark

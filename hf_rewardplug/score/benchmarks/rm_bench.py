@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters.fields import items as list_of
 from hf_rewardplug.data.adapters.fields import text
-from hf_rewardplug.data.canonical import RowError
 
 from .examples import as_chat, file_names, scored
 from .registry import Result, Row, Rows, places_of, read_rows, register_benchmark

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_rewardplug.data.adapters.fields import Row, dicts, expect, field, messages, text
+from hf_rewardplug.checks import RowError, expect
+from hf_rewardplug.data.adapters.fields import Row, dicts, field, messages, text
 from hf_rewardplug.data.adapters.turns import assistant
-from hf_rewardplug.data.canonical import RowError
 
 from .examples import scored
 from .registry import Result, places_of, read_rows, register_benchmark

@@ -6,7 +6,8 @@ In: rows of solutions with labels of their steps, of trees of steps, or of solut
 
 from typing import Any, NamedTuple
 
-from hf_rewardplug.data.canonical import UNLABELLED, RowError, subset_name, template_arguments
+from hf_rewardplug.checks import RowError
+from hf_rewardplug.data.canonical import UNLABELLED, subset_name, template_arguments
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
 from hf_rewardplug.data.pipeline import adapter_of
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...model.description import check_description, shown
+from ...checks import shown
+from ...model.description import check_description
 from .items import FORMS, form_of, is_number, parsed, read_items
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...checks import shown
 from ...data.canonical import UNLABELLED
-from ...model.description import shown
 from ...texts import clean
 
 PAIR = '{"prompt": str, "completions": [chosen, rejected], "scores": [2 numbers], "lengths": [2 tokens], "subset": str}'

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, List, Value
 
-from ...data.canonical import PAIR_NUMBERS, UNLABELLED, Row, RowError
+from ...checks import DropRow, RowError
+from ...data.canonical import PAIR_NUMBERS, UNLABELLED, Row
 from ...data.collator import PreferenceCollator
-from ...data.encoding import DropRow, Encoder
+from ...data.encoding import Encoder
 from ..figures import pair_figures
 from ..losses import LOSSES
 from ..losses.pairs import CENTERING, TIE_THRESHOLD, centering_loss

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, List, Value
 
-from ...data.canonical import EXAMPLE_ID, UNLABELLED, Row, RowError
+from ...checks import RowError
+from ...data.canonical import EXAMPLE_ID, UNLABELLED, Row
 from ...data.collator import StepCollator
 from ...data.encoding import Encoder
 from ...model.head import step_logits, step_probabilities

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 
+from hf_rewardplug.checks import RefusedRows, RowError
 from hf_rewardplug.data.adapters import registry
 from hf_rewardplug.score.benchmarks import detect_benchmark, evaluate, register_benchmark, scored
-from hf_rewardplug.score.benchmarks.registry import BENCHMARKS, RefusedRows, places_of, read_rows
+from hf_rewardplug.score.benchmarks.registry import BENCHMARKS, places_of, read_rows
 from hf_rewardplug.score.callback import BenchmarkCallback
 from hf_rewardplug.train.figures import step_figures
 
@@ -37,7 +38,7 @@ class Strict:
         for index, several in enumerate(completions):
             for number, one in enumerate(several):
                 if "?" in text_of(one):
-                    raise ValueError(f"completions[{index}][{number}]: column 'completion': asks.")
+                    raise RowError("asks", "completion", row=f"completions[{index}][{number}]", item=number)
         return [[float(len(text_of(one))) for one in several] for several in completions]
 
 
@@ -52,7 +53,7 @@ class Rater:
     def score_steps(self, prompts, steps):
         for index, several in enumerate(steps):
             if "refused" in several:
-                raise ValueError(f"steps[{index}]: column 'completions': is refused.")
+                raise RowError("is refused", "completions", row=f"steps[{index}]")
         return [[self.probabilities[step] for step in several] for several in steps]
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from hf_rewardplug.data.canonical import RowError
+from hf_rewardplug.checks import RefusedRows, RowError
 from hf_rewardplug.score.benchmarks import evaluate
-from hf_rewardplug.score.benchmarks.registry import RefusedRows
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 STEPS = [
