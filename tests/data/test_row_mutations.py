@@ -13,11 +13,12 @@ from test_adapters import FORMATS
 from tiny_checkpoints import TEMPLATE
 from transformers import AutoTokenizer
 
+from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters import get_adapter
-from hf_rewardplug.data.canonical import PROMPT_KEY, SUBSET, RowError
+from hf_rewardplug.data.canonical import PROMPT_KEY, SUBSET
 from hf_rewardplug.data.columns import unread_columns
 from hf_rewardplug.data.encoding import Encoder
-from hf_rewardplug.data.pipeline import BOOKKEEPING, RefusedRow, RowPipeline, adapter_of
+from hf_rewardplug.data.pipeline import BOOKKEEPING, RowPipeline, adapter_of
 from hf_rewardplug.data.unrendered import Unrendered, WithUnrendered
 from hf_rewardplug.train.objectives import PairObjective, RankedObjective, ScoredObjective, StepObjective
 
@@ -61,7 +62,7 @@ def ends_well(pipeline, row):
     """Examples that a table can hold, or the package's own words, in one line."""
     try:
         examples = pipeline.examples(row, 7)
-    except RefusedRow as error:
+    except RowError as error:
         assert isinstance(error.__cause__, RowError), repr(error.__cause__)
         assert "\n" not in str(error), str(error)
         return
