@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from families import SIZES
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -113,7 +114,7 @@ def check_way(way: str, rank: int, mended: bool) -> None:
     logits.sum().backward()
     expected = hidden.float().sum(0, keepdim=True)
     distributed.all_reduce(expected)
-    if mended:
+    if mended and Version(torch.__version__) >= Version("2.8"):  # 2.7 over gloo sums where it should average
         torch.testing.assert_close(head.weight.grad.full_tensor(), expected / 2)
 
 

@@ -75,7 +75,7 @@ def bytes_like(draw, rows):
         case 3:
             return draw(st.sampled_from([b"null", b"3", b'"x"', b"[]", b"{}", b"", b" ", b"\xef\xbb\xbf" + line]))
         case 4:
-            return text.encode("utf-16")
+            return text.encode("utf-16", "surrogatepass")
         case 5:
             return line[:-1] + b', "prompt": 1, "prompt": 2}'
     return line

@@ -121,9 +121,11 @@ def test_a_step_reads_nothing(kind, sharing, assets, tmp_path):
     reads = Reads()
     train(kind, assets, tmp_path, reads, prefix_sharing=sharing)
     assert reads.patch is not None
-    own = {read for read in reads.found if "transformers/masking_utils.py" not in read}
-    assert own == set()  # transformers looks into the mask of a padded batch
-    assert sharing is False or not reads.found
+    # transformers looks into the mask of a padded batch, and torch 2.7's optimizer at its own count of steps
+    others = ("transformers/masking_utils.py", "accelerate/optimizer.py")
+    own = {read for read in reads.found if not any(file in read for file in others)}
+    assert own == set()
+    assert sharing is False or not any(others[0] in read for read in reads.found)
 
 
 @pytest.mark.parametrize("kind", ["orm", "prm"])
