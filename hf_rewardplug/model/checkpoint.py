@@ -8,43 +8,17 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .description import check_description
+from .description import Description
 from .head import HEAD_NAME, install_reward_head
-from .head_layers import build_head, published, saved_layers
+from .head_layers import build_head, saved_layers
 from .inference import described_label_tokens, install_scored_forward
-from .label_tokens import CAUSAL_LMS
+from .kinds import LM, architecture, kind_of_class, kind_of_task, published
 from .loading import ADAPTER_MODEL_CONFIG, vocabulary_size
-from .places import check_place, find_file, read, refuse_pickled_adapter
-from .weights import (
-    HUB,
-    adapter_head_shapes,
-    check_saved_head,
-    is_adapter,
-    loading_arguments,
-    read_config,
-    reading_head,
-)
-
-_AUTO_CLASSES = {
-    "SEQ_CLS": AutoModelForSequenceClassification,
-    "TOKEN_CLS": AutoModelForTokenClassification,
-    "CAUSAL_LM": AutoModelForCausalLM,
-}
-_KINDS = {
-    "ForSequenceClassification": _AUTO_CLASSES["SEQ_CLS"],
-    "ForTokenClassification": _AUTO_CLASSES["TOKEN_CLS"],
-    **dict.fromkeys(CAUSAL_LMS, _AUTO_CLASSES["CAUSAL_LM"]),
-}
+from .places import HUB, check_place, find_file, is_adapter, read, refuse_pickled_adapter
+from .saved import SavedModel
+from .weights import adapter_head_shapes, check_saved_head
 
 
 def load_checkpoint(
@@ -61,32 +35,29 @@ def load_checkpoint(
     Raises:
         ValueError: it is neither, its weights cannot be read, or have no head.
     """
-    hub = {key: kwargs[key] for key in HUB if key in kwargs}
-    kwargs = {"trust_remote_code": False, **kwargs}  # or transformers asks at the terminal
+    saved = SavedModel(name, {"trust_remote_code": False, "dtype": "auto", **kwargs})  # or transformers asks for trust
     if "gguf_file" not in kwargs:
-        check_place(name, hub)
-    of_tokenizer = {key: value for key, value in hub.items() if key != "subfolder"}
-    tokenizer = read(AutoTokenizer, name, trust_remote_code=kwargs["trust_remote_code"], **of_tokenizer)
+        check_place(name, saved.hub)
+    of_tokenizer = {key: value for key, value in saved.hub.items() if key != "subfolder"}
+    tokenizer = read(AutoTokenizer, name, trust_remote_code=saved.options["trust_remote_code"], **of_tokenizer)
     labels = {"good_token": good_token, "bad_token": bad_token}
-    if is_adapter(name, hub):
-        model = _adapted(name, **kwargs)
+    if is_adapter(name, saved.hub):
+        model = _adapted(name, **saved.options)
         install_scored_forward(model, tokenizer, **labels)
         return model.eval(), tokenizer
-    config = read_config(name, kwargs)
-    architecture = (config.architectures or ["a model without architectures"])[0]
-    auto_class = next((cls for suffix, cls in _KINDS.items() if architecture.endswith(suffix)), None)
-    auto_class, num_labels = published(config) or (auto_class, config.num_labels)
-    if auto_class is None:
+    what = architecture(saved.config)
+    kind, num_labels = published(saved.config) or (kind_of_class(what), saved.config.num_labels)
+    if kind is None:
         raise ValueError(
-            f"'{name}' is {architecture}; expected a sequence classifier (ORM), or a token classifier or causal LM "
+            f"'{name}' is {what}; expected a sequence classifier (ORM), or a token classifier or causal LM "
             "(PRM), as `RewardTrainer` and `PRMTrainer` save them."
         )
-    if auto_class is AutoModelForCausalLM:  # told before the weights are read
-        described_label_tokens(f"'{name}' is {architecture}", config, tokenizer, **labels)
-    kwargs = loading_arguments(name, auto_class, num_labels, {"dtype": "auto", **kwargs})
-    with reading_head(name, auto_class, kwargs):
-        model, info = auto_class.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **kwargs)
-    head = "" if auto_class is AutoModelForCausalLM else f"{HEAD_NAME}."  # an LM is whole or none
+    if kind is LM:  # before the weights are read
+        described_label_tokens(f"'{name}' is {what}", saved.config, tokenizer, **labels)
+    options = saved.arguments(kind, num_labels)
+    with saved.reading(kind):
+        model, info = kind.auto_class.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **options)
+    head = "" if kind is LM else f"{HEAD_NAME}."  # an LM is whole or none
     if missing := sorted(key for key in info["missing_keys"] if key.startswith(head)):
         raise ValueError(
             f"'{name}' has no weights for its head ({', '.join(missing)}): it was never trained as a reward model, and "
@@ -132,12 +103,11 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
             "the base model's config under that name, with `num_labels`, `pad_token_id` and `problem_type` set."
         )
     config = read(AutoConfig, adapter, _configuration_file=ADAPTER_MODEL_CONFIG, **hub)
-    check_description(getattr(config, "rewardplug", None), f"'{adapter}'", labels=config.num_labels)
-    auto_class = _AUTO_CLASSES.get(peft_config.task_type)
-    kind = getattr(peft_config.peft_type, "value", None)
-    if auto_class is None or (merges and peft_config.is_prompt_learning):
+    Description.checked(config, f"'{adapter}'")
+    kind, method = kind_of_task(peft_config.task_type), getattr(peft_config.peft_type, "value", None)
+    if kind is None or (merges and peft_config.is_prompt_learning):
         raise ValueError(
-            f"'{adapter}' is a {kind} adapter with task_type={peft_config.task_type}; expected "
+            f"'{adapter}' is a {method} adapter with task_type={peft_config.task_type}; expected "
             f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS, TOKEN_CLS or CAUSAL_LM."
         )
     shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
@@ -149,14 +119,14 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     }
     kwargs = {**own, **shared, **kwargs}
     base = peft_config.base_model_name_or_path
-    with reading_head(base, auto_class, kwargs):
-        model = auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)
+    with SavedModel(base, kwargs).reading(kind):
+        model = kind.auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)
     layers, shapes = saved_layers(config), adapter_head_shapes(adapter, hub)
     if hasattr(model, HEAD_NAME) and (layers or shapes.keys() == {"weight", "bias"}):
         setattr(model, HEAD_NAME, build_head(layers, shapes))
     if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
         model.resize_token_embeddings(config.get_text_config().vocab_size)
-    if auto_class is not AutoModelForCausalLM:  # fp32 before the adapter's head is read
+    if kind is not LM:  # fp32 before the adapter's head is read
         install_reward_head(model)
     model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
     model.config.problem_type = config.problem_type

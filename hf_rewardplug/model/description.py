@@ -1,66 +1,108 @@
-"""What a trainer writes of a model into its config under `rewardplug`, checked field by field.
+"""What a trainer writes of a model into its config under `rewardplug`, as one object.
 
-In: that value as somebody's config.json holds it. Out: the same as a dict, or an error that names the field.
+In: a model's config, or the content of somebody's config.json. Out: a `Description`; or an error that names the field.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
-_KINDS: dict[str, tuple[type, str]] = {
+from ..checks import is_number, shown
+
+_EXPECTED: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("kind", "rows", "date", "step_separator", "step_token", "good_token", "bad_token"), (str, "text")),
     "chat_template_kwargs": (dict, "an object"),
     "calibration": (dict, 'an object {"mean": number, "std": number}'),
     "attribute_weights": (list, "a list of numbers, one a label"),
     "head": (list, "a list of names of layers"),
 }
+"""{field: its type, and the words for it in an error}"""
 
 
-def shown(value: Any, most: int = 60) -> str:
-    """A value in an error.
+@dataclass(frozen=True)
+class Description:
+    """The block of one config. What a block leaves out, or has as null, is None; what it has besides is not read.
 
-    >>> shown("x" * 100, most=5)
-    "'xxxx..."
+    Attributes:
+        kind: "orm" or "prm" (`kinds.py`).
+        rows: form of the rows that were trained on, "text", "turns" or "both".
+        date: the day that the saved chat template writes, as 2026-11-30.
+        step_separator, step_token: what ends a step and is scored; one of the two.
+        good_token, bad_token: a causal LM's tokens for a right and for a wrong step.
+        chat_template_kwargs: arguments of the chat template that all rows had.
+        calibration: {"mean", "std"} of the rewards in the last evaluation.
+        attribute_weights: weight of each output in the sum that is the score.
+        head: names of the layers of a head that has several.
     """
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+
+    kind: str | None = None
+    rows: str | None = None
+    date: str | None = None
+    step_separator: str | None = None
+    step_token: str | None = None
+    good_token: str | None = None
+    bad_token: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, float] | None = None
+    attribute_weights: list[float] | None = None
+    head: list[str] | None = None
+
+    @property
+    def step_end(self) -> str | None:
+        """The text behind each step at whose last token it is scored."""
+        return self.step_token or self.step_separator
+
+    @classmethod
+    def of(cls, config: Any) -> "Description":
+        """What `config` says, a model's config or a dict, without a check.
+
+        >>> Description.of({"rewardplug": {"kind": "prm", "step_separator": "\\n"}}).step_end
+        '\\n'
+        """
+        block = _block(config) or {}
+        return cls(**{name: block[name] for name in _EXPECTED if block.get(name) is not None})
+
+    @classmethod
+    def checked(cls, config: Any, place: str) -> "Description":
+        """`of`, of a config that was read from a file.
+
+        Args:
+            place: whose config it is, for the error.
+
+        Raises:
+            ValueError: the block is no object, or a field is of another type than a trainer writes.
+
+        >>> Description.checked({"rewardplug": {"kind": "orm", "calibration": {"std": 1}}}, "config.json")
+        Traceback (most recent call last):
+        ValueError: config.json: rewardplug.calibration is {'std': 1}; expected an object \
+{"mean": number, "std": number}. Take the config that was saved with the weights.
+        """
+        block = _block(config)
+        if not isinstance(block, dict | None):
+            raise _fault(place, "rewardplug", block, "an object that a trainer wrote")
+        description = cls.of(config)
+        for name, (value_type, expected) in _EXPECTED.items():
+            value = getattr(description, name)
+            if value is None:
+                continue
+            fits = isinstance(value, value_type)
+            if fits and name == "calibration":
+                fits = all(_is_number(value.get(key)) for key in ("mean", "std"))
+            if fits and name == "attribute_weights":
+                labels = getattr(config, "num_labels", len(value))  # a dict does not say how many
+                fits = len(value) == labels > 0 and all(map(_is_number, value))
+            if fits and name == "head":
+                fits = all(isinstance(layer, str) for layer in value)
+            if not fits:
+                raise _fault(place, f"rewardplug.{name}", value, expected)
+        return description
 
 
-def check_description(description: Any, place: str, *, labels: int | None = None) -> dict[str, Any]:
-    """`description`, or {} where it is None.
-
-    Args:
-        place: whose config it is in, for the error.
-        labels: how many the model has; None where that is not known.
-
-    Raises:
-        ValueError: it is no object, or a field is of another kind than a trainer writes.
-
-    >>> check_description({"kind": "orm", "calibration": {"std": 1}}, "config.json")
-    Traceback (most recent call last):
-    ValueError: config.json: rewardplug.calibration is {'std': 1}; expected an object {"mean": number, "std": number}. \
-Take the config that was saved with the weights.
-    """
-    if description is None:
-        return {}
-    if not isinstance(description, dict):
-        raise _fault(place, "rewardplug", description, "an object that a trainer wrote")
-    for name, (kind, expected) in _KINDS.items():
-        value = description.get(name)
-        if value is None:
-            continue
-        fits = isinstance(value, kind)
-        if fits and name == "calibration":
-            fits = all(_is_number(value.get(key)) for key in ("mean", "std"))
-        if fits and name == "attribute_weights":
-            fits = len(value) == (labels or len(value)) > 0 and all(map(_is_number, value))
-        if fits and name == "head":
-            fits = all(isinstance(layer, str) for layer in value)
-        if not fits:
-            raise _fault(place, f"rewardplug.{name}", value, expected)
-    return description
+def _block(config: Any) -> Any:
+    return config.get("rewardplug") if isinstance(config, dict) else getattr(config, "rewardplug", None)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return is_number(value) and abs(value) < 1e300  # which JSON may go beyond
 
 
 def _fault(place: str, name: str, value: Any, expected: str) -> ValueError:

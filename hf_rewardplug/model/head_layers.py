@@ -15,17 +15,13 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_utils import set_zero3_state
 
 from .attention import unwrapped
+from .description import Description
 from .head import HEAD_NAME
-
-PUBLISHED = {
-    "Qwen2ForRewardModel": (AutoModelForSequenceClassification, 1),  # Qwen2.5-Math-RM
-    "Qwen2ForProcessRewardModel": (AutoModelForTokenClassification, 2),  # Qwen2.5-Math-PRM
-}
-"""classes of public checkpoints' own code, with the same body and a head of two layers: (class, labels)"""
+from .kinds import Kind, published
 
 _PUBLISHED_LAYERS = ["Linear", "ReLU", "Linear"]
 _WITHOUT_WEIGHTS = (
@@ -41,11 +37,6 @@ _WITHOUT_WEIGHTS = (
     "Softplus",
     "Tanh",
 )
-
-
-def published(config: Any) -> tuple[Any, int] | None:
-    """(class of transformers, labels) of a public checkpoint whose class is its own code's; else None."""
-    return PUBLISHED.get((config.architectures or [""])[0])
 
 
 def layer_names(head: nn.Module) -> list[str] | None:
@@ -66,20 +57,19 @@ def layer_names(head: nn.Module) -> list[str] | None:
     return names if names and names[-1] == "Linear" else None
 
 
-def beyond_plain(model: nn.Module, kind: str) -> str | None:
+def beyond_plain(model: nn.Module, kind: Kind) -> str | None:
     """What of a model's head plain transformers do not load, or None."""
     head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
     if head is not None and layer_names(head):
         return "has several layers, which they would draw anew"
-    if kind == "orm" and isinstance(head, nn.Linear) and head.bias is not None:
+    if not kind.rates_steps and isinstance(head, nn.Linear) and head.bias is not None:
         return "has a bias, which they leave out, so that all rewards are shifted"
     return None
 
 
 def saved_layers(config: Any) -> list[str] | None:
     """The layers of a checkpoint's head; None of a single one."""
-    described = (getattr(config, "rewardplug", None) or {}).get("head")
-    return described or (_PUBLISHED_LAYERS if published(config) else None)
+    return Description.of(config).head or (_PUBLISHED_LAYERS if published(config) else None)
 
 
 def build_head(layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]]) -> nn.Module:

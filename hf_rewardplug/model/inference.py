@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .attention import unwrapped
+from .description import Description
+from .families import check_model
 from .head import HEAD_NAME, decodes, install_reward_head
-from .label_tokens import CAUSAL_LMS, install_label_tokens, label_token_ids
-from .loading import check_model
+from .kinds import LM, PRM, Kind, kind_of, kind_of_class, labels_of
+from .label_tokens import install_label_tokens, label_token_ids
 
 
 def described_label_tokens(
@@ -27,8 +29,8 @@ def described_label_tokens(
         ValueError: there are none, or one is missing or no token.
     """
     if good_token is None and bad_token is None:
-        described = getattr(config, "rewardplug", None) or {}
-        good_token, bad_token = described.get("good_token"), described.get("bad_token")
+        description = Description.of(config)
+        good_token, bad_token = description.good_token, description.bad_token
     if good_token is None or bad_token is None:
         raise ValueError(
             f"{what}; expected a sequence classifier (ORM), a token classifier (PRM), or for a causal LM (PRM) both "
@@ -45,8 +47,9 @@ def install_scored_forward(
     Raises:
         ValueError: as `described_label_tokens`, or label tokens for another model than a causal LM.
     """
-    what, labels = f"The model is a {type(unwrapped(model)).__name__}", (good_token, bad_token)
-    if what.endswith(CAUSAL_LMS):
+    name, labels = type(unwrapped(model)).__name__, (good_token, bad_token)
+    what = f"The model is a {name}"
+    if kind_of_class(name) is LM:
         install_label_tokens(model, described_label_tokens(what, model.config, tokenizer, *labels))
     elif labels == (None, None):
         install_reward_head(model)
@@ -54,39 +57,34 @@ def install_scored_forward(
         raise ValueError(f"{what}, but `good_token` and `bad_token` are a causal LM's. Leave them out.")
 
 
-def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the model is, "orm" or "prm": by its config, or else by its class (a causal LM rates steps).
+def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Kind:
+    """What the model is scored as: by its config, or else by its class.
 
     Raises:
         ValueError: another head or number of labels, or a pooling head with the EOS as pad token.
     """
-    name = type(unwrapped(model)).__name__
-    described = (getattr(model.config, "rewardplug", None) or {}).get("kind")
-    orm = described == "orm" if described else not name.endswith(("ForTokenClassification", *CAUSAL_LMS))
-    if not orm and name.endswith(CAUSAL_LMS):
-        return "prm"
-    check_model(model, AutoModelForSequenceClassification if orm else AutoModelForTokenClassification)
-    if (labels := model.config.num_labels) not in ((len(attributes(model.config) or "1"),) if orm else (1, 2)):
-        expected = "an outcome reward model has one" if orm else "a process reward model has one or two"
+    description = Description.of(model.config)
+    kind = kind_of(type(unwrapped(model)).__name__, description)
+    if kind is LM:
+        return kind
+    check_model(model, kind)
+    labels = model.config.num_labels
+    if labels not in labels_of(kind, description):
+        expected = "a process reward model has one or two" if kind is PRM else "an outcome reward model has one"
         raise ValueError(f"The model has {labels} labels; {expected}.")
-    if orm and pools(model) and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if kind is not PRM and pools(model) and pad is not None and pad == eos:
         raise ValueError(
             f"The tokenizer pads with its EOS '{tokenizer.eos_token}', which this model's pooling skips: another token "
             "would be scored. Set another `pad_token`, in the tokenizer and in the model's config."
         )
-    return "orm" if orm else "prm"
+    return kind
 
 
 def pools(model: nn.Module) -> bool:
     """Whether a sequence classifier scores where its own pooling looks, and not at the token that it is told."""
     base = unwrapped(model)
     return not hasattr(base, HEAD_NAME) or decodes(base)
-
-
-def attributes(config: Any) -> dict[str, float] | None:
-    """{name: weight in the sum that is the score} of an ORM that was trained on several; else None."""
-    weights = (getattr(config, "rewardplug", None) or {}).get("attribute_weights")
-    return None if weights is None else {config.id2label[index]: weight for index, weight in enumerate(weights)}
 
 
 @contextmanager

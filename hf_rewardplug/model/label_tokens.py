@@ -22,9 +22,6 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from .attention import tree_arguments, unwrapped
 
-CAUSAL_LMS = ("ForCausalLM", "LMHeadModel")
-"""how transformers' classes of causal language models end"""
-
 
 class LabelTokenHead(nn.Linear):
     """`nn.Linear` that, while it has `score_positions`, computes its label tokens' logits there and no others.

@@ -7,7 +7,6 @@ pad token that is never the end of a sequence, a head that LoRA trains and saves
 import contextlib
 import copy
 import logging
-import os
 import re
 from typing import Any
 
@@ -18,10 +17,9 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention import unwrapped
-from .families import check_family
 from .head import HEAD_NAME
 from .head_layers import beyond_plain, inner_module, layer_names
-from .label_tokens import CAUSAL_LMS
+from .kinds import LM, Kind
 from .places import read
 
 logger = logging.getLogger(__name__)
@@ -29,46 +27,13 @@ logger = logging.getLogger(__name__)
 ADAPTER_MODEL_CONFIG = "reward_config.json"
 """the model's config in an adapter's folder, where transformers takes a `config.json` for a whole model's"""
 
-_OTHER_HEADS = (*CAUSAL_LMS, "ForConditionalGeneration", "ForSequenceClassification", "ForTokenClassification")
 _PAD_MARKER = re.compile(r"[<\[]\|?(finetune_right_)?pad(_id)?\|?[>\]]", re.IGNORECASE)
 _RESERVED_MARKER = re.compile(r"<\|?(reserved|unused)[\w]*\|?>")
 
 
 def vocabulary_size(model: str | PreTrainedModel, **kwargs) -> int:
     """Rows of the embedding, of a loaded model or of a name's config."""
-    config = read(AutoConfig, model, **kwargs) if isinstance(model, str) else model.config
-    return config.get_text_config().vocab_size
-
-
-def check_model(model: Any, auto_class: Any) -> None:
-    """`model` is a name, or has `auto_class`'s head; another one's checkpoint could not be loaded as a reward model.
-
-    Raises:
-        TypeError: it is neither a name nor a model. ValueError: a model of another kind.
-    """
-    kind = auto_class.__name__.removeprefix("AutoModel")
-    if isinstance(model, str):
-        if model.startswith(("/", "./", "../", "~")) and not os.path.isdir(model):
-            raise ValueError(f"model='{model}' is no folder; expected a model's folder, or a hub id.")
-        return
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"`model` is a {type(model).__name__}; expected a folder or hub id as str, or a model that "
-            f"`{auto_class.__name__}.from_pretrained` loads."
-        )
-    found, causal = type(unwrapped(model)).__name__, kind == "ForCausalLM"
-    if found.endswith(_OTHER_HEADS):
-        check_family(model.config, auto_class, f"`model`, a {found},")
-    if not found.endswith(CAUSAL_LMS if causal else kind) and found.endswith(_OTHER_HEADS):
-        more = ""
-        if causal:
-            more = " (`good_token` and `bad_token` ask for it: leave them out to train a head of its own)"
-        elif kind == "ForTokenClassification" and found.endswith(CAUSAL_LMS):
-            more = "; or set `good_token` and `bad_token`, with which a causal LM is a process reward model as it is"
-        raise ValueError(
-            f"`model` is a {found}; expected a model {kind}. Load it with "
-            f"`{auto_class.__name__}.from_pretrained`, or give its name{more}."
-        )
+    return _config(model, **kwargs).get_text_config().vocab_size
 
 
 def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **kwargs) -> int:
@@ -79,7 +44,7 @@ def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerB
     Raises:
         ValueError: the tokenizer is another model's.
     """
-    config = read(AutoConfig, model, **kwargs) if isinstance(model, str) else model.config
+    config = _config(model, **kwargs)
     rows = config.get_text_config().vocab_size
     if tokenizer.vocab_size > rows:  # without added tokens
         raise ValueError(
@@ -91,6 +56,10 @@ def embedding_rows(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerB
             "The tokenizer may be another model's: %s. Leave `processing_class` out to load the model's own.", doubt
         )
     return rows if tokenizer.pad_token_id is None else max(rows, tokenizer.pad_token_id + 1)
+
+
+def _config(model: str | PreTrainedModel, **kwargs) -> PreTrainedConfig:
+    return read(AutoConfig, model, **kwargs) if isinstance(model, str) else model.config
 
 
 def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int) -> str | None:
@@ -181,7 +150,7 @@ def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerB
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, args: Any) -> PeftModel:
+def add_adapter(model: PreTrainedModel, peft_config: Any, *, kind: Kind, args: Any) -> PeftModel:
     """`get_peft_model` with `reward_peft_config`, ready for gradient checkpointing.
 
     Args:
@@ -202,46 +171,48 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, task_type: str, arg
         )
     zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
-    return get_peft_model(
-        model, reward_peft_config(peft_config, task_type), autocast_adapter_dtype=quantized or not zero3
-    )
+    return get_peft_model(model, reward_peft_config(peft_config, kind), autocast_adapter_dtype=quantized or not zero3)
 
 
-def describe_checkpoint(model, **description) -> None:
-    """What a scorer must know, into the config that is saved with the model."""
+def describe_checkpoint(model: PreTrainedModel | PeftModel, kind: Kind, **entries: Any) -> None:
+    """What a scorer must know, into the config that is saved with the model.
+
+    Args:
+        entries: of `Description`, beside what the kind itself says.
+    """
     head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
     if head is not None and (layers := layer_names(head)):
-        description["head"] = layers
-    if beyond := beyond_plain(model, description["kind"]):
+        entries["head"] = layers
+    if beyond := beyond_plain(model, kind):
         logger.warning(
             "Plain transformers and servers will not load the model: its head %s. `RewardScorer` and the trainers do.",
             beyond,
         )
-    model.config.rewardplug = description
-    if description["kind"] == "orm" or (model.config.num_labels == 1 and "good_token" not in description):
+    model.config.rewardplug = {"kind": kind.config_name, "score_position": kind.score_position, **entries}
+    if not kind.rates_steps or (model.config.num_labels == 1 and kind is not LM):
         model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
 
 
-def let_head_train(model: PeftModel, task_type: str) -> None:
+def let_head_train(model: PeftModel, kind: Kind) -> None:
     """Make the head of an adapter that was handed over ready made train, be saved and be loaded again.
 
     PEFT freezes it where the configuration has no task type, or a causal LM's, and `all-linear` wraps it in LoRA. (The
-    LM head of a causal LM, "CAUSAL_LM", is left as the configuration has it.)
+    LM head of a causal LM is left as the configuration has it.)
 
     Raises:
         ValueError: the adapter is frozen.
     """
     config, base = model.active_peft_config, model.get_base_model()
-    head, causal = getattr(base, HEAD_NAME, None), task_type == "CAUSAL_LM"
-    if config.is_prompt_learning or not (causal or isinstance(head, nn.Module)):
+    head = getattr(base, HEAD_NAME, None)
+    if config.is_prompt_learning or not (kind is LM or isinstance(head, nn.Module)):
         return
     if config.inference_mode or not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "The adapter is frozen, so nothing would train. Load it with "
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
         )
-    config.task_type = task_type
-    if causal or (isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save):
+    config.task_type = kind.task_type
+    if kind is LM or (isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save):
         return
     if isinstance(head, BaseTunerLayer):
         setattr(base, HEAD_NAME, head.get_base_layer())
@@ -265,15 +236,15 @@ def with_whole_head(quantization_config: Any) -> Any:
     return fixed
 
 
-def reward_peft_config(peft_config: Any, task_type: str) -> Any:
+def reward_peft_config(peft_config: Any, kind: Kind) -> Any:
     """A copy of `peft_config` under which the reward head trains, is saved and is loaded again.
 
     Without a task type, or with a causal LM's, PEFT freezes the head and saves nothing of it; `all-linear` would wrap
-    it in LoRA. `task_type` is "SEQ_CLS" or "TOKEN_CLS"; or "CAUSAL_LM", whose head is the LM's own and may stay frozen.
+    it in LoRA. (The LM head of a causal LM may stay frozen.)
     """
     fixed = copy.deepcopy(peft_config)
-    fixed.task_type = task_type
-    if task_type == "CAUSAL_LM":
+    fixed.task_type = kind.task_type
+    if kind is LM:
         return fixed
     if hasattr(fixed, "modules_to_save"):
         fixed.modules_to_save = sorted({*(fixed.modules_to_save or ()), HEAD_NAME})

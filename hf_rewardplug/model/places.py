@@ -12,6 +12,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
+HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+"""arguments of `from_pretrained` that say where a name is to be found"""
+
 
 def find_file(name: str, file: str, hub: dict) -> Path | None:
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
@@ -20,6 +23,11 @@ def find_file(name: str, file: str, hub: dict) -> Path | None:
     except OSError:  # no such repository: `check_place` says so
         return None
     return None if found is None else Path(found)
+
+
+def is_adapter(name: str, hub: dict) -> bool:
+    """Whether it is an adapter without a model beside it."""
+    return bool(find_file(name, ADAPTER_CONFIG_NAME, hub)) and not find_file(name, CONFIG_NAME, hub)
 
 
 def check_place(name: str, hub: dict) -> None:

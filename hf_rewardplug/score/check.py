@@ -17,9 +17,8 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.files import local_files
 from ..data.row_forms import FORMS, TEXT, TURNS
-from ..model.description import check_description
-from ..model.inference import attributes
-from ..model.label_tokens import CAUSAL_LMS
+from ..model.description import Description
+from ..model.kinds import LM, Kind, architecture, kind_of_class, kind_of_task, labels_of
 from ..model.loading import ADAPTER_MODEL_CONFIG
 from ..model.places import check_place, find_file, read
 from . import findings
@@ -40,15 +39,6 @@ _BUILT_IN = (
     ("What is 2 + 2?\n", ("4.", "It is five, I think.", "Two and two\nmake four.")),
     ("Name the capital of France and say one thing about it.\n", ("Paris. It lies on the Seine.", "I do not know.")),
 )
-_KINDS = {
-    **{"ForSequenceClassification": "orm", "ForTokenClassification": "prm", "SEQ_CLS": "orm", "TOKEN_CLS": "prm"},
-    **dict.fromkeys((*CAUSAL_LMS, "CAUSAL_LM"), "lm"),
-}
-_WORDS = {
-    "orm": "outcome reward model (ORM)",
-    "prm": "process reward model (PRM)",
-    "lm": "process reward model (PRM) by label tokens",
-}
 
 
 def check_model(name: str, *, rows: Iterable[dict[str, Any]] | None = None, dtype: str | None = None) -> list[Finding]:
@@ -88,16 +78,16 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     own = {"_configuration_file": ADAPTER_MODEL_CONFIG} if adapter else {}
     try:
         config, tokenizer = read(AutoConfig, name, **own), read(AutoTokenizer, name)
-        description = check_description(getattr(config, "rewardplug", None), f"'{name}'", labels=config.num_labels)
+        description = Description.checked(config, f"'{name}'")
     except ValueError as error:
         remedy = "Save the tokenizer and the config in the model's folder."
         yield Finding("config and tokenizer", str(error), False, remedy)
         return
-    kind, finding = _kind(folder, config, adapter)
+    kind, finding = _kind(folder, config, description, adapter)
     yield finding
     if not finding.ok:
         return
-    if kind == "orm":
+    if not kind.rates_steps:
         yield Finding(
             "problem type",
             str(config.problem_type),
@@ -105,18 +95,18 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
             'Set `"problem_type": "regression"` in config.json: servers return a sigmoid of the reward otherwise.',
         )
     yield findings.pad_token(tokenizer, config)
-    separator = description.get("step_token") or description.get("step_separator")
+    separator = description.step_end
     labels = None
-    if kind == "lm":
-        labels, finding = findings.label_tokens(tokenizer, description["good_token"], description["bad_token"])
+    if kind is LM:
+        labels, finding = findings.label_tokens(tokenizer, description.good_token, description.bad_token)
         yield finding
         if labels is None:
             return
-    if kind != "orm":
+    if kind.rates_steps:
         remedy = 'Set `"rewardplug": {"step_separator": ...}` in config.json; until then \'\\n\' is taken.'
         yield Finding("step separator", repr(separator) if separator else "not in the config", bool(separator), remedy)
     yield findings.template(tokenizer, description)
-    form = TrainedForm(name, tokenizer, description, description.get("chat_template_kwargs") or {})
+    form = TrainedForm(name, tokenizer, description, description.chat_template_kwargs)
     rows = _built_in(kind, _built_in_forms(tokenizer, form.rows)) if rows is None else rows
     cases = list(_cases(rows, kind, separator or "\n", form))
     try:
@@ -127,7 +117,7 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
         yield Finding("loading", f"plain transformers cannot load it: {why}", False, remedy)
         return
     yield findings.head(model, missing)
-    weights = {"label_tokens": labels, "attribute_weights": description.get("attribute_weights")}
+    weights = {"label_tokens": labels, "attribute_weights": description.attribute_weights}
     expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", **weights)
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     del model  # two models at a time may be one too many
@@ -159,29 +149,30 @@ def _weights(folder: Path) -> Finding:
     return Finding("weights", found, True)
 
 
-def _kind(folder: Path, config: Any, adapter: bool) -> tuple[str, Finding]:
+def _kind(folder: Path, config: Any, description: Description, adapter: bool) -> tuple[Kind | None, Finding]:
     if adapter:
         from peft import PeftConfig
 
         peft_config = read(PeftConfig, str(folder))
-        name, base = str(peft_config.task_type), peft_config.base_model_name_or_path
+        name, base = peft_config.task_type, peft_config.base_model_name_or_path
+        kind = kind_of_task(name)
         told = f" ({getattr(peft_config.peft_type, 'value', peft_config.peft_type)} adapter of {base})"
     else:
-        name, told = (config.architectures or ["a model without architectures"])[0], ""
-    kind = next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "")
-    described = getattr(config, "rewardplug", None) or {}
-    if not kind or (kind == "lm" and not {"good_token", "bad_token"} <= {*described}):
+        name, told = architecture(config), ""
+        kind = kind_of_class(name)
+    if kind is None or (kind is LM and None in (description.good_token, description.bad_token)):
         remedy = (
             "A reward model is saved as ...ForSequenceClassification (ORM), ...ForTokenClassification (PRM), or "
             '...ForCausalLM with `"rewardplug": {"good_token": ..., "bad_token": ...}` in its config (PRM).'
         )
         return kind, Finding("kind", f"{name}{told}", False, remedy)
-    if kind == "lm":
-        return kind, Finding("kind", f"{_WORDS[kind]}{told}", True)
-    expected = (len(attributes(config) or "1"),) if kind == "orm" else (1, 2)
+    words = f"{kind.words} ({kind.config_name.upper()})"
+    if kind is LM:
+        return kind, Finding("kind", f"{words} by label tokens{told}", True)
+    expected = labels_of(kind, description)
     labels = f"{config.num_labels} label{'s' * (config.num_labels != 1)}"
     remedy = f"Expected {' or '.join(map(str, expected))} label(s)."
-    return kind, Finding("kind", f"{_WORDS[kind]}, {labels}{told}", config.num_labels in expected, remedy)
+    return kind, Finding("kind", f"{words}, {labels}{told}", config.num_labels in expected, remedy)
 
 
 def _built_in_forms(tokenizer: Any, rows: str | None) -> set[str]:
@@ -189,10 +180,10 @@ def _built_in_forms(tokenizer: Any, rows: str | None) -> set[str]:
     return {rows} if rows in FORMS else {TEXT, TURNS} if tokenizer.chat_template else {TEXT}
 
 
-def _built_in(kind: str, forms: set[str]) -> list[dict[str, Any]]:
+def _built_in(kind: Kind, forms: set[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for prompt, answers in _BUILT_IN:
-        if kind != "orm":
+        if kind.rates_steps:
             items = {"steps": [[f"{answer} " * 2, answer] for answer in answers]}
         else:
             items = {"completions": list(answers)}
@@ -204,7 +195,7 @@ def _built_in(kind: str, forms: set[str]) -> list[dict[str, Any]]:
 
 
 def _cases(
-    rows: list[dict[str, Any]], kind: str, separator: str, form: TrainedForm | None = None
+    rows: list[dict[str, Any]], kind: Kind, separator: str, form: TrainedForm | None = None
 ) -> Iterator[dict[str, Any]]:
     """Flat canonical rows: {"prompt", "completion"} for an ORM, {"prompt", "completions"} (steps) for PRMs.
 
@@ -214,7 +205,7 @@ def _cases(
         key = key_of(row)
         if key is None:
             raise ValueError(f"row {index}: found {sorted(row)}; {EXPECTED}. Rename the columns.")
-        if key == "steps" and kind == "orm":
+        if key == "steps" and not kind.rates_steps:
             raise ValueError(f"row {index} has steps, but the model is an outcome reward model. Give completions.")
         items = Solutions if key == "steps" else Completions
         more = {name: [row.get(name)] for name in TEMPLATE_ARGUMENTS}
@@ -223,7 +214,7 @@ def _cases(
             if form is not None:
                 own = case.get("chat_template_kwargs") or {}
                 case["chat_template_kwargs"] = {**form.chat_template_kwargs, **own}
-            yield cut_into_steps(case, separator) if kind != "orm" and key != "steps" else case
+            yield cut_into_steps(case, separator) if kind.rates_steps and key != "steps" else case
 
 
 def _differences(name: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..data.template_dates import frozen_date, writes_date
+from ..model.description import Description
 from ..model.label_tokens import label_token_ids
 from ..model.loading import conversation_ends
 
@@ -36,12 +37,12 @@ def label_tokens(tokenizer: Any, good_token: str, bad_token: str) -> tuple[tuple
     return ids, Finding("label tokens", f"{wrong!r} (id {ids[0]}) is wrong, {right!r} (id {ids[1]}) is right", True)
 
 
-def template(tokenizer: Any, description: dict[str, Any]) -> Finding:
+def template(tokenizer: Any, description: Description) -> Finding:
     """What is rendered: the template, its arguments and date, and whether training rendered conversations."""
     parts = ["there" if tokenizer.chat_template else "none: conversations cannot be scored"]
-    if rows := description.get("rows"):
+    if rows := description.rows:
         parts.append({"turns": "trained on conversations", "text": "trained on text"}.get(rows, "trained on both"))
-    kwargs = description.get("chat_template_kwargs") or {}
+    kwargs = description.chat_template_kwargs
     parts += [f"chat_template_kwargs={json.dumps(kwargs)}"] * bool(kwargs)
     if day := frozen_date(tokenizer):
         parts.append(f"the date in it is {day}")
@@ -52,7 +53,7 @@ def template(tokenizer: Any, description: dict[str, Any]) -> Finding:
 
 def pad_token(tokenizer: Any, config: Any) -> Finding:
     own, of_config = tokenizer.pad_token_id, config.get_text_config().pad_token_id
-    kwargs = (getattr(config, "rewardplug", None) or {}).get("chat_template_kwargs") or {}
+    kwargs = Description.of(config).chat_template_kwargs
     remedy = "Set a token that ends nothing in the tokenizer, and its id as `pad_token_id` in config.json."
     if own is None:
         return Finding("pad token", "the tokenizer has none", False, remedy)

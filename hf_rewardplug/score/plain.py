@@ -11,18 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..model.head import HEAD_NAME
+from ..model.kinds import LM, Kind
+from ..model.places import find_file
 from ..model.positions import learned_positions, rotary_sides
-from ..model.weights import find_file, why_not_readable
+from ..model.weights import why_not_readable
 
-_CLASSES = {
-    "orm": AutoModelForSequenceClassification,
-    "prm": AutoModelForTokenClassification,
-    "lm": AutoModelForCausalLM,  # a PRM by its label tokens
-}
 _PICKLES = re.compile(r"(pytorch_model|model|adapter_model)[\w.-]*\.(bin|pt|pth|ckpt|pkl)")
 _BATCH = 8
 _SAFE = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
@@ -42,24 +38,24 @@ def weight_files(folder: Path) -> tuple[list[str], list[str], list[str]]:
     return files, [name for name in names if _PICKLES.fullmatch(name)], faults
 
 
-def load_plain(name: str, kind: str, config: Any, *, adapter: bool) -> tuple[torch.nn.Module, list[str]]:
+def load_plain(name: str, kind: Kind, config: Any, *, adapter: bool) -> tuple[torch.nn.Module, list[str]]:
     """The model in fp32, and the parameters that transformers draws anew, or leaves out of the checkpoint's head."""
     if adapter:
         return _load_adapter(name, kind, config)
-    model, info = _CLASSES[kind].from_pretrained(name, output_loading_info=True, **_SAFE)
+    model, info = kind.auto_class.from_pretrained(name, output_loading_info=True, **_SAFE)
     left_out = {key for key in info["unexpected_keys"] if key.startswith(f"{HEAD_NAME}.")}
     return model.eval(), sorted({*info["missing_keys"], *left_out})
 
 
-def _load_adapter(name: str, kind: str, config: Any) -> tuple[torch.nn.Module, list[str]]:
+def _load_adapter(name: str, kind: Kind, config: Any) -> tuple[torch.nn.Module, list[str]]:
     from peft import PeftConfig, PeftModel
 
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
-    base = _CLASSES[kind].from_pretrained(base_name, num_labels=config.num_labels, **_SAFE)
+    base = kind.auto_class.from_pretrained(base_name, num_labels=config.num_labels, **_SAFE)
     if len(base.get_input_embeddings().weight) != config.get_text_config().vocab_size:
         base.resize_token_embeddings(config.get_text_config().vocab_size)
     base.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
-    return PeftModel.from_pretrained(base, name).eval(), [] if kind == "lm" else lacks_head(name)
+    return PeftModel.from_pretrained(base, name).eval(), [] if kind is LM else lacks_head(name)
 
 
 def lacks_head(name: str) -> list[str]:

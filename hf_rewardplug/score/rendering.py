@@ -19,6 +19,7 @@ from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.adapters.turns import assistant, helpsteer2_turns, hh_turns, is_hh_text
 from ..data.row_forms import TEXT, TURNS
 from ..data.template_dates import may_write_date, today, with_date, writes_date
+from ..model.description import Description
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class TrainedForm:
     Args:
         name: the model's, for notices.
         tokenizer: the checkpoint's.
-        description: the config's `rewardplug`.
+        description: what the checkpoint says of itself.
         chat_template_kwargs: what the scorer renders with.
 
     Attributes:
@@ -37,15 +38,15 @@ class TrainedForm:
         tokenizer: the same, or a copy whose template writes one date for good.
     """
 
-    def __init__(self, name: str, tokenizer: Any, description: dict[str, Any], chat_template_kwargs: dict[str, Any]):
-        self.name, self.rows, self.tokenizer = name, description.get("rows"), tokenizer
+    def __init__(self, name: str, tokenizer: Any, description: Description, chat_template_kwargs: dict[str, Any]):
+        self.name, self.rows, self.tokenizer = name, description.rows, tokenizer
         self.chat_template_kwargs = chat_template_kwargs
         self._notices: set[str] = set()
         self._marks: tuple[str, ...] | None = None
         self._today = ""
         if may_write_date(tokenizer):
-            day = description.get("date") or today(tokenizer).isoformat()
-            if "date" not in description and writes_date(tokenizer, **chat_template_kwargs):
+            day = description.date or today(tokenizer).isoformat()
+            if description.date is None and writes_date(tokenizer, **chat_template_kwargs):
                 self._today = day
             self.tokenizer = with_date(tokenizer, date.fromisoformat(day))
 

@@ -16,6 +16,7 @@ tokens. Models that cannot take prefix trees get padded batches, sorted by lengt
 import inspect
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,13 +34,9 @@ from ..data.columns.watch import RowWatch
 from ..data.encoding import Encoder
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
-from ..model.inference import (
-    attributes,
-    install_scored_forward,
-    own_device,
-    pools,
-    scorable_kind,
-)
+from ..model.description import Description
+from ..model.inference import install_scored_forward, own_device, pools, scorable_kind
+from ..model.kinds import attributes
 from ..model.layout import tree_index
 from ..model.positions import learned_positions, separate_lengths
 from .aggregates import aggregated, check_aggregate
@@ -104,13 +101,13 @@ class RewardScorer(ScoredRows):
     ):
         self.model, self.tokenizer, self._lock = model, tokenizer, threading.Lock()  # of the model's mode
         self.max_tokens_per_batch, self.aggregate, self.normalize = max_tokens_per_batch, aggregate, normalize
-        description = getattr(model.config, "rewardplug", None) or {}
+        description = Description.of(model.config)
         if step_separator is not None:
-            description = {**description, "step_separator": step_separator, "step_token": None}
-        self.kind = scorable_kind(model, tokenizer)
+            description = replace(description, step_separator=step_separator, step_token=None)
+        self.kind = scorable_kind(model, tokenizer).config_name
         check_whole("max_tokens_per_batch", max_tokens_per_batch)
         check_aggregate(aggregate)
-        self.calibration, self.attributes = description.get("calibration"), attributes(model.config)
+        self.calibration, self.attributes = description.calibration, attributes(model.config)
         if normalize and not self.calibration:
             raise ValueError(
                 "normalize=True, but the checkpoint remembers no mean and standard deviation of its rewards; an ORM "
@@ -118,15 +115,15 @@ class RewardScorer(ScoredRows):
             )
         self.__name__ = Path(model.config.name_or_path or "reward").name  # TRL names a reward function's figures by it
         kwargs = template_arguments({"chat_template_kwargs": chat_template_kwargs}).get("chat_template_kwargs", {})
-        kwargs = {**(description.get("chat_template_kwargs") or {}), **kwargs}
+        kwargs = {**description.chat_template_kwargs, **kwargs}
         self.form, self.as_text = TrainedForm(self.__name__, tokenizer, description, kwargs), as_text
         self.encoder = Encoder(
             tokenizer=self.form.tokenizer,
             chat_template_kwargs=kwargs,
             pad_token_id=tokenizer.pad_token_id if self.kind == "orm" and pools(model) else None,
             vocab_size=model.get_input_embeddings().weight.shape[0],
-            step_separator="\n" if (text := description.get("step_separator")) is None else text,
-            step_token=description.get("step_token"),
+            step_separator="\n" if description.step_separator is None else description.step_separator,
+            step_token=description.step_token,
             max_length=max_length,
             overlong=overlong,
             positions=learned_positions(model),

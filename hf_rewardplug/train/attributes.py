@@ -7,9 +7,9 @@ insists on one label.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
-from ..model.inference import attributes
+from ..model.kinds import ORM, attributes
 from .config import RewardConfig
 from .models import load_model
 
@@ -23,7 +23,7 @@ def attribute_model(model: str | PreTrainedModel, args: RewardConfig, quantizati
     count = len(args.attributes)
     if isinstance(model, str):
         set_seed(args.seed)  # the head is drawn when the model is loaded
-        model = load_model(model, args, AutoModelForSequenceClassification, count, quantization_config)
+        model = load_model(model, args, ORM, count, quantization_config)
     trained = list(attributes(model.config) or args.attributes)
     if model.config.num_labels == count and trained != args.attributes:
         raise ValueError(

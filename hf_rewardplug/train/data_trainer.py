@@ -24,8 +24,8 @@ from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
 from ..data.unrendered import Unrendered, WithUnrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
+from ..model.places import HUB
 from ..model.positions import learned_positions
-from ..model.weights import HUB
 from .config import DataOptions
 from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, plans_batches, without_empty_columns
 from .loaders import LoaderTrainer

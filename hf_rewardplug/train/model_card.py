@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 from accelerate.utils import is_peft_model
 
+from ..model.attention import unwrapped
+from ..model.description import Description
 from ..model.head_layers import beyond_plain
+from ..model.kinds import kind_of
 from ..texts import markdown_name, one_line
 
 _QUICK_START = re.compile(r"^## Quick start$.*?(?=^## )", re.MULTILINE | re.DOTALL)
@@ -35,6 +38,7 @@ scorer.score([{prompt}], [{answers}])  # their sum with the weights {weights}"""
 scorer = RewardScorer.from_pretrained("{name}")
 scorer.score_steps([{prompt}], [["2 + 2 is 1 + 3.", "So 5."]])  # the probability that each step is right""",
 }
+_SCORE["lm"] = _SCORE["prm"]
 _PLAIN = {
     "orm": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -90,29 +94,30 @@ was trained, so other tokens may be likelier than both.""",
 def with_usage(card: str, trainer) -> str:
     """TRL's card with this package's sections in place of its quick start."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or _own_name(trainer.args.output_dir)
-    description = trainer.model.config.rewardplug
-    kind = description["kind"]
-    labels = [description[key] for key in ("bad_token", "good_token") if key in description]
-    weights = description.get("attribute_weights")
-    form = "lm" if labels else "attributes" if weights else kind
-    separator = description.get("step_token") or description.get("step_separator")
+    description = Description.of(trainer.model.config)
+    kind = kind_of(type(unwrapped(trainer.model)).__name__, description)
+    labels, weights = [description.bad_token, description.good_token], description.attribute_weights
     adapter = is_peft_model(trainer.model)
     plain = name + "-merged" * adapter
     probability = ".sigmoid()  # right" if trainer.model.config.num_labels == 1 else ".softmax(-1)  # wrong, right"
-    names = {"name": plain, "separator": separator, "probability": probability, "labels": labels, "weights": weights}
+    names = {
+        "name": plain,
+        "separator": description.step_end,
+        "probability": probability,
+        "labels": labels,
+        "weights": weights,
+    }
     names |= {"attributes": ", ".join(map(one_line, trainer.args.attributes)) if weights else ""}
     names |= {"dtype": "" if trainer.model.dtype == torch.float32 else ', dtype="float32"'}  # or the head is rounded
-    names |= (
-        _turns(plain, description) if description.get("rows") == "turns" else _text(plain, trainer.processing_class)
-    )
+    names |= _turns(plain, description) if description.rows == "turns" else _text(plain, trainer.processing_class)
     alone = not (adapter and trainer.model.active_peft_config.is_prompt_learning)  # which cannot be merged
     beyond = beyond_plain(trainer.model, kind)
     sections = [
-        f"## Use it\n\n```python\n{_SCORE['attributes' if weights else kind].format(**{**names, 'name': name})}\n```",
+        f"## Use it\n\n```python\n{_SCORE[kind.name].format(**{**names, 'name': name})}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
         *_looks(description),
-        *(_without_us(form, names, name if adapter else None) if alone and not beyond else ()),
+        *(_without_us(kind.name, names, name if adapter else None) if alone and not beyond else ()),
         *([f"Neither transformers alone nor servers load it: the head {beyond}."] if beyond else ()),
         *_figures(trainer),
         *_data(trainer),
@@ -161,9 +166,9 @@ def _text(name: str, tokenizer) -> dict[str, str]:
     }
 
 
-def _turns(name: str, description: dict) -> dict[str, str]:
+def _turns(name: str, description: Description) -> dict[str, str]:
     """The example as turns, for a model whose rows were conversations."""
-    kwargs = description.get("chat_template_kwargs") or {}
+    kwargs = description.chat_template_kwargs
     more = f", **{kwargs!r}" if kwargs else ""
     prompt = json.dumps([_USER])
     request = {"model": name, "messages": [_USER, _ASSISTANT]} | ({"chat_template_kwargs": kwargs} if kwargs else {})
@@ -178,9 +183,9 @@ def _turns(name: str, description: dict) -> dict[str, str]:
     }
 
 
-def _looks(description: dict) -> list[str]:
+def _looks(description: Description) -> list[str]:
     """What the rows looked like, so that nobody scores in another form."""
-    rows, day, kwargs = (description.get(name) for name in ("rows", "date", "chat_template_kwargs"))
+    rows, day, kwargs = description.rows, description.date, description.chat_template_kwargs
     words = {
         "turns": "It was trained on conversations, as the chat template renders them. `RewardScorer` renders strings "
         "as a user's turn and an assistant's (`as_text=True` does not).",

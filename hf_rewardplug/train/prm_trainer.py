@@ -15,11 +15,12 @@ from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder
 from ..data.tokenizing import step_token_ids
-from ..model.loading import check_model, embedding_rows
+from ..model.families import check_model
+from ..model.loading import embedding_rows
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
 from .model_init import first_model
-from .models import auto_class_of, check_head, load_model, steps_ready, tell_unused, with_template_of
+from .models import check_head, load_model, step_kind, steps_ready, tell_unused, with_template_of
 from .objectives import StepObjective
 
 
@@ -85,7 +86,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         self.training_objective, self._users_collator = StepObjective.from_config(args), data_collator
         if isinstance(model, str):
             set_seed(args.seed)  # the head is drawn when the model is loaded
-            model = load_model(model, args, auto_class_of(args), args.num_labels, quantization_config)
+            model = load_model(model, args, step_kind(args), args.num_labels, quantization_config)
         else:
             tell_unused(args, quantization_config)
         check_head(model, args)
@@ -134,7 +135,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
 
     @staticmethod
     def _checked_args(args, model, train_dataset) -> PRMConfig:
-        check_model(model, auto_class_of(args))
+        check_model(model, step_kind(args))
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
         if args is None:

@@ -21,6 +21,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.row_forms import TEXT, TURNS, RowLooks
 from ..data.template_dates import freeze_date, frozen_date, may_write_date, today, writes_date
+from ..model.description import Description
 from ..model.loading import ADAPTER_MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def date_of_checkpoint(folder: str | Path) -> str | None:
             config = json.loads(Path(folder, name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if day := (config.get("rewardplug") or {}).get("date"):
+        if day := Description.of(config).date:
             return day
     return None
 

@@ -12,15 +12,15 @@ import numpy as np
 import trl
 from accelerate.utils import is_peft_model
 from peft import PeftConfig
-from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import PAIR_EXTRAS
 from ..data.encoding import Encoder
+from ..model.families import check_model
 from ..model.head import install_reward_head, loaded_head_state, trained_head_state
 from ..model.head_layers import check_reloads
+from ..model.kinds import ORM
 from ..model.loading import (
-    check_model,
     describe_checkpoint,
     embedding_rows,
     let_head_train,
@@ -28,7 +28,7 @@ from ..model.loading import (
     set_pad_token,
     with_whole_head,
 )
-from ..model.weights import loading_arguments, reading_head
+from ..model.saved import SavedModel
 from .attributes import attribute_model, one_label
 from .base_trainer import ScoreTrainer
 from .config import RewardConfig, default_args
@@ -73,7 +73,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         model_init=None,
     ):
         model = first_model(model, model_init, args, peft_config=peft_config, optimizers=optimizers)
-        check_model(model, AutoModelForSequenceClassification)
+        check_model(model, ORM)
         if train_dataset is not None:
             check_kind(train_dataset, "train")
         name = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -90,11 +90,12 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             model, quantization_config = attribute_model(model, args, quantization_config), None
         if isinstance(model, str):
             given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-            args.model_init_kwargs = loading_arguments(model, AutoModelForSequenceClassification, 1, given)
+            saved = SavedModel(model, given)
+            args.model_init_kwargs = saved.arguments(ORM, 1)
         else:
             check_reloads(model)
             if is_peft_model(model) and peft_config is None:
-                let_head_train(model, task_type="SEQ_CLS")
+                let_head_train(model, ORM)
         head = (
             {} if isinstance(model, str) else {key: value.clone() for key, value in trained_head_state(model).items()}
         )
@@ -106,7 +107,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         attributes = one_label(model, args, by_name) if args.attributes else nullcontext()
         reading = nullcontext()
         if isinstance(model, str):
-            reading = reading_head(model, AutoModelForSequenceClassification, args.model_init_kwargs)
+            reading = saved.reading(ORM)
         with reading, attributes:
             super().__init__(
                 model=model,
@@ -122,7 +123,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
                 preprocess_logits_for_metrics=preprocess_logits_for_metrics,
                 quantization_config=with_whole_head(quantization_config),
-                peft_config=reward_peft_config(peft_config, "SEQ_CLS")
+                peft_config=reward_peft_config(peft_config, ORM)
                 if isinstance(peft_config, PeftConfig)
                 else peft_config,
             )
@@ -147,17 +148,17 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
         attributes = {}
         if self.args.attributes is not None:
             attributes["attribute_weights"] = self.training_objective.attribute_sum
-        describe_checkpoint(model, kind="orm", score_position="last_token", **attributes, **self.row_description())
+        describe_checkpoint(model, ORM, **attributes, **self.row_description())
         return model
 
     def _ready(self, model, args: RewardConfig, processing_class):
         """A model of `model_init`, for which TRL's constructor is not called again."""
         if args.attributes is not None:
             with one_label(attribute_model(model, args), args, by_name=False):
-                return self._with_head(make_ready(model, args, processing_class, task_type="SEQ_CLS"))
+                return self._with_head(make_ready(model, args, processing_class, kind=ORM))
         if model.config.num_labels != 1:
             raise ValueError(f"`model_init` returned a model with `num_labels={model.config.num_labels}`; expected 1.")
-        return self._with_head(make_ready(model, args, processing_class, task_type="SEQ_CLS"))
+        return self._with_head(make_ready(model, args, processing_class, kind=ORM))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The column names of TRL before 1.0 are read too."""

@@ -19,6 +19,7 @@ from hf_rewardplug.model.attention import FAMILIES, share_prefixes, why_not
 from hf_rewardplug.model.head import install_reward_head
 from hf_rewardplug.model.kernels import SpanAttention, flex_attention, reference_attention, spans
 from hf_rewardplug.model.kernels.flex import _block_mask
+from hf_rewardplug.model.kinds import ORM, PRM
 from hf_rewardplug.model.layout import TreeLayout, branches
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -110,9 +111,11 @@ def test_gradient_checkpointing(family, reentrant):
 def test_lora(kind):
     def prepare(model):
         torch.manual_seed(1)
-        task = {"orm": "SEQ_CLS", "prm": "TOKEN_CLS"}[kind]
         return get_peft_model(
-            model, reward_peft_config(LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear"), task)
+            model,
+            reward_peft_config(
+                LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear"), {"orm": ORM, "prm": PRM}[kind]
+            ),
         )
 
     assert_packed_is_padded(kind, "qwen2", random_rows(kind), prepare)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, GPT2
 
 from hf_rewardplug.model.attention import FAMILIES, share_prefixes
 from hf_rewardplug.model.head import behind_virtual_tokens, step_probabilities
+from hf_rewardplug.model.kinds import LM
 from hf_rewardplug.model.label_tokens import install_label_tokens, label_token_ids
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -210,7 +211,7 @@ def test_an_error_leaves_an_ordinary_model():
 def adapted(**options):
     def prepare(model):
         torch.manual_seed(1)
-        config = reward_peft_config(LoraConfig(r=2, init_lora_weights=False, **options), "CAUSAL_LM")
+        config = reward_peft_config(LoraConfig(r=2, init_lora_weights=False, **options), LM)
         return get_peft_model(model, config).eval()
 
     return prepare

@@ -18,6 +18,7 @@ from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 from hf_rewardplug.model import liger
 from hf_rewardplug.model.attention import share_prefixes, unwrapped
 from hf_rewardplug.model.head import install_reward_head
+from hf_rewardplug.model.kinds import ORM
 from hf_rewardplug.model.liger import register_liger
 from hf_rewardplug.model.loading import reward_peft_config
 
@@ -95,7 +96,7 @@ def test_lora(triton_here, modules_to_save):  # noqa: F811
     def with_lora(model):
         torch.manual_seed(1)
         config = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear", modules_to_save=modules_to_save)
-        return get_peft_model(model, reward_peft_config(config, "SEQ_CLS"))
+        return get_peft_model(model, reward_peft_config(config, ORM))
 
     plain, model = model_of("gemma2", prepare=with_lora), accelerated(model_of("gemma2", prepare=with_lora))
     assert patched(model) == {"Gemma2RMSNorm", "Gemma2MLP"}

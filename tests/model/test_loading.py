@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from hf_rewardplug.model.head import RewardHead, install_reward_head
+from hf_rewardplug.model.kinds import ORM, PRM
 from hf_rewardplug.model.loading import choose_pad_token, reward_peft_config, set_pad_token
 
 
@@ -65,13 +66,13 @@ def test_an_embedding_grows_only_where_no_id_is_free(words, special, vocab_size,
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
 @pytest.mark.parametrize(
-    ("auto_class", "task_type", "num_labels"),
-    [(AutoModelForSequenceClassification, "SEQ_CLS", 1), (AutoModelForTokenClassification, "TOKEN_CLS", 2)],
+    ("auto_class", "kind", "num_labels"),
+    [(AutoModelForSequenceClassification, ORM, 1), (AutoModelForTokenClassification, PRM, 2)],
 )
 @pytest.mark.parametrize("given", [None, "CAUSAL_LM"])
-def test_lora_trains_saves_and_restores_the_head(tmp_path, targets, auto_class, task_type, num_labels, given):
+def test_lora_trains_saves_and_restores_the_head(tmp_path, targets, auto_class, kind, num_labels, given):
     config = LoraConfig(task_type=given, target_modules=targets, r=2)
-    model = get_peft_model(tiny_model(auto_class, num_labels=num_labels), reward_peft_config(config, task_type))
+    model = get_peft_model(tiny_model(auto_class, num_labels=num_labels), reward_peft_config(config, kind))
     assert config.task_type == given and config.modules_to_save is None  # the user's own stays as it was
     install_reward_head(model)
     head = model.base_model.model.score.modules_to_save["default"]
@@ -88,4 +89,4 @@ def test_lora_trains_saves_and_restores_the_head(tmp_path, targets, auto_class, 
 
 def test_prompt_tuning_keeps_its_config():
     config = PromptTuningConfig(num_virtual_tokens=2)
-    assert reward_peft_config(config, "SEQ_CLS").task_type == "SEQ_CLS"
+    assert reward_peft_config(config, ORM).task_type == "SEQ_CLS"

@@ -3,17 +3,16 @@
 import pytest
 
 from hf_rewardplug import RewardScorer
+from hf_rewardplug.model.kinds import ORM
 from hf_rewardplug.model.places import newest_checkpoint
-from hf_rewardplug.model.weights import loading_arguments
+from hf_rewardplug.model.saved import SavedModel
 
 
 @pytest.fixture(params=["scorer", "trainer"])
 def load(request):
-    from transformers import AutoModelForSequenceClassification
-
     return {
         "scorer": RewardScorer.from_pretrained,
-        "trainer": lambda name: loading_arguments(name, AutoModelForSequenceClassification, 1, {}),
+        "trainer": lambda name: SavedModel(name, {}).arguments(ORM, 1),
     }[request.param]
 
 

@@ -20,10 +20,13 @@ from transformers import (
 
 from hf_rewardplug import RewardScorer, merge_adapter
 from hf_rewardplug.model.checkpoint import load_checkpoint
+from hf_rewardplug.model.families import check_model
 from hf_rewardplug.model.head import install_reward_head
 from hf_rewardplug.model.head_layers import build_head, check_reloads, layer_names
-from hf_rewardplug.model.loading import check_model, describe_checkpoint, reward_peft_config
-from hf_rewardplug.model.weights import check_saved_head, loading_arguments, reading_head
+from hf_rewardplug.model.kinds import ORM, PRM
+from hf_rewardplug.model.loading import describe_checkpoint, reward_peft_config
+from hf_rewardplug.model.saved import SavedModel
+from hf_rewardplug.model.weights import check_saved_head
 
 SEQUENCES, TOKENS = AutoModelForSequenceClassification, AutoModelForTokenClassification
 WORDS = ("<pad>", "</s>", "a", "b", "<extra_0>", "ab", "abb")
@@ -76,7 +79,7 @@ def test_qwen_math_s_process_reward_model_scores(tmp_path):
     assert scorer.score_steps(["a"], [["b"]]) == [[pytest.approx(expected, abs=1e-5)]]
 
 
-@pytest.mark.parametrize(("auto_class", "kind", "outputs"), [(SEQUENCES, "orm", 1), (TOKENS, "prm", 2)])
+@pytest.mark.parametrize(("auto_class", "kind", "outputs"), [(SEQUENCES, ORM, 1), (TOKENS, PRM, 2)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
 def test_layers_come_back_in_fp32(auto_class, kind, outputs, dtype, tmp_path):
     model = tiny_model(auto_class, num_labels=outputs)
@@ -85,7 +88,7 @@ def test_layers_come_back_in_fp32(auto_class, kind, outputs, dtype, tmp_path):
     install_reward_head(model)
     with torch.no_grad():
         model.score[2].weight.add_(1e-4)  # which bf16 does not have
-    describe_checkpoint(model, kind=kind)
+    describe_checkpoint(model, kind)
     assert model.config.rewardplug["head"] == ["Linear", "ReLU", "Linear"]
     model.save_pretrained(tmp_path)
     check_saved_head(tmp_path, model.score.state_dict())
@@ -120,7 +123,7 @@ def test_a_single_head_is_not_rounded(dtype, shards, tmp_path):
 def test_a_bias_is_there_where_it_was(auto_class, bias, tmp_path):
     model = tiny_model(auto_class)
     model.score = nn.Linear(16, 1, bias=bias)
-    describe_checkpoint(model, kind="orm" if auto_class is SEQUENCES else "prm")
+    describe_checkpoint(model, ORM if auto_class is SEQUENCES else PRM)
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     loaded, _ = load_checkpoint(str(tmp_path))
@@ -135,9 +138,9 @@ def test_an_adapter_s_head_comes_back(head, tmp_path):
     base = SEQUENCES.from_pretrained(tmp_path / "base")
     base.score = copy.deepcopy(head)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(base, reward_peft_config(config, "SEQ_CLS")).eval()
+    model = get_peft_model(base, reward_peft_config(config, ORM)).eval()
     install_reward_head(model)
-    describe_checkpoint(model, kind="orm")
+    describe_checkpoint(model, ORM)
     expected = model(input_ids=torch.tensor([[2, 3, 1]])).logits
     model.save_pretrained(tmp_path / "adapter")
     model.config.to_json_file(tmp_path / "adapter" / "reward_config.json")
@@ -201,17 +204,17 @@ def test_layers_that_nothing_describes_are_refused_with_the_remedy(tmp_path):
     model.score = two_layers()
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r'say in its config.json .*"rewardplug": {"head": \["Linear", "ReLU"'):
-        loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+        SavedModel(str(tmp_path), {}).arguments(ORM, 1)
     config = json.loads((tmp_path / "config.json").read_text())
     config["rewardplug"] = {"head": ["Linear", "ReLU", "Linear"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    arguments = loading_arguments(str(tmp_path), SEQUENCES, 1, {})
-    with reading_head(str(tmp_path), SEQUENCES, arguments):
+    arguments = SavedModel(str(tmp_path), {}).arguments(ORM, 1)
+    with SavedModel(str(tmp_path), arguments).reading(ORM):
         loaded = SEQUENCES.from_pretrained(tmp_path, **arguments)
     assert torch.equal(loaded.score[2].weight, model.score[2].weight)
     assert type(SEQUENCES.from_config(loaded.config).score) is nn.Linear, "transformers' own is as it was"
     with pytest.raises(ValueError, match=r"expected score.2.weight \(2, 16\)"):
-        loading_arguments(str(tmp_path), TOKENS, 2, {})
+        SavedModel(str(tmp_path), {}).arguments(PRM, 2)
     with pytest.raises(ValueError, match=r"rewardplug.head=\['Linear', 'eval'\] does not describe"):
         build_head(["Linear", "eval"], {"0.weight": [1, 16]})
 
@@ -258,19 +261,19 @@ def test_an_encoder_with_a_decoder_rates_steps():
     assert scorer.score_steps(["a"], [["b"]]) == [[pytest.approx(expected, abs=1e-5)]]
 
 
-@pytest.mark.parametrize("kind", ["granite", "olmoe", "cohere2"])
-def test_a_family_without_a_head_names_what_works(kind, tmp_path):
-    config = AutoConfig.for_model(kind)
+@pytest.mark.parametrize("family", ["granite", "olmoe", "cohere2"])
+def test_a_family_without_a_head_names_what_works(family, tmp_path):
+    config = AutoConfig.for_model(family)
     config.save_pretrained(tmp_path)
-    said = rf"is a '{kind}', and transformers has no .* For{{}}Classification.*`PRMTrainer` with `good_token`"
-    for auto_class, task in ((SEQUENCES, "Sequence"), (TOKENS, "Token")):
+    said = rf"is a '{family}', and transformers has no .* For{{}}Classification.*`PRMTrainer` with `good_token`"
+    for kind, task in ((ORM, "Sequence"), (PRM, "Token")):
         with pytest.raises(ValueError, match=said.format(task)) as error:
-            with reading_head(str(tmp_path), auto_class, {}):
+            with SavedModel(str(tmp_path), {}).reading(kind):
                 pass
         assert len(str(error.value)) < 500
         with pytest.raises(ValueError, match=said.format(task)):
-            loading_arguments(str(tmp_path), auto_class, 1, {})
+            SavedModel(str(tmp_path), {}).arguments(kind, 1)
     model = type("GraniteForCausalLM", (nn.Module,), {})()
     model.config = config
     with pytest.raises(ValueError, match=said.format("Sequence")):
-        check_model(model, SEQUENCES)
+        check_model(model, ORM)

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from hf_rewardplug.data.collator import PreferenceCollator
 from hf_rewardplug.model.head import install_reward_head
+from hf_rewardplug.model.kinds import ORM
 from hf_rewardplug.model.loading import reward_peft_config
 from hf_rewardplug.model.sharding import ask_for_head_group, keep_head_fp32, shard_head
 
@@ -32,7 +33,7 @@ def reward_model(lora: bool = False):
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(LlamaConfig(**SIZES, num_labels=1))
     if lora:
-        model = get_peft_model(model, reward_peft_config(LoraConfig(r=2, target_modules=["q_proj"]), "SEQ_CLS"))
+        model = get_peft_model(model, reward_peft_config(LoraConfig(r=2, target_modules=["q_proj"]), ORM))
     install_reward_head(model)
     return model
 

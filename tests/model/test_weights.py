@@ -18,8 +18,10 @@ from transformers import BertForTokenClassification as Bert
 
 from hf_rewardplug import RewardScorer, merge_adapter
 from hf_rewardplug.model.head import install_reward_head
+from hf_rewardplug.model.kinds import ORM, PRM
 from hf_rewardplug.model.loading import reward_peft_config
-from hf_rewardplug.model.weights import check_saved_head, loading_arguments, reading_head
+from hf_rewardplug.model.saved import SavedModel
+from hf_rewardplug.model.weights import check_saved_head
 
 SEQUENCES, TOKENS = AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -36,7 +38,7 @@ def saved(folder, auto_class=SEQUENCES, num_labels=1, rename=None, drop=(), **te
 @pytest.mark.parametrize("head", ["v_head.summary", "value_head", "classifier", "regression_head"])
 def test_a_head_of_another_name_arrives(head, tmp_path, caplog):
     name = saved(tmp_path, rename={"score.weight": f"{head}.weight"})
-    arguments = loading_arguments(name, SEQUENCES, 1, {})
+    arguments = SavedModel(name, {}).arguments(ORM, 1)
     assert f"The head '{head}' of '{name}' is taken as 'score'" in caplog.text
     loaded, truth = SEQUENCES.from_pretrained(name, num_labels=1, **arguments), tiny_model()
     for (key, value), expected in zip(loaded.state_dict().items(), truth.state_dict().values(), strict=True):
@@ -59,12 +61,12 @@ def test_a_head_that_the_config_names_arrives(shards, tmp_path, caplog):
         save_file(tensors, path, metadata={"format": "pt"})
     for index in tmp_path.glob("*.index.json"):
         index.write_text(index.read_text().replace('"score.', '"reward_value.'))
-    arguments = loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+    arguments = SavedModel(str(tmp_path), {}).arguments(ORM, 1)
     assert f"The head 'reward_value' of '{tmp_path}' is taken as 'score'" in caplog.text
     loaded, info = SEQUENCES.from_pretrained(tmp_path, num_labels=1, output_loading_info=True, **arguments)
     assert torch.equal(loaded.score.weight, model.score.weight) and not info["unexpected_keys"]
     with pytest.raises(ValueError, match=r"it has reward_value.weight \(1, 16\), expected score.weight \(3, 16\)"):
-        loading_arguments(str(tmp_path), SEQUENCES, 3, {})
+        SavedModel(str(tmp_path), {}).arguments(ORM, 3)
 
 
 def test_an_openrlhf_model_scores_once_its_config_is_edited(tmp_path):
@@ -91,11 +93,11 @@ def test_an_openrlhf_model_scores_once_its_config_is_edited(tmp_path):
 def test_a_bias_arrives_where_the_head_has_one(tmp_path, caplog):
     rename = {f"score.{key}": f"value_head.{key}" for key in ("weight", "bias")}
     name = saved(tmp_path / "prm", TOKENS, 2, rename)
-    loaded = TOKENS.from_pretrained(name, num_labels=2, **loading_arguments(name, TOKENS, 2, {}))
+    loaded = TOKENS.from_pretrained(name, num_labels=2, **SavedModel(name, {}).arguments(PRM, 2))
     assert torch.equal(loaded.score.bias, tiny_model(TOKENS, num_labels=2).score.bias)
     name = saved(tmp_path / "orm", rename={"score.weight": "v_head.weight"}, **{"v_head.bias": torch.ones(1)})
-    arguments = loading_arguments(name, SEQUENCES, 1, {})
-    with reading_head(name, SEQUENCES, arguments):
+    arguments = SavedModel(name, {}).arguments(ORM, 1)
+    with SavedModel(name, arguments).reading(ORM):
         loaded = SEQUENCES.from_pretrained(name, num_labels=1, **arguments)
     assert torch.equal(loaded.score.bias, torch.ones(1)) and "is taken as 'score'" in caplog.text
 
@@ -118,48 +120,48 @@ def test_a_bias_arrives_where_the_head_has_one(tmp_path, caplog):
 def test_a_head_that_does_not_fit_is_refused(options, message, tmp_path):
     name = saved(tmp_path, **options)
     with pytest.raises(ValueError, match=message) as error:
-        loading_arguments(name, SEQUENCES, 1, {})
+        SavedModel(name, {}).arguments(ORM, 1)
     assert "ignore_mismatched_sizes" in str(error.value) and name in str(error.value)
     asked = {"ignore_mismatched_sizes": True}
-    assert loading_arguments(name, SEQUENCES, 1, asked) == {"use_safetensors": True, **asked}
+    assert SavedModel(name, asked).arguments(ORM, 1) == {"use_safetensors": True, **asked}
 
 
 def test_heads_that_transformers_itself_reads_are_left_alone(tmp_path):
-    assert loading_arguments(saved(tmp_path / "score"), SEQUENCES, 1, {}) == {"use_safetensors": True}
-    assert loading_arguments(saved(tmp_path / "none", drop=["score.weight"]), SEQUENCES, 1, {}).keys() == {
+    assert SavedModel(saved(tmp_path / "score"), {}).arguments(ORM, 1) == {"use_safetensors": True}
+    assert SavedModel(saved(tmp_path / "none", drop=["score.weight"]), {}).arguments(ORM, 1).keys() == {
         "use_safetensors"
     }
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     Bert(BertConfig(**sizes, vocab_size=40, num_labels=2)).save_pretrained(tmp_path / "bert")
-    assert loading_arguments(str(tmp_path / "bert"), TOKENS, 2, {}) == {"use_safetensors": True}
+    assert SavedModel(str(tmp_path / "bert"), {}).arguments(PRM, 2) == {"use_safetensors": True}
 
 
 def test_a_part_of_the_body_is_no_head(tmp_path):
     router = {"model.layers.0.mlp.router.classifier.weight": torch.ones(3, 16)}
     name = saved(tmp_path, drop=["score.weight"], **router)
-    assert loading_arguments(name, SEQUENCES, 1, {}) == {"use_safetensors": True}
+    assert SavedModel(name, {}).arguments(ORM, 1) == {"use_safetensors": True}
 
 
 def test_a_head_s_shape_is_what_its_model_says(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
     projected = OPTConfig(**sizes, word_embed_proj_dim=16, vocab_size=40, num_labels=1)
     OPTForSequenceClassification(projected).save_pretrained(tmp_path / "opt")
-    assert loading_arguments(str(tmp_path / "opt"), SEQUENCES, 1, {}) == {"use_safetensors": True}
+    assert SavedModel(str(tmp_path / "opt"), {}).arguments(ORM, 1) == {"use_safetensors": True}
     with pytest.raises(ValueError, match=r"it has score.weight \(1, 16\), expected score.weight \(2, 16\)"):
-        loading_arguments(str(tmp_path / "opt"), SEQUENCES, 2, {})
+        SavedModel(str(tmp_path / "opt"), {}).arguments(ORM, 2)
 
 
 def test_shards_are_looked_at_one_by_one(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path, max_shard_size="2KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
-    assert len(shards) > 2 and loading_arguments(str(tmp_path), SEQUENCES, 1, {}) == {"use_safetensors": True}
+    assert len(shards) > 2 and SavedModel(str(tmp_path), {}).arguments(ORM, 1) == {"use_safetensors": True}
     shards[1].write_bytes(shards[1].read_bytes()[:-10])
     with pytest.raises(ValueError, match=f"{shards[1].name} is cut off.*Copy or download it again"):
-        loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+        SavedModel(str(tmp_path), {}).arguments(ORM, 1)
     shards[1].unlink()
     with pytest.raises(ValueError, match=f"{shards[1].name} is missing"):
-        loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+        SavedModel(str(tmp_path), {}).arguments(ORM, 1)
 
 
 class Touch:
@@ -176,9 +178,9 @@ def test_pickled_weights_are_not_read(tmp_path):
     tiny_model().config.save_pretrained(tmp_path)
     torch.save({"score.weight": Touch(str(tmp_path / "was_here"))}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pickle \(pytorch_model.bin\), which can run code when it is read. Convert"):
-        loading_arguments(str(tmp_path), SEQUENCES, 1, {})
+        SavedModel(str(tmp_path), {}).arguments(ORM, 1)
     assert not (tmp_path / "was_here").exists()
-    assert loading_arguments(str(tmp_path), SEQUENCES, 1, {"use_safetensors": False}) == {"use_safetensors": False}
+    assert SavedModel(str(tmp_path), {"use_safetensors": False}).arguments(ORM, 1) == {"use_safetensors": False}
 
 
 # ---- after a save --------------------------------------------------------------------------------------------------
@@ -202,13 +204,14 @@ def test_a_saved_head_is_read_back(tmp_path):
         check_saved_head(tmp_path, model.score.state_dict())
 
 
-@pytest.mark.parametrize(("auto_class", "task", "labels"), [(SEQUENCES, "SEQ_CLS", 1), (TOKENS, "TOKEN_CLS", 2)])
-def test_a_merged_adapter_scores_as_the_adapter_did(auto_class, task, labels, tmp_path):
+@pytest.mark.parametrize(("kind", "labels"), [(ORM, 1), (PRM, 2)])
+def test_a_merged_adapter_scores_as_the_adapter_did(kind, labels, tmp_path):
+    auto_class = {ORM: SEQUENCES, PRM: TOKENS}[kind]
     tiny_model(auto_class, num_labels=labels).save_pretrained(tmp_path / "base")
     base = auto_class.from_pretrained(tmp_path / "base")
     base.config.problem_type, base.config.rewardplug, base.config.pad_token_id = "regression", {"kind": "x"}, 3
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(base, reward_peft_config(config, task)).eval()
+    model = get_peft_model(base, reward_peft_config(config, kind)).eval()
     install_reward_head(model)
     with torch.no_grad():
         model.base_model.model.score.modules_to_save["default"].weight.add_(1)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import checkpoint
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_rewardplug.model.kinds import ORM, PRM
 from hf_rewardplug.score import check, plain
 from hf_rewardplug.score.check import check_model, rows_of_file
 from hf_rewardplug.score.plain import plain_scores
@@ -83,7 +84,7 @@ def test_rows_with_tools_and_turns_that_only_call_one(base, tmp_path):
         found = by_name(check_model(folder, rows=rows))
         assert found["scores in fp32"].ok, found["scores in fp32"]
         scores = [
-            check._own_scores(folder, list(check._cases(given, kind, "\n")), "float32")
+            check._own_scores(folder, list(check._cases(given, {"orm": ORM, "prm": PRM}[kind], "\n")), "float32")
             for given in (rows, [{**row, "tools": None} for row in rows])
         ]
         assert scores[0] != scores[1]

@@ -4,6 +4,7 @@ import pytest
 
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.demo import demo_tokenizer
+from hf_rewardplug.model.description import Description
 from hf_rewardplug.score.rendering import TrainedForm
 
 TEMPLATES = {
@@ -30,7 +31,7 @@ def tokenizer(request):
 
 
 def form_of(tokenizer):
-    return TrainedForm("reward", tokenizer, {"rows": "turns"}, {})
+    return TrainedForm("reward", tokenizer, Description(rows="turns"), {})
 
 
 @pytest.mark.parametrize("talk", [TALK, [SYSTEM, *TALK]], ids=["user", "system"])
@@ -59,7 +60,7 @@ def test_other_strings_are_turns(tokenizer):
 
 def test_a_model_of_text_is_told_how_a_benchmark_asks_in_text(caplog):
     tokenizer = demo_tokenizer("gemma")
-    form = TrainedForm("reward", tokenizer, {"rows": "text"}, {})
+    form = TrainedForm("reward", tokenizer, Description(rows="text"), {})
     prompt, completion = form.completions(TALK, ANSWER)
     with pytest.raises(ValueError, match=r"no chat template.*--option chat=false"):
         Encoder(tokenizer=tokenizer).completion({"prompt": prompt, "completion": completion})

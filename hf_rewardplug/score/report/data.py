@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import shown
-from ...model.description import check_description
+from ...model.description import Description
+from ...model.kinds import PRM, kind_of_class
 from .items import FORMS, form_of, is_number, parsed, read_items
 
 
@@ -129,7 +130,7 @@ def _config(path: Path) -> dict[str, Any] | None:
         raise ValueError(f'\'{path}\': id2label is {shown(labels)}; expected an object such as {{"0": "LABEL_0"}}.')
     if not isinstance(architectures, list | None):
         raise ValueError(f"'{path}': architectures is {shown(architectures)}; expected a list of names.")
-    check_description(config.get("rewardplug"), str(path))
+    Description.checked(config, str(path))
     return config
 
 
@@ -147,9 +148,9 @@ def _benchmark(path: Path) -> dict[str, Any]:
 def _kind(config: dict, items: list[dict], results: dict) -> str:
     if items:
         return "prm" if form_of(items[0]) == "steps" else "orm"
-    if (kind := (config.get("rewardplug") or {}).get("kind")) in ("orm", "prm"):
+    if (kind := Description.of(config).kind) in ("orm", "prm"):
         return kind
-    steps = any(str(name).endswith("ForTokenClassification") for name in config.get("architectures") or [])
+    steps = any(kind_of_class(str(name)) is PRM for name in config.get("architectures") or [])
     return "prm" if steps or "f1_wrong" in results else "orm"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ...model.description import Description
 from . import plots
 from .curves import curves
 from .data import Run
@@ -250,8 +251,8 @@ def _number(value: float) -> str:
 
 
 def _run_table(run: Run) -> Table:
-    described = run.config.get("rewardplug") or {}
-    calibration = described.get("calibration") or {}
+    description = Description.of(run.config)
+    calibration = description.calibration or {}
     architectures = ", ".join(map(str, run.config.get("architectures") or []))
     rows = [
         ("folder", str(run.folder.resolve())),
@@ -262,12 +263,12 @@ def _run_table(run: Run) -> Table:
     if calibration:
         mean, std = (digits(calibration.get(key, math.nan)) for key in ("mean", "std"))
         rows.append(("rewards", f"mean {mean}, standard deviation {std}, at step {calibration.get('step', '–')}"))
-    if weights := described.get("attribute_weights"):
+    if weights := description.attribute_weights:
         labels = run.config.get("id2label") or {}
         named = (f"{labels.get(str(index), index)} {weight:.3g}" for index, weight in enumerate(weights))
         rows.append(("score, a sum of", ", ".join(named)))
     if run.kind == "prm":
-        rows.append(("step separator", repr(described.get("step_token") or described.get("step_separator") or "\n")))
-    if good := described.get("good_token"):
-        rows.append(("token of a right step, of a wrong one", f"{good!r}, {described.get('bad_token')!r}"))
+        rows.append(("step separator", repr(description.step_end or "\n")))
+    if good := description.good_token:
+        rows.append(("token of a right step, of a wrong one", f"{good!r}, {description.bad_token!r}"))
     return Table("", ("", ""), rows)
