@@ -129,8 +129,7 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     if kind is not LM:  # fp32 before the adapter's head is read
         install_reward_head(model)
     model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
-    model.config.problem_type = config.problem_type
-    model.config.id2label, model.config.label2id = config.id2label, config.label2id
-    if (description := getattr(config, "rewardplug", None)) is not None:
-        model.config.rewardplug = description
+    for name in ("problem_type", "id2label", "label2id", "rewardplug"):
+        if hasattr(config, name):
+            setattr(model.config, name, getattr(config, name))
     return PeftModel.from_pretrained(model, adapter, **hub)

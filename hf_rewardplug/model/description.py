@@ -3,19 +3,18 @@
 In: a model's config, or the content of somebody's config.json. Out: a `Description`; or an error that names the field.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..checks import is_number, shown
 
 _EXPECTED: dict[str, tuple[type, str]] = {
-    **dict.fromkeys(("kind", "rows", "date", "step_separator", "step_token", "good_token", "bad_token"), (str, "text")),
     "chat_template_kwargs": (dict, "an object"),
     "calibration": (dict, 'an object {"mean": number, "std": number}'),
     "attribute_weights": (list, "a list of numbers, one a label"),
     "head": (list, "a list of names of layers"),
 }
-"""{field: its type, and the words for it in an error}"""
+"""{field: its type, and the words for it in an error}; all others are text"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class Description:
         '\\n'
         """
         block = _block(config) or {}
-        return cls(**{name: block[name] for name in _EXPECTED if block.get(name) is not None})
+        names = [entry.name for entry in fields(cls)]
+        return cls(**{name: block[name] for name in names if block.get(name) is not None})
 
     @classmethod
     def checked(cls, config: Any, place: str) -> "Description":
@@ -80,10 +80,10 @@ class Description:
         if not isinstance(block, dict | None):
             raise _fault(place, "rewardplug", block, "an object that a trainer wrote")
         description = cls.of(config)
-        for name, (value_type, expected) in _EXPECTED.items():
-            value = getattr(description, name)
+        for name, value in vars(description).items():
             if value is None:
                 continue
+            value_type, expected = _EXPECTED.get(name, (str, "text"))
             fits = isinstance(value, value_type)
             if fits and name == "calibration":
                 fits = all(_is_number(value.get(key)) for key in ("mean", "std"))

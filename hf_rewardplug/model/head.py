@@ -12,6 +12,7 @@ import functools
 import logging
 import re
 import types
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -63,9 +64,7 @@ def install_reward_head(model: nn.Module) -> bool:
                 "quantization config's `llm_int8_skip_modules`, or give its name and `quantization_config`."
             )
         if type(module) is nn.Linear:  # PEFT's copies of it in `modules_to_save` too
-            module.__class__ = RewardHead
-            if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
-                module._old_forward = types.MethodType(RewardHead.forward, module)
+            become(module, RewardHead)
         if isinstance(module, RewardHead):
             _to_fp32(module)
     heads = reward_heads(model)
@@ -73,19 +72,37 @@ def install_reward_head(model: nn.Module) -> bool:
     picks = bool(heads) and body is not None and body is not base and not reads
     if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
         base._weight_conversions = [one for one in conversions if f"{HEAD_NAME}." not in one.target_patterns]
-    if not hasattr(base, "_plain_forward"):
-        base._plain_forward = base.forward
-        scored = _scored_forward if picks else _read_forward if reads else _picked_forward
-
-        @functools.wraps(type(base).forward)
-        def forward(self, *args, **kwargs):
-            return scored(self, *args, **kwargs)
-
-        base.forward = types.MethodType(forward, base)
+    give_scored_forward(base, _scored_forward if picks else _read_forward if reads else _picked_forward)
     trained = any(parameter.requires_grad for module in heads for parameter in module.parameters())
     if picks and not trained and any(parameter.requires_grad for parameter in base.parameters()):
         logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
     return picks
+
+
+def become(module: nn.Linear, head_class: type[nn.Linear]) -> None:
+    """Make a linear layer a head, in place."""
+    module.__class__ = head_class
+    if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
+        module._old_forward = types.MethodType(head_class.forward, module)
+
+
+def give_scored_forward(base: nn.Module, scored: Callable) -> None:
+    """Have calls with `score_positions` answered by `scored`, and all others by the model's own forward; once or again.
+
+    Args:
+        scored: (model, *args, score_positions_S, **kwargs) -> outputs with logits_SC.
+    """
+    if hasattr(base, "_plain_forward"):
+        return
+    base._plain_forward = base.forward
+
+    @functools.wraps(type(base).forward)
+    def forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+        if score_positions is None:
+            return self._plain_forward(*args, **kwargs)
+        return scored(self, *args, score_positions=score_positions, **kwargs)
+
+    base.forward = types.MethodType(forward, base)
 
 
 def decodes(base: nn.Module) -> bool:
@@ -165,11 +182,7 @@ def _to_fp32(head: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def _scored_forward(
-    self, *args, score_positions: torch.Tensor | None = None, prefix_tree: dict | None = None, **kwargs
-):
-    if score_positions is None:
-        return self._plain_forward(*args, **kwargs)
+def _scored_forward(self, *args, score_positions: torch.Tensor, prefix_tree: dict | None = None, **kwargs):
     kwargs = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
     if prefix_tree is not None:
         kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
@@ -183,10 +196,8 @@ def _scored_forward(
     return SequenceClassifierOutput(logits=logits_SC.to(score_positions.device))
 
 
-def _read_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
+def _read_forward(self, *args, score_positions: torch.Tensor, **kwargs):
     """The head's own outputs at the score positions: T5Gemma pools one token later in a row that is padded."""
-    if score_positions is None:
-        return self._plain_forward(*args, **kwargs)
     kwargs.pop("use_cache", None)  # which its forward sets itself
     outputs: list[torch.Tensor] = []
     hook = getattr(self, HEAD_NAME).register_forward_hook(lambda head, inputs, output: outputs.append(output))
@@ -197,11 +208,8 @@ def _read_forward(self, *args, score_positions: torch.Tensor | None = None, **kw
     return SequenceClassifierOutput(logits=outputs[-1].flatten(0, 1)[score_positions])
 
 
-def _picked_forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
-    output = self._plain_forward(*args, **kwargs)
-    if score_positions is None:
-        return output
-    logits = output.logits
+def _picked_forward(self, *args, score_positions: torch.Tensor, **kwargs):
+    logits = self._plain_forward(*args, **kwargs).logits
     if logits.ndim == 3:  # a token classifier: every position has logits
         return TokenClassifierOutput(logits=logits.flatten(0, 1)[score_positions].float())
     return SequenceClassifierOutput(logits=logits.float())  # pooled: one a sequence, in order

@@ -10,8 +10,6 @@ whatever the family does to them (Gemma's soft-cap, Granite's and Cohere's scale
 and PEFT fire. The columns are those of a token classifier with two labels; the model stays a causal LM.
 """
 
-import functools
-import types
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
 from .attention import tree_arguments, unwrapped
+from .head import become, give_scored_forward
 
 
 class LabelTokenHead(nn.Linear):
@@ -127,20 +126,11 @@ def install_label_tokens(model: nn.Module, label_tokens: Sequence[int]) -> None:
             )
         module.label_tokens = torch.tensor(label_tokens)
         if type(module) is nn.Linear:  # FSDP has a class of its own for what it shards
-            module.__class__ = LabelTokenHead
+            become(module, LabelTokenHead)
         if module.weight.requires_grad:
             add_rows_alone(module.weight)
-        if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
-            module._old_forward = types.MethodType(LabelTokenHead.forward, module)
     base.label_tokens = tuple(label_tokens)
-    if not hasattr(base, "_plain_forward"):
-        base._plain_forward = base.forward
-
-        @functools.wraps(type(base).forward)
-        def forward(self, *args, **kwargs):
-            return _scored_forward(self, *args, **kwargs)
-
-        base.forward = types.MethodType(forward, base)
+    give_scored_forward(base, _scored_forward)
 
 
 def _lm_heads(base: nn.Module) -> list[nn.Linear]:
@@ -158,11 +148,7 @@ def _lm_heads(base: nn.Module) -> list[nn.Linear]:
     return heads
 
 
-def _scored_forward(
-    self, *args, score_positions: torch.Tensor | None = None, prefix_tree: dict | None = None, **kwargs
-):
-    if score_positions is None:
-        return self._plain_forward(*args, **kwargs)
+def _scored_forward(self, *args, score_positions: torch.Tensor, prefix_tree: dict | None = None, **kwargs):
     if prefix_tree is not None:
         kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
     if getattr(self.config, "output_router_logits", False):  # for a loss of its own, which misreads a tree's mask

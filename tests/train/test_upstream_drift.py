@@ -154,7 +154,7 @@ def test_every_argument_of_trl_is_taken_in_its_order():
 
 
 def test_a_family_s_class_can_be_stood_in_for():
-    """`SavedModel.reading` registers a class that builds the checkpoint's head, keeps it fp32, and takes itself out again."""
+    """`SavedModel.reading` registers a class that builds the saved head, keeps it fp32, and takes itself out again."""
     mapping = transformers.AutoModelForSequenceClassification._model_mapping
     assert list(inspect.signature(mapping.register).parameters) == ["key", "value", "exist_ok"]
     assert isinstance(mapping._extra_content, dict)
