@@ -22,7 +22,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET, UNLABELLED
-from .prefix_tree import PrefixTree, SideOf, Span, tokens_of_paths
+from .prefix_tree import PrefixTree, SideOf, Span, leaf_paths, tokens_of_paths
 from .spans import Spans
 
 Piece = tuple[list[int], int]
@@ -37,7 +37,7 @@ def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
     sequences, ends = [], [[(0, 0)] * len(pieces) for pieces in rows]
     for pieces, of_row in zip(rows, ends, strict=True):
         seen = set()
-        for path in _paths(pieces):
+        for path in leaf_paths([parent for _, parent in pieces]):
             sequence = []
             for index in path:
                 sequence += pieces[index][0]
@@ -242,17 +242,6 @@ def _pieces(row: dict[str, Any]) -> tuple[list[Piece], list[float]]:
     starts = [0, *stops]
     pieces = [(tokens[start:stop], parent) for start, stop, parent in zip(starts, stops, parents, strict=False)]
     return pieces, [labels[stop - 1] if tokens else UNLABELLED for (tokens, _), stop in zip(pieces, stops, strict=True)]
-
-
-def _paths(pieces: list[Piece]) -> list[list[int]]:
-    """The pieces from the first to each leaf."""
-    inner, paths = {parent for _, parent in pieces}, []
-    for leaf in (index for index in range(len(pieces)) if index not in inner):
-        path = [leaf]
-        while pieces[path[-1]][1] >= 0:
-            path.append(pieces[path[-1]][1])
-        paths.append(path[::-1])
-    return paths
 
 
 def _given(rows: list[dict[str, Any]], *columns: str) -> dict[str, torch.Tensor]:

@@ -68,6 +68,22 @@ def tokens_of_paths(lengths: Sequence[int], parents: Sequence[int]) -> int:
     return sum(end for piece, end in enumerate(path_lengths(lengths, parents)) if piece not in inner)
 
 
+def leaf_paths(parents: Sequence[int]) -> list[list[int]]:
+    """The pieces from the beginning to each leaf; a parent is an earlier piece, or -1.
+
+    >>> leaf_paths([-1, 0, 0, 1])
+    [[0, 2], [0, 1, 3]]
+    """
+    inner, paths = set(parents), []
+    for piece in range(len(parents)):
+        if piece not in inner:
+            path = [piece]
+            while parents[path[-1]] >= 0:
+                path.append(parents[path[-1]])
+            paths.append(path[::-1])
+    return paths
+
+
 def path_sides(lengths: Sequence[int], parents: Sequence[int], side_of: SideOf | None) -> list[dict[Hashable, None]]:
     """The sides of the paths that each piece of a tree is on, the first path's first.
 
@@ -77,12 +93,10 @@ def path_sides(lengths: Sequence[int], parents: Sequence[int], side_of: SideOf |
     if side_of is None:
         return [{None: None}] * len(lengths)
     sides: list[dict[Hashable, None]] = [{} for _ in lengths]
-    inner = set(parents)
-    for leaf, end in enumerate(path_lengths(lengths, parents)):
-        piece = -1 if leaf in inner else leaf
-        while piece >= 0:
-            sides[piece][side_of(end)] = None
-            piece = parents[piece]
+    ends = path_lengths(lengths, parents)
+    for path in leaf_paths(parents):
+        for piece in path:
+            sides[piece][side_of(ends[path[-1]])] = None
     return sides
 
 

@@ -14,6 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import Any, ClassVar
 
 from ..checks import DropRow, RowError
@@ -21,7 +22,7 @@ from ..data.adapters import Adapter, rename_columns
 from ..data.canonical import PAIR_NUMBERS, UNLABELLED, Row
 from ..data.encoding import Encoder
 from ..data.expansion import row_type, to_outcomes, to_pairs, to_scored, to_steps
-from ..data.prefix_tree import common_prefix_length
+from ..data.prefix_tree import common_prefix_length, leaf_paths
 from ..train.losses import LOSSES
 from .tokens import Merges
 
@@ -255,16 +256,10 @@ def _pieces(encoded: Row) -> list[list[int]]:
 
 def _paths(encoded: Row) -> list[array]:
     """The tokens of each path of a tree of steps, from the beginning to a leaf."""
-    pieces, parents = _pieces(encoded), encoded["node_parents"]
-    paths, inner = [], set(parents)
-    for leaf in range(len(pieces)):
-        if leaf not in inner:
-            path, node = [], leaf
-            while node >= 0:
-                path.append(pieces[node])
-                node = parents[node]
-            paths.append(array("i", [index for piece in reversed(path) for index in piece]))
-    return paths
+    pieces = _pieces(encoded)
+    return [
+        array("i", chain.from_iterable(pieces[node] for node in path)) for path in leaf_paths(encoded["node_parents"])
+    ]
 
 
 def _step_title(row: Row, index: int) -> str:

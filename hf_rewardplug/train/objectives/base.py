@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from datasets import Features
 
 from ...data.canonical import Row
-from ...data.encoding import Encoder
 from ..losses import LOSSES, OPTIONS, Loss
 
 Tensors = dict[str, torch.Tensor]
@@ -25,6 +23,19 @@ class Objective:
 
     Attributes:
         options: {name: value} of the options that the loss reads; those that are missing have their defaults.
+
+    A subclass has, for its form of items:
+
+        columns              `Features` of encoded rows
+        collator             (pad_token_id, pad_to_multiple_of) -> what makes a batch of encoded rows
+        encode               (encoder, tokenized=, name=) -> what turns a row of the data set `name` ("train", ...) into
+                             an example: a method of the encoder
+        item_weights         (batch) -> `weights`, computed
+        losses               (logits, batch) -> losses (items,), each times its weight, and {name: values an item},
+                             which the figures are made of
+        running              (items) -> sums, minima and maxima for the training logs: arguments of `metrics.Running.add`
+        figures              (items as numpy arrays, each once) -> {name: figure} of an evaluation
+        predictions          (items) -> predictions and labels for `compute_metrics`, first dimension the batch's rows
     """
 
     loss_type: str
@@ -55,48 +66,15 @@ class Objective:
         options = {argument: self.option(option.name) for argument, option in self.loss.options.items()}
         return self.loss.formula(*items, **columns, **options)
 
-    @property
-    def columns(self) -> Features:
-        """Columns of encoded rows, with their types."""
-        raise NotImplementedError
-
-    def collator(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> Any:
-        """What makes a batch of encoded rows."""
-        raise NotImplementedError
-
     def expand(self, row: Row) -> list[Row]:
         """A canonical row -> the rows that `encode` takes; `RowError` where the loss cannot train on it."""
         return self.loss.expand(row)
-
-    def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Any:
-        """What turns a row of data set `name` ("train", ...) into an example: a method of the encoder."""
-        raise NotImplementedError
 
     def weights(self, inputs: Tensors) -> torch.Tensor:
         """What each item of a batch counts in the loss's denominator, shape (items,); computed once, and kept in it."""
         if WEIGHTS not in inputs:
             inputs[WEIGHTS] = self.item_weights(inputs)
         return inputs[WEIGHTS]
-
-    def item_weights(self, inputs: Tensors) -> torch.Tensor:
-        """Compute `weights`."""
-        raise NotImplementedError
-
-    def losses(self, logits: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """Losses (items,), each times its weight, and {name: values an item}, which the figures are made of."""
-        raise NotImplementedError
-
-    def running(self, items: Tensors) -> dict[str, Any]:
-        """Sums, minima and maxima for the training logs, as `metrics.Running.add` takes them."""
-        raise NotImplementedError
-
-    def figures(self, items: dict) -> dict[str, float]:
-        """Evaluation figures from every item, each once; numpy arrays in."""
-        raise NotImplementedError
-
-    def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predictions and labels for `compute_metrics`, first dimension the batch's rows."""
-        raise NotImplementedError
 
 
 def row_weights(inputs: Tensors, count: int) -> torch.Tensor:
