@@ -33,7 +33,7 @@ class Objective:
         item_weights         (batch) -> `weights`, computed
         losses               (logits, batch) -> losses (items,), each times its weight, and {name: values an item},
                              which the figures are made of
-        running              (items) -> sums, minima and maxima for the training logs: arguments of `metrics.Running.add`
+        running              (items) -> sums, minima and maxima for the logs: arguments of `metrics.Running.add`
         figures              (items as numpy arrays, each once) -> {name: figure} of an evaluation
         predictions          (items) -> predictions and labels for `compute_metrics`, first dimension the batch's rows
     """
