@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from undo import fails_without
 
 from hf_rewardplug import RewardScorer
-from hf_rewardplug.model import weights
+from hf_rewardplug.model import saved
 from hf_rewardplug.train import checkpoint_files as checkpoints
 from hf_rewardplug.train import reward_trainer
 
@@ -77,7 +77,7 @@ def test_pitfall_45_a_reload_in_bf16_keeps_the_fp32_head(asked, orm, tmp_path):
         goes_on = orm(text_pairs(2), model=str(newest), model_init_kwargs={"dtype": asked})
         assert torch.equal(goes_on.model.score.weight, trained)
 
-    fails_without(holds, (weights, "with_saved_head", lambda model_class, *head: model_class))
+    fails_without(holds, (saved, "with_saved_head", lambda model_class, *head: model_class))
     if asked == "auto":
         resumed = orm(text_pairs(2), **options)
         resumed.train(resume_from_checkpoint=str(newest))
@@ -106,7 +106,7 @@ def test_pitfall_46_a_head_of_several_layers_or_with_a_bias_comes_back(head, orm
         again = RewardScorer.from_pretrained(str(tmp_path / "checkpoint-1"), device="cpu")
         assert again.score("one", "two") == pytest.approx(expected, abs=1e-6)
 
-    undone = (weights, "with_saved_head", lambda model_class, *head: model_class)
+    undone = (saved, "with_saved_head", lambda model_class, *head: model_class)
     fails_without(holds, undone, raises=(AssertionError, ValueError))  # the latter: "no weights for its head"
     model = AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=1)
     model.score = nn.ModuleList([nn.Linear(64, 1)])
