@@ -7,7 +7,7 @@ In: a value that a user, a file or a data set brought. Out: the same value, or a
     │   ├── DropRow      it is no fault of the row's, but there is nothing to learn from: left out, counted, reported
     │   └── OverlongRow  the row is too long, and overlong="error" asks to stop there
     ├── RefusedRows      rows of a benchmark cannot be used: a `RowError` for each
-    ├── BrokenFile       a file cannot be read, or not on from a line (`data/formats/unpacked.py`)
+    ├── BrokenFile       a file cannot be read, or not on from a line (`data/formats/file_rows.py`)
     └── CsvError         what is wrong with the text of a csv file, and in which line (`data/formats/csv_cells.py`)
 
 Options that are wrong are a plain `ValueError`, or a `TypeError` where the type is wrong: their users read the message

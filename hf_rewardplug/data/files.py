@@ -13,7 +13,7 @@ import datasets
 
 from .formats.file_rows import FILE_FORMATS, BrokenFile, file_format
 from .formats.unpacked import plain_file
-from .local import exact_names, stream_of, table_of
+from .local import exact_names, split_of, stream_of, table_of
 from .origin import remember_files
 
 _PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
@@ -115,10 +115,9 @@ def of_saved(path: str | Path, split: str, *, single: str | None = None) -> data
     saved = datasets.load_from_disk(str(plain_file(path)))
     splits = saved if isinstance(saved, dict) else {single or split.partition("[")[0]: saved}
     try:
-        parts = datasets.ReadInstruction.from_spec(split).to_absolute({one: len(splits[one]) for one in splits})
+        return split_of(splits, split)
     except ValueError as error:
         raise ValueError(f"'{path}' has no split '{split}'; it has {', '.join(splits)}.") from error
-    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
 
 
 # ---- train and held-out rows ---------------------------------------------------------------------------------------

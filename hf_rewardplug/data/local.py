@@ -3,7 +3,7 @@
 In: files of `formats`. Out: rows as `datasets` reads them, or a `ValueError` that names the file and the line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,51 +52,35 @@ def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
     tables, kind = table_files(files), file_format(files[0])
     options = {"parse_agent_traces": False} if kind == "json" and hasattr(JsonConfig, "parse_agent_traces") else {}
     try:
-        counts = [_count_json(file, table) for file, table in zip(files, tables, strict=True)] if kind == "json" else []
+        count = sum(map(_count_json, files, tables)) if kind == "json" else None
         dataset = datasets.load_dataset(_BUILDERS[kind], data_files=exact_names(tables), split=split, **options)
-        if kind == "json":
-            if -1 in counts or sum(counts) != dataset.info.splits["train"].num_examples:
-                for file in files:
-                    check_rows(file)
-            if _dates(dataset.features):
-                dataset = _typed_table(files, split)
-        return dataset
+        if count not in (None, dataset.info.splits["train"].num_examples):
+            for file in files:
+                check_rows(file)
+        return _typed_table(files, split) if kind == "json" and _dates(dataset.features) else dataset
     except BrokenFile:
         raise
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
-        raise _fault(name, files, error) from error
-
-
-def _fault(name: str, files: list[Path], error: Exception) -> ValueError:
-    """What is wrong with the files, with the line; or the reader's own words."""
-    try:
-        for file in files:
-            check_rows(file)
-        if not any(True for _ in read_files(files)):
-            return ValueError(f"'{name}' has no rows. Give some.")
-    except BrokenFile as broken:
-        return broken
-    return ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}")
+        if not sum(map(check_rows, files)):  # which tells the line that is broken
+            raise ValueError(f"'{name}' has no rows. Give some.") from error
+        raise ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _count_json(file: Path, table: Path) -> int:
-    """The rows of a json file, counted once for a state of the file; -1 where they are not all text.
+    """The rows of a json file, counted once for a state of the file.
 
     pyarrow takes any bytes for text, and two objects in one line for two rows; `datasets` a comma too many in a list.
     """
 
     def write(_: Path, target: Path) -> None:
-        target.write_text(str(check_rows(file) if is_list(table) else _count_lines(table)))
+        try:
+            with open(table, "rb") as lines:
+                count = sum(not line.decode().isspace() for line in lines) if not is_list(table) else check_rows(file)
+        except UnicodeDecodeError:
+            count = check_rows(file)
+        target.write_text(str(count))
 
     return int(cached(file, ".count", write).read_text())
-
-
-def _count_lines(table: Path) -> int:
-    with open(table, "rb") as file:
-        try:
-            return sum(1 for line in file if not line.decode().isspace())
-        except UnicodeDecodeError:
-            return -1
 
 
 def _dates(feature: Any) -> bool:
@@ -117,8 +101,17 @@ def _typed_table(files: list[Path], split: str) -> datasets.Dataset:
     features = datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
     states = [(*file_state(file), hf_rewardplug.__version__) for file in files]  # the cache is found by them
     dataset = datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs={"states": states})
-    (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)})
-    return dataset.select(range(part.from_, part.to))
+    return split_of({"train": dataset}, split)
+
+
+def split_of(splits: Mapping[str, datasets.Dataset], split: str) -> datasets.Dataset:
+    """The split as `datasets.load_dataset` takes it, such as "train[:100]+test".
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in splits.items()})
+    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
 
 
 def _rows_of(states: list[tuple]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -81,16 +80,19 @@ class Origin:
         try:
             file, within = self._within(number)
             line = line_of(file, within)
-        except (LookupError, OSError, ValueError):  # no file, or gone or changed since it was read
+        except (OSError, ValueError):  # no file, or gone or changed since it was read
             return name
         return name if line is None else f"{name} (line {line} of {file.name})"
 
     def _within(self, number: int) -> tuple[Path, int]:
-        if len(self.files) == 1:
-            return self.files[0], number
-        ends = list(accumulate(_count_rows(file, file_state(file)) for file in self.files))
-        place = next((place for place, end in enumerate(ends) if number < end), len(ends) - 1)
-        return self.files[place], number - (ends[place - 1] if place else 0)
+        """The file that has row `number` of all files, and the row's number there."""
+        *before, last = self.files
+        for file in before:
+            count = _count_rows(file, file_state(file))
+            if number < count:
+                return file, number
+            number -= count
+        return last, number
 
 
 @lru_cache(maxsize=1024)
@@ -104,13 +106,11 @@ def _numbers(dataset: Dataset, blocks: list[MemoryMappedTable]) -> np.ndarray | 
     `_indices` are the rows that `select`, `shuffle`, `filter` and `sort` leave; a slice of neighbours is cut from the
     table itself. `datasets` tells neither of them in public.
     """
-    starts = [_rows_before(block.path) + _sliced(block) for block in blocks]
+    starts = [_rows_before(block.path) + _sliced(block) for block in blocks] or [_sliced_in_memory(dataset.data)]
+    lengths = [len(block) for block in blocks] or [len(dataset.data)]
     rows = None
-    if not blocks and (start := _sliced_in_memory(dataset.data)):
-        rows = np.arange(start, start + len(dataset.data))
     if len(starts) > 1 or any(starts):
-        spans = zip(starts, blocks, strict=True)
-        rows = np.concatenate([np.arange(start, start + len(block)) for start, block in spans])
+        rows = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
     if dataset._indices is None:
         return rows
     places = dataset._indices.column(0).to_numpy()

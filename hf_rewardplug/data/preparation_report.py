@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ..texts import one_line
+from .canonical import Row
 from .columns import Unread
+from .unrendered import UNRENDERED
 
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
 """what to do where no row of a data set can be read"""
@@ -93,6 +95,19 @@ class PreparationReport:
         if any(row in self.places for row in shown):
             return f"{len(rows)} ({', '.join(self.places.get(row, f'row {row}') for row in shown)}{more})"
         return f"{len(rows)} (row{'s' if len(rows) > 1 else ''} {', '.join(map(str, shown))}{more})"
+
+    def count(self, example: Row, row: int, place: str | None) -> None:
+        """Count an encoded example of a row, or what stands for one that was left out (`RowPipeline.examples`)."""
+        self.note_unrendered(row, example[UNRENDERED], place)
+        if example["dropped"] is not None:
+            self.leave_out(row, example["dropped"], refused=example["refused"], place=place)
+            return
+        self.examples += 1
+        if example["cut"]:
+            self.cut_rows.append(row)
+            self.cut_tokens += example["cut"]
+            self.cut_labels += example["cut_labels"]
+            self.call(row, place)
 
     def leave_out(self, row: int, reason: str, *, refused: str | None = None, place: str | None = None) -> None:
         """Count a row that gives no example.

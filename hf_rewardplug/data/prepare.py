@@ -80,22 +80,13 @@ def _encoded(dataset: Dataset, pipeline: RowPipeline, origin: Origin, num_proc: 
 
 def _report(encoded: Dataset, name: str, origin: Origin) -> PreparationReport:
     report = PreparationReport(name)
-    columns = (encoded[key][:] for key in ("row", "place", "dropped", "refused", "cut", "cut_labels", UNRENDERED))
-    for position, place, reason, refused, cut, cut_labels, unrendered in zip(*columns, strict=True):
-        if unrendered:
-            report.note_unrendered(origin.number(position), unrendered, place or origin.name(position))
-        if reason is None and not cut:
+    told = ("place", "dropped", "refused", "cut", "cut_labels", UNRENDERED)
+    for position, *values in zip(encoded["row"], *(encoded[key][:] for key in told), strict=True):
+        example = dict(zip(told, values, strict=True))
+        if example["dropped"] is None and not example["cut"] and not example[UNRENDERED]:
             report.examples += 1
-            continue
-        row, place = origin.number(position), place or origin.name(position)
-        if reason is not None:
-            report.leave_out(row, reason, refused=refused, place=place)
-            continue
-        report.examples += 1
-        report.cut_rows.append(row)
-        report.call(row, place)
-        report.cut_tokens += cut
-        report.cut_labels += cut_labels
+        else:
+            report.count(example, origin.number(position), example["place"] or origin.name(position))
     return report
 
 

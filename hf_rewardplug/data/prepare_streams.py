@@ -58,7 +58,7 @@ def _first_kept(dataset: IterableDataset, pipeline: RowPipeline) -> Row | None:
         for example in pipeline.examples(raw, number):
             if example["dropped"] is None:
                 return example
-            report.leave_out(number, example["dropped"], refused=example["refused"], place=example["place"])
+            report.count(example, number, example["place"])
     check_refused(report)
     return None
 
@@ -83,16 +83,17 @@ class _StreamFilter:
     def __call__(self, example: Row) -> bool:
         self.read += 1
         place = example["place"] or f"row {example['row']}"
+        fates = {
+            "left out": example["dropped"],
+            "cut to fit": f"{example['cut']} tokens lost" if example["cut"] else None,
+            "not rendered in full": example[UNRENDERED] and example[UNRENDERED].replace("\n", ", "),
+        }
+        for what, why in fates.items():
+            if why is not None:
+                self._count(what, place, why)
+                self._report(example, place)
         if example["dropped"] is not None:
-            self._count("left out", place, example["dropped"])
-            self._report(example, place)
             return False
-        if example["cut"]:
-            self._count("cut to fit", place, f"{example['cut']} tokens lost")
-            self._report(example, place)
-        if example[UNRENDERED]:
-            self._count("not rendered in full", place, example[UNRENDERED].replace("\n", ", "))
-            self._report(example, place)
         for column in PAIR_NUMBERS:
             given = example.get(column) is not None
             if self.first.setdefault(column, given) != given:
@@ -118,15 +119,8 @@ class _StreamFilter:
         """Each row once, however often the stream is read."""
         if place in self.numbers or len(self.numbers) == _NAMED:
             return
-        taken, row = {*self.numbers.values()}, example["row"]
-        while row in taken:  # of another file
+        row = example["row"]
+        while row in self.numbers.values():  # of another file
             row += 1
         self.numbers[place] = row
-        self.seen.note_unrendered(row, example[UNRENDERED], example["place"])
-        if example["dropped"] is not None:
-            self.seen.leave_out(row, example["dropped"], refused=example["refused"], place=example["place"])
-        elif example["cut"]:
-            self.seen.cut_rows.append(row)
-            self.seen.call(row, example["place"])
-            self.seen.cut_tokens += example["cut"]
-            self.seen.cut_labels += example["cut_labels"]
+        self.seen.count(example, row, example["place"])

@@ -27,7 +27,7 @@ from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport
 from ..data.raw import opened
 from ..data.row_forms import form_of
-from ..data.unrendered import UNRENDERED, Unrendered, WithUnrendered
+from ..data.unrendered import Unrendered, WithUnrendered
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
@@ -206,10 +206,13 @@ def _read(
                 report.call(number, place or error.row)
             continue
         for example in examples:
+            report.count(example, number, place or example["place"])
             if example["dropped"] is not None:
-                report.leave_out(number, example["dropped"], place=place or example["place"])
                 continue
-            _add(found, example, number, place)
+            found.counts.update(example["counts"])
+            found.counts[form_of(example["canonical"])] += 1
+            if "weight" in example["canonical"]:
+                found.weights.append(example["canonical"]["weight"])
             if tokenizer is not None:
                 sequences.append(example["sequences"])
                 prompts.append(example["prompt"])
@@ -225,21 +228,6 @@ def _read(
             found.refusals[why] = []
     if sequences:
         found.tokens = TokenFigures.of(prompts, sequences)
-
-
-def _add(found: Inspection, example: Row, number: int, place: str | None) -> None:
-    report = found.report
-    report.examples += 1
-    report.note_unrendered(number, example[UNRENDERED], place or example["place"])
-    found.counts.update(example["counts"])
-    found.counts[form_of(example["canonical"])] += 1
-    if "weight" in example["canonical"]:
-        found.weights.append(example["canonical"]["weight"])
-    if example["cut"]:
-        report.cut_rows.append(number)
-        report.call(number, place or example["place"])
-        report.cut_tokens += example["cut"]
-        report.cut_labels += example["cut_labels"]
 
 
 def _segments(parts: list[tuple[str, Any]], tokenizer: Any) -> Iterator[Segment]:
