@@ -25,7 +25,7 @@ FORMAT = "def votes(row):\n    return {'prompt': row['q'], 'chosen': row['up'], 
 def folder(tmp_path, monkeypatch):
     """The working folder, with the rows in files of every kind and an adapter."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     Path("pairs.json").write_text(json.dumps(PAIRS, indent=2))
     with open("pairs.csv", "w", newline="") as file:

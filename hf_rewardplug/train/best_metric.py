@@ -3,8 +3,7 @@
 In: a trainer. Out: nothing, or an error with the nearest name.
 """
 
-import difflib
-
+from ..checks import nearest
 from ..data.canonical import SUBSET
 from .figures import OF_EVERY_EVALUATION, figure_names
 
@@ -20,10 +19,9 @@ def check_best_metric(trainer) -> None:
         return
     asked = asked.removeprefix("eval_")
     if asked not in known:
-        (nearest,) = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} is no figure of the evaluation; do you mean "
-            f"'{nearest}'? There are: {', '.join(known)}."
+            f"'{nearest(asked, known)}'? There are: {', '.join(known)}."
         )
 
 

@@ -17,13 +17,13 @@ data sets of `hf_rewardplug.data.mixing`.
 An entry has the names of TRL's `DatasetConfig` (but `data_dir` and `fraction`) and more, all told in `Entry`.
 """
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ..checks import nearest
 from ..data.files import at_most, load_split
 from ..data.formats.file_rows import FILE_NAME, FILE_ROW, bare_name
 from ..data.mixing import Part, equal_share, mixed, mixed_and_held_out
@@ -124,8 +124,7 @@ def _check(entry: Any) -> None:
         raise ValueError("`fraction` is TRL's, which cuts each data set. Take `weight`: its share of the rows drawn.")
     for name in entry:
         if name not in _KINDS:
-            (nearest,) = difflib.get_close_matches(str(name), _KINDS, n=1, cutoff=0.0)
-            raise ValueError(f"'{name}' is unknown; do you mean '{nearest}'? Known: {', '.join(_KINDS)}.")
+            raise ValueError(f"'{name}' is unknown; do you mean '{nearest(name, _KINDS)}'? Known: {', '.join(_KINDS)}.")
     if "path" not in entry:
         raise ValueError("`path` is missing: hub id, file or folder.")
     for name, value in entry.items():

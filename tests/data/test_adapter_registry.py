@@ -26,8 +26,8 @@ MODULES = ("", ".fields", ".preference", ".ranked", ".registry", ".stepwise", ".
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """What a test registers is gone after it; entry points of the installed packages stay out."""
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
-    monkeypatch.setattr(registry, "_entry_points_loaded", True)
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
+    monkeypatch.setattr(registry.ADAPTERS, "loaded", True)
 
 
 def as_pair(row):
@@ -137,8 +137,8 @@ def plugin(monkeypatch, tmp_path):
             return [metadata.EntryPoint("fake", value, group)]
 
         monkeypatch.setattr(metadata, "entry_points", entry_points)
-        monkeypatch.setattr(registry, "_entry_points_loaded", False)
-        monkeypatch.setattr(registry, "_broken", {})
+        monkeypatch.setattr(registry.ADAPTERS, "loaded", False)
+        monkeypatch.setattr(registry.ADAPTERS, "broken", {})
         return looked_up
 
     yield install

@@ -22,7 +22,7 @@ TEXTS = {"chosen": "Paris", "rejected": "Lyon"}
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 def sharegpt(*messages):

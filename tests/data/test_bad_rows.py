@@ -24,7 +24,7 @@ REFUSED = "the chat template refuses the conversation: roles must alternate"
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def order(dataset):
 
 @pytest.fixture
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 SIZES = {"hh": 30, "sums": 11, "steps": 7}

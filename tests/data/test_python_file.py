@@ -35,7 +35,7 @@ ROW = {"q": "2+2?", "up": "4", "down": "5"}
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 @pytest.fixture

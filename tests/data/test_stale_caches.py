@@ -28,7 +28,7 @@ disable_progress_bars()
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(adapter_registry, "_adapters", {**adapter_registry._adapters})
+    monkeypatch.setattr(adapter_registry.ADAPTERS, "things", dict(adapter_registry.ADAPTERS.things))
     monkeypatch.syspath_prepend(tmp_path)
 
 

@@ -36,8 +36,8 @@ PICTURE = {"bytes": b"png", "path": None}
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """What a test registers is gone after it; entry points of the installed packages stay out."""
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
-    monkeypatch.setattr(registry, "_entry_points_loaded", True)
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
+    monkeypatch.setattr(registry.ADAPTERS, "loaded", True)
 
 
 def unread(row, adapter=None, **options):

@@ -31,7 +31,7 @@ def prm(assets) -> RewardScorer:
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 def jsonl(path: Path, rows: list[dict]) -> Path:

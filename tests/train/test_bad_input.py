@@ -153,7 +153,7 @@ def third_party(function):
         try:
             orm(options={"adapter": "theirs"})(place)
         finally:
-            registry._adapters.pop("theirs")
+            registry.ADAPTERS.things.pop("theirs")
 
     return attempt
 

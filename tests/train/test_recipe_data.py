@@ -25,7 +25,7 @@ ROWS = text_pairs(30)
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with open("rows.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(ROWS[0]))

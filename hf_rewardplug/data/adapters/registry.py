@@ -3,12 +3,11 @@
 Registration is all that happens at import. Third parties' entry points are loaded at the first look-up, once.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
+from ...registry import Registry
 from . import python_file
 from .recorded import columns_read
 
@@ -18,10 +17,6 @@ ENTRY_POINT_GROUP = "hf_rewardplug.adapters"
 
 TRL_COLUMNS = (("prompt", "chosen", "rejected"), ("prompt", "completions", "labels"), ("prompt", "completion", "label"))
 """TRL's own formats: no further column makes another format of a row that has these"""
-
-_adapters: dict[str, "Adapter"] = {}  # in the order of registration: detection prefers the last
-_entry_points_loaded = False
-_broken: dict[str, str] = {}  # name of an entry point: why it cannot be loaded
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,15 @@ class Adapter:
         return False
 
 
+ADAPTERS: Registry[Adapter] = Registry(  # detection prefers the last one registered
+    "adapter",
+    function="function",
+    remedy="Add yours with @register_adapter",
+    group=ENTRY_POINT_GROUP,
+    register=lambda name, function: register_adapter(name)(function),
+)
+
+
 def register_adapter(
     name: str,
     *,
@@ -90,16 +94,9 @@ def register_adapter(
     """
 
     def register(function: Callable) -> Callable:
-        taken = _adapters.get(name)
-        if taken is not None and not overwrite and not _same_function(taken.function, function):
-            raise ValueError(
-                f"adapter '{name}' is taken by {_origin(taken.function)}; {_origin(function)} cannot have it. "
-                "Choose another name, or pass overwrite=True"
-            )
-        _adapters.pop(name, None)
         needed = None if columns is None else tuple(columns)
         more = None if optional is None else tuple(optional)
-        _adapters[name] = Adapter(name, function, needed, matches, more, tuple(ignored))
+        ADAPTERS.add(name, Adapter(name, function, needed, matches, more, tuple(ignored)), overwrite=overwrite)
         return function
 
     return register
@@ -112,24 +109,15 @@ def get_adapter(name: str) -> Adapter:
     Traceback (most recent call last):
     ValueError: unknown adapter 'ultrafeedbck'. Known, the nearest first: ultrafeedback, ...
     """
-    _load_entry_points()
-    if name in _adapters:
-        return _adapters[name]
-    if name in _broken:
-        raise ImportError(_broken[name])
-    if python_file.is_place(name):
-        return _of_file(name)
-    nearest = difflib.get_close_matches(str(name).lower(), _adapters, n=1, cutoff=0.0)
-    names = ", ".join(nearest + [other for other in sorted(_adapters) if other not in nearest])
-    names = "; ".join([names, *_broken.values()])  # a broken package may bring the name by decorator
-    raise ValueError(f"unknown adapter '{name}'. Known, the nearest first: {names}. Add yours with @register_adapter")
+    known = name in ADAPTERS or name in ADAPTERS.broken
+    return _of_file(name) if not known and python_file.is_place(name) else ADAPTERS.find(name)
 
 
 def _of_file(place: str) -> Adapter:
     """What a file registers keeps its columns; a plain function is used by name alone."""
     module, name = python_file.module_of(place)
     function = getattr(module, name, None)
-    for adapter in _adapters.values():
+    for adapter in ADAPTERS.values():
         of_file = getattr(adapter.function, "__module__", None) == module.__name__
         if of_file and (adapter.function is function or (function is None and adapter.name == name)):
             return adapter
@@ -175,19 +163,17 @@ def fitting_adapters(row: Row, columns: Iterable[str] | None = None) -> list[Ada
     >>> [adapter.name for adapter in fitting_adapters({"input": "2+2?", "chosen": "4", "rejected": "5"})]
     ['preference', 'bradley_terry.chat_template']
     """
-    _load_entry_points()
     columns = list(row if columns is None else columns)
     return [
         adapter
-        for adapter in _adapters.values()
+        for adapter in ADAPTERS.values()
         if adapter.has_columns(columns) and (adapter.matches is None or adapter.matches(row))
     ]
 
 
 def adapter_names() -> list[str]:
     """All names, sorted, with those of installed third parties."""
-    _load_entry_points()
-    return sorted(_adapters)
+    return sorted(ADAPTERS)
 
 
 def rename_names(columns: Iterable[str], column_mapping: Mapping[str, str] | None) -> list[str]:
@@ -216,45 +202,15 @@ def rename_columns(row: Row, column_mapping: Mapping[str, str] | None) -> Row:
     return {name: row[mapping.get(name, name)] for name in rename_names(row, mapping)}
 
 
-def _load_entry_points() -> None:
-    global _entry_points_loaded
-    if _entry_points_loaded:
-        return
-    for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            function = entry_point.load()  # its module may register by decorator
-            if not callable(function):
-                raise TypeError(f"it is {type(function).__name__}, not a function")
-            if all(adapter.function is not function for adapter in _adapters.values()):
-                register_adapter(entry_point.name)(function)
-        except (Exception, SystemExit) as error:  # a third party's code can fail in any way
-            _broken[entry_point.name] = (
-                f"the adapter entry point '{entry_point.name}' ({entry_point.value}) cannot be loaded: "
-                f"{type(error).__name__}: {error}. Repair or uninstall the package that brings it"
-            )
-    _entry_points_loaded = True
-
-
-def _same_function(one: Callable, other: Callable) -> bool:
-    def place(function: Callable) -> tuple:
-        return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-
-    return one is other or (None not in place(one) and "<" not in place(one)[1] and place(one) == place(other))
-
-
-def _origin(function: Callable) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
-
-
 def _nothing_fits(columns: list[str]) -> str:
     lines = [f"no known format fits the columns {columns}. Known formats:"]
-    for name, adapter in sorted(_adapters.items()):
+    for name, adapter in sorted(ADAPTERS.items()):
         if adapter.columns is not None:
             why = " (the columns fit, the first row does not)" if adapter.has_columns(columns) else ""
             lines.append(f"  {name}: {', '.join(adapter.columns)}{why}")
-    by_name = ", ".join(name for name, adapter in sorted(_adapters.items()) if adapter.columns is None)
+    by_name = ", ".join(name for name, adapter in sorted(ADAPTERS.items()) if adapter.columns is None)
     lines.append(f"By name only: {by_name}")
-    lines += _broken.values()
+    lines += ADAPTERS.broken.values()
     lines.append(
         "Rename with column_mapping={expected name: column of the data}, name the format, or @register_adapter."
     )

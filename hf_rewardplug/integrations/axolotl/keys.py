@@ -5,9 +5,10 @@ In: a key. Out: its name in this package's configs, or the reason why it is not 
 Every key of axolotl 0.19 and 0.21 is here that is no option of this package (`tests/with_axolotl/test_schema.py`).
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ...checks import nearest
 
 SAME = frozenset(
     """
@@ -295,5 +296,4 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     >>> unknown_key("sequnce_len", ["sequence_len", "seed"])
     "`sequnce_len` is no key of axolotl's or of this package. Did you mean `sequence_len`?"
     """
-    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.0)
-    return f"`{key}` is no key of axolotl's or of this package. Did you mean `{near[0]}`?"
+    return f"`{key}` is no key of axolotl's or of this package. Did you mean `{nearest(key, sorted(known))}`?"

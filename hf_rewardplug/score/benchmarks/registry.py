@@ -7,7 +7,6 @@ with one `scored`, and returns a `Result`:
     def my_bench(scorer, rows): ...
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 from hf_rewardplug.checks import RefusedRows, RowError
 from hf_rewardplug.data.adapters import Adapter, detect_adapter
 from hf_rewardplug.data.expansion import row_type
+from hf_rewardplug.registry import Registry
 
 Row = dict[str, Any]
 
 _OF_STEPS = {"steps", "labels", "label", "nodes", "outcome"}
 """columns by which a row of steps is known that its adapter cannot read"""
-
-BENCHMARKS: dict[str, "Benchmark"] = {}  # in the order of registration: detection prefers the last
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,11 @@ class Benchmark:
         return not self.by_row if first_row is None else self.matches is None or self.matches(first_row)
 
 
+BENCHMARKS: Registry[Benchmark] = Registry(  # detection prefers the last one registered
+    "benchmark", function="run", remedy="Or give a file or a hub id."
+)
+
+
 def register_benchmark(
     name: str,
     *,
@@ -91,16 +94,19 @@ def register_benchmark(
     detected: bool = True,
     by_row: bool = False,
     format: Adapter | None = None,
+    overwrite: bool = False,
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Decorator: `function(scorer, rows, **options) -> Result` is the benchmark called `name`, and stays as it is."""
+    """Decorator: `function(scorer, rows, **options) -> Result` is the benchmark called `name`, and stays as it is.
+
+    A name that another function has is an error, unless `overwrite` is set.
+    """
     if kind not in ("orm", "prm"):
         raise ValueError(f"benchmark '{name}' has kind {kind!r}. Expected 'orm' or 'prm'.")
     rest = {"columns": tuple(columns), "source": source, "config": config, "matches": matches}
     rest |= {"detected": detected, "by_row": by_row, "format": format}
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
-        BENCHMARKS.pop(name, None)
-        BENCHMARKS[name] = Benchmark(name, function, kind, hub, split, **rest)
+        BENCHMARKS.add(name, Benchmark(name, function, kind, hub, split, **rest), overwrite=overwrite)
         return function
 
     return register
@@ -113,11 +119,7 @@ def get_benchmark(name: str) -> Benchmark:
     Traceback (most recent call last):
     ValueError: unknown benchmark 'reward-bench'. Known, the nearest first: rewardbench, ...
     """
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    nearest = difflib.get_close_matches(str(name).lower(), BENCHMARKS, n=1, cutoff=0.0)
-    names = ", ".join(nearest + [other for other in sorted(BENCHMARKS) if other not in nearest])
-    raise ValueError(f"unknown benchmark '{name}'. Known, the nearest first: {names}. Or give a file or a hub id.")
+    return BENCHMARKS.find(name)
 
 
 def detect_benchmark(columns: Iterable[str], first_row: Row | None = None) -> Benchmark:

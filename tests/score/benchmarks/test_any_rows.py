@@ -22,7 +22,7 @@ HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
+    monkeypatch.setattr(registry.ADAPTERS, "things", dict(registry.ADAPTERS.things))
 
 
 class Strict:
@@ -265,7 +265,7 @@ def test_a_third_partys_benchmark_names_rows_if_it_says_their_places(monkeypatch
         with pytest.raises(ValueError, match=r"^completions\[4\]\[0\]: column 'completion': asks"):
             evaluate(Strict(), "theirs", data=pairs(9, bad=[4]), named=False)
     finally:
-        BENCHMARKS.pop("theirs")
+        BENCHMARKS.things.pop("theirs")
 
 
 def test_a_scorer_is_not_asked_for_each_row():
