@@ -151,7 +151,7 @@ class SavedModel:
         before = mapping._extra_content.get(config_class)
         model_class = mapping[config_class] if config_class in mapping else None
         if kind is not LM and isinstance(model_class, type):  # not its own code's, nor several
-            # Not by `register`: before transformers 5.18 or so it passes over a config of transformers' own without a word.
+            # Not by `register`: before transformers 5.18 or so it passes over a config of transformers' own.
             mapping._extra_content[config_class] = with_saved_head(model_class, saved_layers(self.config), shapes)
         try:
             yield

@@ -188,7 +188,7 @@ def test_a_benchmark_of_your_own(longer):
         assert evaluate(longer, [{"q": 1}], factor=3) == Result("mine", {"n": 3}, [])
         assert get_benchmark("mine").run is mine
         register = register_benchmark("mine", kind="orm", columns=["q"], source="here")
-        with pytest.raises(ValueError, match="benchmark 'mine' is taken by .*mine; .*evaluate cannot have it. Choose"):
+        with pytest.raises(ValueError, match=r"benchmark 'mine' is taken by .*mine; .*evaluate cannot have it. Choose"):
             register(evaluate)
         register(mine)  # the same function may have it again
     finally:
