@@ -63,6 +63,11 @@ def test_torch_enters_the_data_room_at_the_collator():
     assert users == {"collator.py"}
 
 
+def test_figures_know_nothing_of_the_package():
+    for name in ("figures.py", "figure_names.py"):
+        assert not any(module.startswith("hf_rewardplug") for module in imported(PACKAGE / name)), name
+
+
 def test_two_modules_know_axolotl_itself():
     users = {path.name for path in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "axolotl" for n in imported(path))}
     assert users == {"plugin.py", "trainers.py"}

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..figures import steps_back
 from .canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET, UNLABELLED
 from .prefix_tree import PrefixTree, SideOf, Span, leaf_paths, tokens_of_paths
 from .spans import Spans
@@ -212,15 +213,13 @@ class StepCollator(_TreeCollator):
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         pieces, labels = zip(*map(_pieces, rows), strict=True)
         batch, ends = self.lay_out(pieces)
-        scored = []
-        for row, of_row in enumerate(zip(pieces, ends, labels, strict=True)):
-            last: list[int | None] = []  # labelled step of each piece, or of the nearest piece before it
-            for (_, parent), end, label in zip(*of_row, strict=True):
-                before = last[parent] if parent >= 0 else None
-                last.append(before if label == UNLABELLED else len(scored))
-                if label != UNLABELLED:
-                    scored.append((end, label, row, 0 if before is None else len(scored) - before))
-        positions, labels, owners, back = zip(*scored, strict=True) if scored else ((), (), (), ())
+        scored, back = [], []
+        for row, (of_row, ends_of_row, labels_of_row) in enumerate(zip(pieces, ends, labels, strict=True)):
+            is_labelled = [label != UNLABELLED for label in labels_of_row]
+            back += steps_back(is_labelled, [parent for _, parent in of_row])
+            steps = zip(ends_of_row, labels_of_row, is_labelled, strict=True)
+            scored += [(end, label, row) for end, label, labelled in steps if labelled]
+        positions, labels, owners = zip(*scored, strict=True) if scored else ((), (), ())
         batch["score_positions"] = torch.tensor(positions, dtype=torch.long)
         batch["step_labels"] = torch.tensor(labels, dtype=torch.float)
         batch["step_rows"] = torch.tensor(owners, dtype=torch.long)

@@ -23,6 +23,7 @@ from ..data.canonical import PAIR_NUMBERS, UNLABELLED, Row
 from ..data.encoding import Encoder
 from ..data.expansion import row_type, to_outcomes, to_pairs, to_scored, to_steps
 from ..data.prefix_tree import common_prefix_length, leaf_paths
+from ..figure_names import longer_wins
 from ..train.losses import LOSSES
 from .tokens import Merges
 
@@ -115,7 +116,7 @@ class Pairs(Kind):
             return {"counts": counts}
         encoded = self.encoder.pair(row)
         chosen, rejected = sequences = [array("i", encoded[key]) for key in ("chosen_ids", "rejected_ids")]
-        counts["longer_wins"] = (len(chosen) > len(rejected)) + 0.5 * (len(chosen) == len(rejected))
+        counts["longer_wins"] = float(longer_wins(len(chosen), len(rejected)))
         return {**encoded, "counts": counts, "sequences": sequences, "prompt": common_prefix_length(chosen, rejected)}
 
     def parts(self, example: Row) -> list[Part]:

@@ -5,7 +5,12 @@ In: a trainer. Out: nothing, or an error with the nearest name.
 
 from ..checks import nearest
 from ..data.canonical import SUBSET
-from .figures import OF_EVERY_EVALUATION, figure_names
+
+_OF_EVERY_EVALUATION = (
+    *("num_tokens", "runtime", "samples_per_second", "steps_per_second"),
+    *("model_preparation_time", "jit_compilation_time"),
+)
+"""what this package and transformers add to the figures of any loss"""
 
 
 def check_best_metric(trainer) -> None:
@@ -32,12 +37,12 @@ def evaluation_names(trainer) -> list[str] | None:
     room = __package__.partition(".")[0]
     if trainer.compute_metrics is not None or not all(_adds_none(method, room) for method in methods):
         return None
-    names = figure_names(trainer.args.loss_type, getattr(trainer.args, "attributes", None))
+    names = trainer.training_objective.metrics
     sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {None: trainer.eval_dataset}
     known = []
     for key, rows in sets.items():
         prefix = "" if key is None else f"{key}_"
-        known += [prefix + name for name in (*names, *OF_EVERY_EVALUATION)]
+        known += [prefix + name for name in (*names, *_OF_EVERY_EVALUATION)]
         if SUBSET in (getattr(rows, "column_names", None) or ()):
             if not hasattr(rows, "unique"):  # a stream
                 return None

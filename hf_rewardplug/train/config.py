@@ -8,7 +8,7 @@ import trl
 from transformers.utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
-from .figures import lower_is_better
+from ..figure_names import lower_is_better
 from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES, names_of
 from .option_checks import check_choices, check_reward_loss, check_step_loss
 

@@ -1,7 +1,7 @@
 """Metrics as sums and counts, so that they are the same number for every batch size and rank count.
 
 Training keeps `Running` sums on the device and reads them at the logging interval; evaluation keeps every item once
-(`unique_items`) and computes its figures at the end, from numpy arrays (`figures.py`).
+(`unique_items`) and computes its figures at the end, from numpy arrays (`hf_rewardplug/figures.py`).
 """
 
 import time
@@ -227,6 +227,16 @@ def unique_items(batches: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     if SUBSET in items:
         items[SUBSET] = items[SUBSET][items["rows"]]
     return {key: value[keep] for key, value in items.items()}
+
+
+def mean_loss(losses: np.ndarray, weights: np.ndarray) -> float:
+    """Losses, each times its weight already, by the sum of the weights.
+
+    >>> mean_loss(np.array([0.5, 2.0]), np.array([1.0, 2.0]))  # 0.5 once and 1.0 twice
+    0.8333333333333334
+    """
+    total = float(weights.sum())
+    return float(losses.sum() / total) if total else 0.0
 
 
 def as_array(values: torch.Tensor | list[str]) -> np.ndarray:

@@ -98,9 +98,9 @@ def page(request, tmp_path_factory) -> Path:
 def test_figures_of_four_pairs():
     found = figures.pair_figures(PAIRS)
     assert found.accuracy == (0.5, 0.25, 4)  # sqrt(0.5 * 0.5 / 4)
-    assert (found.ties, found.margin) == (0.25, 1.0)
+    assert (found.values["ties"], found.values["margin"]) == (0.25, 1.0)
     losses = [math.log1p(math.exp(-margin)) for margin in (2, 0, -1, 3)]
-    assert found.loss == pytest.approx(sum(losses) / 4)
+    assert found.values["loss"] == pytest.approx(sum(losses) / 4)
     assert found.longer == (1 + 0 + 1 + 0.5) / 4
     assert [(b.low, b.high, b.share.n, b.share.value) for b in found.lengths] == [
         (-2, -2, 1, 0),
@@ -114,9 +114,9 @@ def test_figures_of_five_steps():
     found = figures.step_figures(SOLUTIONS)
     assert found.accuracy[::2] == (0.5, 4)
     assert found.accuracy.error == pytest.approx(math.sqrt(1 + 1) / 4)  # two solutions, +1 and -1 from the mean
-    assert found.first_wrong == pytest.approx((0.5, 0.5 / math.sqrt(2), 2))
-    assert (found.f1_wrong, found.wrong_rate) == (0.5, 0.5)  # one of two found, one of two right
-    assert found.auroc == 0.75  # 0.9 beats both wrong steps, 0.4 beats 0.1 only: 3 of 4
+    assert found.values["first_wrong_accuracy"] == pytest.approx((0.5, 0.5 / math.sqrt(2), 2))
+    assert (found.values["f1_wrong"], found.values["wrong_rate"]) == (0.5, 0.5)  # one of two found, one of two right
+    assert found.values["auroc"] == 0.75  # 0.9 beats both wrong steps, 0.4 beats 0.1 only: 3 of 4
     assert found.subsets == {}
 
 
@@ -127,15 +127,15 @@ def test_equal_differences_in_tokens_share_a_bin():
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 60.0])
 def test_the_definitions_are_those_of_training(scale):
-    from hf_rewardplug.train import figures as metrics
+    from hf_rewardplug import figures as metrics
 
     generator = np.random.default_rng(1)
     chosen, rejected = scale * generator.normal(size=(2, 200)).round(1)
-    theirs = metrics.pair_figures(np.zeros(200), chosen, rejected)
+    theirs = metrics.pair_figures(chosen, rejected)
     rows = [{"scores": pair} for pair in zip(chosen.tolist(), rejected.tolist(), strict=True)]
     ours = figures.pair_figures(rows)
-    assert (ours.accuracy.value, ours.ties) == (theirs["accuracy"], theirs["ties"])
-    assert (ours.margin, ours.calibration_error) == pytest.approx((theirs["margin"], theirs["ece"]), abs=1e-9)
+    assert (ours.accuracy.value, ours.values["ties"]) == (theirs["accuracy"], theirs["ties"])
+    assert (ours.values["margin"], ours.values["ece"]) == pytest.approx((theirs["margin"], theirs["ece"]), abs=1e-9)
 
     steps = [row for row in hostile("prm") if any(label != -100 for label in row["labels"])]
     labelled = [
@@ -143,11 +143,11 @@ def test_the_definitions_are_those_of_training(scale):
     ]
     probabilities, labels = np.array([pair for row in labelled for pair in row]).T
     back = np.array([int(index > 0) for row in labelled for index in range(len(row))])
-    theirs = metrics.step_figures(np.zeros(len(labels)), probabilities, labels, back_S=back)
+    theirs = metrics.step_figures(probabilities, labels, back_S=back)
     ours = figures.step_figures(steps)
     assert ours.accuracy.value == pytest.approx(theirs["accuracy"])
-    assert (ours.f1_wrong, ours.auroc) == pytest.approx((theirs["f1_wrong"], theirs["auroc"]))
-    assert ours.first_wrong.value == pytest.approx(theirs["first_wrong_accuracy"])
+    assert (ours.values["f1_wrong"], ours.values["auroc"]) == pytest.approx((theirs["f1_wrong"], theirs["auroc"]))
+    assert ours.values["first_wrong_accuracy"].value == pytest.approx(theirs["first_wrong_accuracy"])
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------

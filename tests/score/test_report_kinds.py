@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_report import PAIRS, SOLUTIONS, make_run
 
+from hf_rewardplug.figure_names import score_baselines
 from hf_rewardplug.score.report import outcomes, scored, write_report
 from hf_rewardplug.score.report.curves import held_out_set
 
@@ -30,16 +31,20 @@ def test_figures_of_four_scores_and_of_outcomes():
     found = scored.scored_figures(SCORED)
     assert (found.names, found.outcomes) == (["kind", "brief"], None)
     together = scored.errors(found.rewards_NA.ravel(), found.scores_NA.ravel())
-    assert (together.n, together.squared, together.absolute) == (4, (1 + 4 + 0 + 1) / 4, (1 + 2 + 0 + 1) / 4)
-    assert together.variance == 1.5  # of 2, 1, 4, 1 around 2
+    assert (together["n"], together["mse"], together["mae"]) == (4, (1 + 4 + 0 + 1) / 4, (1 + 2 + 0 + 1) / 4)
+    assert score_baselines(found.scores_NA)["mse"] == 1.5  # of 2, 1, 4, 1 around 2
     # rewards 1, 3, 4, 2 around 2.5: the covariance is (-1.5 * 0 + 0.5 * -1 + 1.5 * 2 + -0.5 * -1) / 4 = 0.75
-    assert together.correlation == pytest.approx(0.75 / math.sqrt(1.25 * 1.5))
+    assert together["pearson"] == pytest.approx(0.75 / math.sqrt(1.25 * 1.5))
     good = scored.scored_figures(GOOD_OR_BAD).outcomes
-    assert (good.accuracy.value, good.auroc, good.wrong_rate) == (pytest.approx(2 / 3), 1.0, pytest.approx(2 / 3))
+    assert (good.accuracy.value, good.values["auroc"], good.values["wrong_rate"]) == (
+        pytest.approx(2 / 3),
+        1.0,
+        pytest.approx(2 / 3),
+    )
     solutions = outcomes.of_solutions(OUTCOMES)
-    assert (solutions.accuracy.value, solutions.accuracy.n, solutions.auroc) == (pytest.approx(1 / 3), 3, 0.5)
+    assert (solutions.accuracy.value, solutions.accuracy.n, solutions.values["auroc"]) == (pytest.approx(1 / 3), 3, 0.5)
     assert outcomes.of_solutions(SOLUTIONS) is None
-    assert math.isnan(scored.errors(np.array([1.0]), np.array([np.nan])).squared)
+    assert math.isnan(scored.errors(np.array([1.0]), np.array([np.nan]))["mse"])
 
 
 def test_a_page_of_scores(tmp_path):

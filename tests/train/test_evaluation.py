@@ -11,7 +11,7 @@ from datasets import Dataset
 from rows import quick, solutions, text_pairs
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.train.figures import expected_calibration_error, step_figures
+from hf_rewardplug.figures import expected_calibration_error, step_figures
 from hf_rewardplug.train.metrics import Running
 from hf_rewardplug.train.objectives import PairObjective
 
@@ -67,8 +67,8 @@ def test_auroc_is_the_share_of_right_and_wrong_steps_in_order():
     probabilities = np.round(np.clip(labels * 0.2 + generator.random(60), 0, 1), 1)  # with ties
     pairs = [(p > q) + 0.5 * (p == q) for p in probabilities[labels == 1] for q in probabilities[labels == 0]]
     back = np.zeros(60, dtype=int)
-    assert step_figures(np.zeros(60), probabilities, labels, back)["auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
-    assert "auroc" not in step_figures(np.zeros(2), np.array([0.2, 0.7]), np.ones(2), np.zeros(2, int))
+    assert step_figures(probabilities, labels, back)["auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert "auroc" not in step_figures(np.array([0.2, 0.7]), np.ones(2), np.zeros(2, int))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_auroc_is_the_share_of_right_and_wrong_steps_in_order():
 )
 def test_the_first_wrong_step_by_hand(found_wrong, is_wrong, back, expected):
     probabilities, labels = (np.array([bit == "0" for bit in bits], dtype=float) for bits in (found_wrong, is_wrong))
-    figures = step_figures(np.zeros(len(back)), probabilities, labels, np.array(back))
+    figures = step_figures(probabilities, labels, np.array(back))
     assert figures["first_wrong_accuracy"] == pytest.approx(expected)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers.trainer_utils import EvalPrediction
 
-from hf_rewardplug.train.figures import pair_figures, step_figures
-from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen
+from hf_rewardplug.figures import pair_figures, step_figures
+from hf_rewardplug.train.metrics import Running, compute_accuracy, first_seen, mean_loss
 
 
 def test_running_figures_do_not_depend_on_the_batches():
@@ -32,8 +32,8 @@ def test_repeated_examples_count_once():
 
 
 def test_pair_figures_by_hand():
-    figures = pair_figures(np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 3.0]))
-    assert figures["loss"] == 2.0
+    figures = pair_figures(np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 3.0]))
+    assert mean_loss(np.array([1.0, 2.0, 3.0]), np.ones(3)) == 2.0
     assert figures["accuracy"] == pytest.approx(1 / 3)  # one won, one tied, one lost
     assert figures["ties"] == pytest.approx(1 / 3)
     assert figures["margin"] == pytest.approx(-1 / 3)
@@ -43,12 +43,10 @@ def test_pair_figures_by_hand():
 
 def test_step_figures_by_hand():
     # found wrong: 2nd, 3rd; are wrong: 2nd, 4th, 5th -> precision 1/2, recall 1/3
-    figures = step_figures(
-        np.zeros(5), np.array([0.9, 0.1, 0.4, 0.6, 0.7]), np.array([1.0, 0.0, 0.9, 0.2, 0.0]), np.zeros(5, int)
-    )
+    figures = step_figures(np.array([0.9, 0.1, 0.4, 0.6, 0.7]), np.array([1.0, 0.0, 0.9, 0.2, 0.0]), np.zeros(5, int))
     assert figures["accuracy"] == pytest.approx(2 / 5)
     assert figures["f1_wrong"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
-    assert step_figures(np.zeros(1), np.array([0.9]), np.array([1.0]), np.zeros(1, int))["f1_wrong"] == 0.0
+    assert step_figures(np.array([0.9]), np.array([1.0]), np.zeros(1, int))["f1_wrong"] == 0.0
 
 
 def test_compute_accuracy_ignores_padding_and_ties(caplog):

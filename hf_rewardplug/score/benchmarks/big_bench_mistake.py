@@ -16,8 +16,9 @@ import numpy as np
 from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters.fields import Row, field, integer, items, text
 from hf_rewardplug.data.canonical import subset_name
+from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
+from .examples import as_turns, check_threshold, file_names, step_probabilities
 from .registry import Result, read_rows, register_benchmark
 
 TASKS = ("dyck_languages", "logical_deduction", "multistep_arithmetic", "tracking_shuffled_objects", "word_sorting")

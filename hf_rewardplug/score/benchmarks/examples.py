@@ -157,15 +157,6 @@ def check_threshold(threshold: Any, remedy: str = "Give one.") -> None:
         raise ValueError(f"threshold={threshold!r} is no number in [0, 1]. {remedy}")
 
 
-def first_below(probabilities: Iterable[float], threshold: float) -> int:
-    """The first step whose probability is below the threshold, or -1.
-
-    >>> first_below([0.9, 0.4, 0.1], 0.5), first_below([0.9, 0.5], 0.5)
-    (1, -1)
-    """
-    return next((index for index, value in enumerate(probabilities) if value < threshold), -1)
-
-
 def template_columns(arguments: Sequence[Row]) -> dict[str, list]:
     """What the scorer takes beside prompts, from each prompt's `template_arguments`.
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters.fields import Row, field, items, text
+from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, file_names, first_below, step_probabilities
+from .examples import as_turns, check_threshold, file_names, step_probabilities
 from .registry import Result, Rows, read_rows, register_benchmark
 
 WEIGHTS = {"mcc": 0.2, "step_accuracy": 0.3, "reason_accuracy": 0.5}

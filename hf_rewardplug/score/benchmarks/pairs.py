@@ -7,11 +7,14 @@ An answer is right where it scores higher than the other one; a tie is wrong.
 import json
 from typing import Any
 
+import numpy as np
+
 from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.adapters.fields import text
 from hf_rewardplug.data.canonical import subset_name, template_arguments
 from hf_rewardplug.data.expansion import to_pairs
 from hf_rewardplug.data.pipeline import adapter_of
+from hf_rewardplug.figures import pair_figures
 
 from .examples import Completion, Prompt, as_chat, mean_by, pair_item, scored, template_columns, text_of
 from .registry import Result, Row, places_of, read_rows, register_benchmark
@@ -112,7 +115,7 @@ def judge_bench(scorer: Any, rows: list[Row], *, chat: bool = True) -> Result:
         for (prompt, completions, [(good, bad)], category), row in zip(groups, scores, strict=True)
     ]
     figures = mean_by([item["right"] for item in items], [item["subset"] for item in items])
-    return Result("judge_bench", {**figures, "ties": _ties(items)}, items)
+    return Result("judge_bench", {**figures, **_whole(items, "ties")}, items)
 
 
 def _group(canonical: Row, subset: str | None) -> Group:
@@ -133,13 +136,14 @@ def _group(canonical: Row, subset: str | None) -> Group:
     return prompt, completions, pairs, subset
 
 
-def _ties(items: list[dict]) -> float:
-    return sum(item["scores"][0] == item["scores"][1] for item in items) / len(items)
+def _whole(items: list[dict], *names: str) -> dict[str, float]:
+    """Figures of all pairs."""
+    figures = pair_figures(*np.array([item["scores"] for item in items]).T)
+    return {name: figures[name] for name in names}
 
 
 def _pair_figures(items: list[dict]) -> dict[str, float]:
-    figures = {"accuracy": sum(item["right"] for item in items) / len(items), "ties": _ties(items)}
-    figures["margin"] = sum(item["scores"][0] - item["scores"][1] for item in items) / len(items)
+    figures = _whole(items, "accuracy", "ties", "margin")
     groups = {"chosen longer": [], "chosen shorter": []}
     for item in items:
         chosen, rejected = (len(text_of(completion)) for completion in item["completions"])

@@ -18,8 +18,9 @@ from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
 from hf_rewardplug.data.canonical import UNLABELLED, checked_steps, prompt_key, subset_name, template_arguments
+from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, first_below, step_probabilities
+from .examples import as_turns, check_threshold, step_probabilities
 from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"

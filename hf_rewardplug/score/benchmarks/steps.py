@@ -6,16 +6,21 @@ In: rows of solutions with labels of their steps, of trees of steps, or of solut
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.canonical import UNLABELLED, subset_name, template_arguments
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
 from hf_rewardplug.data.pipeline import adapter_of
+from hf_rewardplug.figures import step_figures as figures_of_steps
+from hf_rewardplug.figures import steps_back
 
 from ..requests import node_scores, paths_of
 from .examples import as_turns, step_probabilities
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
 _SUBSETS = ("subset", "source")
+_FIGURES = ("accuracy", "f1_wrong", "wrong_rate", "first_wrong_accuracy")
 
 
 class Steps(NamedTuple):
@@ -34,7 +39,7 @@ class Steps(NamedTuple):
     "steps",
     kind="prm",
     columns=("completions", "labels"),
-    source="step accuracy as PRMTrainer counts it: hf_rewardplug.train.figures.step_figures",
+    source="step accuracy as PRMTrainer counts it: hf_rewardplug.figures.step_figures",
     detected=False,
 )
 def steps(
@@ -88,9 +93,10 @@ def _steps(canonical: Row) -> Steps:
 
 def _item(one: Steps, scores: list[list[float]]) -> dict:
     values = node_scores(one.parents, scores)
-    rated = [(value >= 0.5, label >= 0.5) for value, label in zip(values, one.labels, strict=True) if label is not None]
+    rated = [(value, label) for value, label in zip(values, one.labels, strict=True) if label is not None]
     if one.outcome is not None:
-        rated = [(min(values) >= 0.5, one.outcome >= 0.5)]
+        rated = [(min(values), one.outcome)]
+    hits = [(value >= 0.5) == (label >= 0.5) for value, label in rated]
     return {
         "prompt": one.prompt,
         "completions": one.texts,
@@ -98,7 +104,7 @@ def _item(one: Steps, scores: list[list[float]]) -> dict:
         "labels": one.labels,
         "parents": one.parents,
         "outcome": one.outcome,
-        "right": _share(rated) if rated else None,
+        "right": sum(hits) / len(hits) if hits else None,
         "subset": one.subset,
     }
 
@@ -112,40 +118,24 @@ def step_figures(items: list[dict]) -> dict[str, float]:
     [0.67, 0.67, 0.67, 0.5]
     """
     figures: dict[str, float] = {}
-    if any(found := [_found(item) for item in items]):
-        pairs = [pair for of_item in found for pair in of_item]
-        hits, wrong = sum(one and other for one, other in pairs), sum(other for _, other in pairs)
-        figures = {"accuracy": _share(pairs), "f1_wrong": 2 * hits / max(sum(one for one, _ in pairs) + wrong, 1)}
-        firsts = [pair for item in items if item["outcome"] is None for pair in _firsts(item)]
-        figures |= {"wrong_rate": wrong / len(pairs), "first_wrong_accuracy": _share(firsts), "n": len(pairs)}
+    rated = [_rated(item) for item in items]
+    if count := sum(map(len, rated)):
+        of_all = figures_of_steps(*np.concatenate(rated).T)
+        figures = {**{name: of_all[name] for name in _FIGURES}, "n": count}
         for subset in dict.fromkeys(item["subset"] for item in items):
-            pairs = [pair for item, of in zip(items, found, strict=True) if item["subset"] == subset for pair in of]
-            if subset is not None and pairs:
-                figures |= {f"accuracy/{subset}": _share(pairs), f"n/{subset}": len(pairs)}
-    outcomes = [(min(item["scores"]) >= 0.5, item["outcome"] >= 0.5) for item in items if item["outcome"] is not None]
+            parts = [part for item, part in zip(items, rated, strict=True) if item["subset"] == subset]
+            count = sum(map(len, parts))
+            if subset is not None and count:
+                accuracy = figures_of_steps(*np.concatenate(parts).T)["accuracy"]
+                figures |= {f"accuracy/{subset}": accuracy, f"n/{subset}": count}
+    outcomes = [item["right"] for item in items if item["outcome"] is not None]
     if outcomes:
-        figures |= {"outcome_accuracy": _share(outcomes), "n_outcomes": len(outcomes)}
+        figures |= {"outcome_accuracy": float(np.mean(outcomes)), "n_outcomes": len(outcomes)}
     return {**figures, "n_solutions": len(items)}
 
 
-def _share(pairs: list[tuple]) -> float:
-    """Of pairs whose two sides are the same."""
-    return sum(one == other for one, other in pairs) / len(pairs)
-
-
-def _found(item: dict) -> list[tuple[bool, bool]]:
-    """Of each labelled step: whether it is found wrong, and whether it is."""
-    rated = zip(item["scores"], item["labels"], strict=True)
-    return [(value < 0.5, label < 0.5) for value, label in rated if label is not None]
-
-
-def _firsts(item: dict) -> list[tuple[int, int]]:
-    """Of each path to a last labelled step: the first step that is found wrong, and that is wrong; -1 where none is."""
-    ends, inner = {}, set()
-    for path in paths_of(item["parents"]):
-        labelled = [node for node in path if item["labels"][node] is not None]
-        if labelled:
-            ends[labelled[-1]] = labelled
-            inner |= {*labelled[:-1]}
-    sides = (lambda node: item["scores"][node] < 0.5, lambda node: item["labels"][node] < 0.5)
-    return [tuple(next(filter(side, path), -1) for side in sides) for last, path in ends.items() if last not in inner]
+def _rated(item: dict) -> np.ndarray:
+    """(S, 3): probability, label and `steps_back` of each labelled step."""
+    rated = [pair for pair in zip(item["scores"], item["labels"], strict=True) if pair[1] is not None]
+    back = steps_back([label is not None for label in item["labels"]], item["parents"])
+    return np.array([(*pair, steps) for pair, steps in zip(rated, back, strict=True)], dtype=float).reshape(-1, 3)

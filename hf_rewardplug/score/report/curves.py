@@ -1,46 +1,25 @@
 """The course of training: a Trainer's log history in, a `Chart` of each figure out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...figure_names import METRICS
 from .plots import BLUE, GREY, ORANGE, Chart, legend_below
 
-_NAMES = {
-    "loss": "Loss",
-    "accuracy": "Accuracy",
-    "mean_reward": "Reward, mean ± standard deviation",
-    "grad_norm": "Gradient norm",
-    "learning_rate": "Learning rate",
-    "f1_wrong": "F1 of the wrong steps",
-    "auroc": "AUROC",
-    "first_wrong_accuracy": "First wrong step found",
-    "best_accuracy": "Best of its list found",
-    "outcome_accuracy": "Outcome accuracy",
-    "outcome_auroc": "AUROC of the outcomes",
-    "mse": "Squared error",
-    "pearson": "Correlation of reward and score",
-}
-_SHARES = (
-    "accuracy",
-    "f1_wrong",
-    "auroc",
-    "first_wrong_accuracy",
-    "best_accuracy",
-    "outcome_accuracy",
-    "outcome_auroc",
-)
+_OF_TRAINING = {"grad_norm": "Gradient norm", "learning_rate": "Learning rate"}
+_TITLES = {**{name: metric.chart for name, metric in METRICS.items() if metric.chart}, **_OF_TRAINING}
 OTHERS = [("#5b4b9a", "s"), ("#2f8f83", "^"), ("#a6427c", "D"), ("#7a6a1f", "v"), ("#4d4d4d", "P"), ("#2a7f9e", "X")]
 """colour and mark of each further evaluation set"""
 MOST_CURVES = len(OTHERS)
 
 
-def curves(logs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Chart]:
-    """A chart of each name that was logged, in training ("loss") or in evaluation ("eval_loss", "eval_SET_loss")."""
+def curves(logs: Sequence[dict[str, Any]], metrics: Iterable[str]) -> list[Chart]:
+    """A chart of each of `metrics` that is logged: training ("loss"), evaluation ("eval_loss", "eval_SET_loss")."""
     charts = []
-    for name in names:
+    for name in (name for name in _TITLES if name in {*metrics, *_OF_TRAINING}):
         found = {key for log in logs for key in log if key == name or held_out_set(key, name) is not None}
         keys = sorted(found, key=lambda key: (key != name, key != f"eval_{name}", key))[:MOST_CURVES]
         series = {key: _points(logs, key) for key in keys}
@@ -51,7 +30,7 @@ def curves(logs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Chart]:
             charts.append(
                 Chart(
                     f"training_{name}",
-                    _NAMES[name],
+                    _TITLES[name],
                     f"n: {', '.join(counts)}." + (f" Not finite, and left out: {lost}." if lost else "") + hidden,
                     lambda axes, name=name, series=series: _draw_curves(axes, name, series, logs),
                 )
@@ -68,7 +47,7 @@ def held_out_set(key: str, name: str) -> str | None:
     if not (key.startswith("eval_") and key.endswith(f"_{name}")):
         return None
     between = key[len("eval") : -len(name)].strip("_")
-    longer = any(known.endswith(f"_{name}") and key.endswith(f"_{known}") for known in _NAMES)
+    longer = any(known.endswith(f"_{name}") and key.endswith(f"_{known}") for known in METRICS)
     return None if longer or "subset_" in f"{between}_" else between
 
 
@@ -109,8 +88,8 @@ def _draw_curves(axes, name: str, series: dict[str, list], logs: Sequence[dict[s
                 axes.fill_between(steps, values - std, values + std, color=color, alpha=0.15, lw=0)
             else:
                 axes.errorbar(steps, values, std, color=color, fmt="none", capsize=3, lw=1)
-    axes.set(xlabel="optimizer step", ylabel="reward" if name == "mean_reward" else _NAMES[name])
-    if name in _SHARES:
+    axes.set(xlabel="optimizer step", ylabel="reward" if name == "mean_reward" else _TITLES[name])
+    if name in METRICS and METRICS[name].is_share:
         axes.set_ylim(-0.02, 1.02)
     elif axes.dataLim.ymin >= 0 and name != "mean_reward":
         axes.set_ylim(bottom=0)

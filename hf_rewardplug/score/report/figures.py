@@ -1,9 +1,8 @@
-"""The report's figures, from the examples of an evaluation: numpy arrays in, numbers out.
+"""The examples of an evaluation -> what the report shows of them: figures, standard errors, parts, bins.
 
-    N examples (pairs or solutions), S labelled steps, B bins
+    N examples (pairs or solutions), S labelled steps
 
-The definitions are those of training (`hf_rewardplug.train.metrics`): a tie is wrong, a soft label counts by 0.5, the
-calibration of a pair is seen from both sides.
+The figures are those of training, from `hf_rewardplug/figures.py`; here come the standard errors and the parts.
 """
 
 import math
@@ -13,7 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import figures
 from ...data.canonical import UNLABELLED
+from ...figure_names import longer_wins
+from ...figures import Bin, first_below
 
 
 class Share(NamedTuple):
@@ -21,14 +23,6 @@ class Share(NamedTuple):
 
     value: float
     error: float
-    n: int
-
-
-class Bin(NamedTuple):
-    """Of a calibration curve: mean prediction, share that came true, predictions."""
-
-    predicted: float
-    observed: float
     n: int
 
 
@@ -57,46 +51,6 @@ def share(hits_N: np.ndarray, counts_N: np.ndarray | None = None) -> Share:
     return Share(float(value), float(np.sqrt(((hits_N - value * counts_N) ** 2).sum()) / total), int(total))
 
 
-def calibration_bins(probabilities: np.ndarray, right: np.ndarray) -> list[Bin]:
-    """15 bins of equal width, those that are not empty.
-
-    Exactly 1.0 is a bin of its own, as in torchmetrics, with which training measures.
-
-    >>> calibration_bins(np.array([0.5, 0.5, 0.9]), np.array([True, False, True]))
-    [Bin(predicted=0.5, observed=0.5, n=2), Bin(predicted=0.9, observed=1.0, n=1)]
-    """
-    indices = np.digitize(probabilities, np.linspace(0, 1, 16)) - 1
-    members = [indices == index for index in range(16)]
-    return [Bin(float(probabilities[m].mean()), float(right[m].mean()), int(m.sum())) for m in members if m.any()]
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, eq. 3).
-
-    >>> round(calibration_error([Bin(0.5, 0.5, 2), Bin(0.9, 1.0, 2)]), 3)
-    0.05
-    """
-    total = sum(each.n for each in bins)
-    return sum(abs(each.predicted - each.observed) * each.n for each in bins) / total if total else math.nan
-
-
-def sigmoid(margins: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * margins))
-
-
-def auroc(scores: np.ndarray, right: np.ndarray) -> float:
-    """Share of (right, wrong) couples in which the right one scores higher; a tie is half. NaN without both kinds.
-
-    >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]))
-    0.75
-    """
-    positives, negatives = scores[right], np.sort(scores[~right])
-    if not len(positives) or not len(negatives) or np.isnan(scores).any():
-        return math.nan
-    below, upto = (np.searchsorted(negatives, positives, side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(negatives))
-
-
 def by_subset(names: Sequence[str | None], hits_N: np.ndarray, counts_N: np.ndarray | None = None) -> dict[str, Share]:
     """Shares of each subset, the best first; empty where no example has one."""
     if not any(names):
@@ -114,7 +68,7 @@ def length_bins(differences_N: np.ndarray, right_N: np.ndarray, most: int = 4) -
     [(-3, -3, 0.0), (0, 0, 0.5), (5, 5, 1.0)]
     """
     found = []
-    for side, longer in ((-1, 0.0), (0, 0.5), (1, 1.0)):
+    for side in (-1, 0, 1):
         order = np.argsort(differences_N, kind="stable")
         order = order[np.sign(differences_N[order]) == side]
         bins = 1 if side == 0 else min(most, max(1, len(order) // 10))
@@ -123,7 +77,7 @@ def length_bins(differences_N: np.ndarray, right_N: np.ndarray, most: int = 4) -
         for part in np.split(order, np.unique(cuts)) if len(order) else []:  # equal differences stay together
             if len(part):
                 low, high = int(differences_N[part[0]]), int(differences_N[part[-1]])
-                found.append(LengthBin(low, high, share(right_N[part]), longer))
+                found.append(LengthBin(low, high, share(right_N[part]), float(longer_wins(side, 0))))
     return found
 
 
@@ -131,19 +85,30 @@ def length_bins(differences_N: np.ndarray, right_N: np.ndarray, most: int = 4) -
 
 
 @dataclass(frozen=True)
-class PairFigures:
+class Evaluated:
+    """Of items of any form.
+
+    Attributes:
+        values: {name: figure} as `hf_rewardplug/figures.py` names them; some are shares with their standard error.
+        bins: of the calibration curve.
+        subsets: accuracy of each subset.
+    """
+
+    values: dict[str, float | Share]
+    bins: list[Bin]
+    subsets: dict[str, Share]
+
+    @property
+    def accuracy(self) -> Share:
+        return self.values["accuracy"]
+
+
+@dataclass(frozen=True)
+class PairFigures(Evaluated):
     """Of pairs; `lengths` is empty, and `longer` NaN, where a pair has no lengths."""
 
     scores_N2: np.ndarray
     margins_N: np.ndarray
-    right_N: np.ndarray
-    accuracy: Share
-    ties: float
-    margin: float
-    loss: float
-    calibration_error: float
-    bins: list[Bin]
-    subsets: dict[str, Share]
     lengths: list[LengthBin]
     longer: float
 
@@ -152,48 +117,32 @@ def pair_figures(items: Sequence[dict[str, Any]]) -> PairFigures:
     scores_N2 = np.array([item["scores"] for item in items], dtype=float)
     with np.errstate(invalid="ignore"):  # inf - inf
         margins_N = scores_N2[:, 0] - scores_N2[:, 1]
-        loss = float(np.logaddexp(0, -margins_N).mean())
+        values = figures.pair_figures(*scores_N2.T)
+        values["loss"] = float(np.logaddexp(0, -margins_N).mean())
     right_N = margins_N > 0
-    finite_N = margins_N[np.isfinite(margins_N)]
-    both = np.concatenate([finite_N, -finite_N])
-    bins = calibration_bins(sigmoid(both), np.arange(len(both)) < len(finite_N))
     lengths: list[LengthBin] = []
     longer = math.nan
     if all(item.get("lengths") for item in items):
         chosen_N, rejected_N = np.array([item["lengths"] for item in items], dtype=float).T
         lengths = length_bins(chosen_N - rejected_N, right_N)
-        longer = sum(each.longer * each.share.n for each in lengths) / len(items)
+        longer = float(longer_wins(chosen_N, rejected_N).mean())
     return PairFigures(
+        values={**values, "accuracy": share(right_N)},
+        bins=figures.calibration_bins(*figures.pair_views(margins_N)),
+        subsets=by_subset([item.get("subset") for item in items], right_N),
         scores_N2=scores_N2,
         margins_N=margins_N,
-        right_N=right_N,
-        accuracy=share(right_N),
-        ties=float((margins_N == 0).mean()),
-        margin=float(margins_N.mean()),
-        loss=loss,
-        calibration_error=calibration_error(bins) if len(finite_N) == len(items) else math.nan,
-        bins=bins,
-        subsets=by_subset([item.get("subset") for item in items], right_N),
         lengths=lengths,
         longer=longer,
     )
 
 
 @dataclass(frozen=True)
-class StepFigures:
+class StepFigures(Evaluated):
     """Of labelled steps, at the threshold 0.5."""
 
     probabilities_S: np.ndarray
     right_S: np.ndarray
-    accuracy: Share
-    first_wrong: Share
-    f1_wrong: float
-    wrong_rate: float
-    auroc: float
-    loss: float
-    calibration_error: float
-    bins: list[Bin]
-    subsets: dict[str, Share]
 
 
 def step_figures(items: Sequence[dict[str, Any]]) -> StepFigures | None:
@@ -201,26 +150,26 @@ def step_figures(items: Sequence[dict[str, Any]]) -> StepFigures | None:
     if not (labelled := _labelled(items)):
         return None
     probabilities_S, labels_S, owners_S = (np.array(column) for column in zip(*labelled, strict=True))
+    back_S = (np.diff(owners_S, prepend=-1) == 0).astype(int)
     right_S, found_wrong_S = labels_S >= 0.5, probabilities_S < 0.5
-    agreed_S = found_wrong_S == ~right_S
+    hits_S = found_wrong_S == ~right_S
     counts_N = np.bincount(owners_S, minlength=len(items))
-    hits_N = np.bincount(owners_S, weights=agreed_S, minlength=len(items))
-    firsts_N2 = np.array([first_wrong(item) for item in items])[counts_N > 0]
-    known_S = np.isfinite(probabilities_S)
-    bins = calibration_bins(probabilities_S[known_S], right_S[known_S])
+    hits_N = np.bincount(owners_S, weights=hits_S, minlength=len(items))
     clipped_S = np.clip(probabilities_S, 1e-7, 1 - 1e-7)
+    values = {
+        "auroc": math.nan,  # where there is one kind of step
+        **figures.step_figures(probabilities_S, labels_S, back_S),
+        "accuracy": share(hits_N, counts_N),
+        "first_wrong_accuracy": share(figures.first_wrong_hits(found_wrong_S, ~right_S, back_S)),
+        "ece": figures.calibration_error(probabilities_S, right_S),
+        "loss": float(-(labels_S * np.log(clipped_S) + (1 - labels_S) * np.log1p(-clipped_S)).mean()),
+    }
     return StepFigures(
+        values=values,
+        bins=figures.calibration_bins(probabilities_S, right_S),
+        subsets=by_subset([item.get("subset") for item in items], hits_N, counts_N),
         probabilities_S=probabilities_S,
         right_S=right_S,
-        accuracy=share(hits_N, counts_N),
-        first_wrong=share(firsts_N2[:, 0] == firsts_N2[:, 1]),
-        f1_wrong=float(2 * (found_wrong_S & ~right_S).sum() / max(found_wrong_S.sum() + (~right_S).sum(), 1)),
-        wrong_rate=float((~right_S).mean()),
-        auroc=auroc(probabilities_S, right_S),
-        loss=float(-(labels_S * np.log(clipped_S) + (1 - labels_S) * np.log1p(-clipped_S)).mean()),
-        calibration_error=calibration_error(bins) if known_S.all() else math.nan,
-        bins=bins,
-        subsets=by_subset([item.get("subset") for item in items], hits_N, counts_N),
     )
 
 
@@ -240,9 +189,6 @@ def first_wrong(item: dict[str, Any]) -> tuple[int, int]:
     >>> first_wrong({"probabilities": [0.9, 0.1, 0.2], "labels": [1.0, -100, 0.0]})
     (2, 2)
     """
-    steps = [
-        (index, p < 0.5, label < 0.5)
-        for index, (p, label) in enumerate(zip(item["probabilities"], item["labels"], strict=True))
-        if label != UNLABELLED
-    ]
-    return tuple(next((step[0] for step in steps if step[which]), -1) for which in (1, 2))
+    known = [label != UNLABELLED for label in item["labels"]]
+    sides = (zip(item[key], known, strict=True) for key in ("probabilities", "labels"))
+    return tuple(first_below(value if is_known else 1.0 for value, is_known in side) for side in sides)

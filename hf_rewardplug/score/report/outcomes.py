@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...data.canonical import UNLABELLED
+from ...figure_names import OUTCOMES, step_baselines
 from . import plots
 from .data import Run
 from .figures import StepFigures, step_figures
-from .parts import Tile, before, notes, result
-from .plots import Chart, digits, share_text
+from .parts import Tile, against, before, notes, shown
+from .plots import Chart
 
 
 def of_solutions(items: Sequence[dict[str, Any]]) -> StepFigures | None:
@@ -45,12 +46,11 @@ def of_completions(items: Sequence[dict[str, Any]]) -> StepFigures | None:
 
 def outcome_tiles(run: Run, evaluated: StepFigures | None, name: str, prefix: str = "") -> list[Tile]:
     """Tiles of what was evaluated, or of what the run reported, whose figures begin with `prefix`."""
-    accuracy, auroc, error = (result(run, f"{prefix}{key}") for key in ("accuracy", "auroc", "ece"))
+    keys = ("accuracy", "auroc", "ece")
+    accuracy, auroc, error = (shown(run, evaluated, key if evaluated else f"{prefix}{key}") for key in keys)
     majority = ""
     if evaluated is not None:
-        accuracy, auroc = share_text(evaluated.accuracy), digits(evaluated.auroc)
-        error = digits(evaluated.calibration_error)
-        majority = f"the majority outcome everywhere: {digits(max(evaluated.wrong_rate, 1 - evaluated.wrong_rate))}"
+        majority = against(OUTCOMES["accuracy"], step_baselines(evaluated.values["wrong_rate"])["accuracy"])
     return [
         Tile(name, accuracy, notes(before(run, f"{prefix}accuracy"), majority)),
         Tile("AUROC of the outcomes", auroc, "a coin: 0.500"),
@@ -63,7 +63,7 @@ def outcome_charts(evaluated: StepFigures, unit: str, words: tuple[str, str], ax
     p, right = evaluated.probabilities_S, evaluated.right_S
     good, bad = (f"{word} {unit}" for word in words)
     curve = plots.calibration(
-        evaluated.bins, evaluated.calibration_error, axis, f"observed share of {good}", f"outcomes of {unit}"
+        evaluated.bins, evaluated.values["ece"], axis, f"observed share of {good}", f"outcomes of {unit}"
     )
     return [
         plots.histogram("outcomes", "Outcomes", axis, (good, p[right]), (bad, p[~right])),

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...figure_names import Metric
 from .data import Run
 from .examples import Examples
-from .figures import Share
-from .plots import Chart, digits
+from .figures import Evaluated, Share
+from .plots import Chart, digits, share_text
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ def before(run: Run, key: str) -> str:
 def result(run: Run, key: str, otherwise: float = math.nan) -> str:
     """A figure of the last evaluation."""
     return digits(run.results.get(key, otherwise))
+
+
+def shown(run: Run, evaluated: Evaluated | None, key: str) -> str:
+    """A figure of the items, a share of them with its standard error; where there are none, what the run reported."""
+    value = run.results.get(key, math.nan) if evaluated is None else evaluated.values[key]
+    return share_text(value) if isinstance(value, Share) else digits(value)
+
+
+def against(metric: Metric, value: float) -> str:
+    """What a rule reaches that reads no text, with its name."""
+    return f"{metric.baseline}: {digits(value)}"
 
 
 def notes(*texts: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...data.canonical import UNLABELLED
-from .figures import Bin, LengthBin, Share, first_wrong
+from ...figures import Bin
+from .figures import LengthBin, Share, first_wrong
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#c2570c", "#8a8f98", "#1b1f24"
 SCALE = ["#e08a3c", "#f2bd8a", "#fbe6d2", "#f4f4f2", "#dbe9f5", "#a3c8e8", "#5a9bd0"]

@@ -6,45 +6,32 @@ N completions, A scores of each (one, or one an attribute), NaN where it is not 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ...figure_names import ERRORS, score_baselines
+from ...figures import error_figures
 from .curves import OTHERS
 from .data import Run
 from .examples import scored_examples
 from .figures import StepFigures
 from .outcomes import of_completions, outcome_charts, outcome_subsets, outcome_tiles
-from .parts import Section, Table, Tile, before, headline, notes, result
+from .parts import Section, Table, Tile, against, before, headline, notes, result
 from .plots import BLUE, GREY, Chart, digits, legend_below
 
 MARKS = [(BLUE, "o"), *OTHERS]
 """colour and mark of each attribute that is drawn"""
 
 
-class Errors(NamedTuple):
-    """How far rewards are from scores; `variance`: the squared error of the mean score everywhere."""
+def errors(rewards: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """How far rewards are from scores: `ERRORS`, and `n`, how many scores are rated; NaN where there is no such figure.
 
-    n: int
-    squared: float
-    variance: float
-    absolute: float
-    correlation: float
-
-
-def errors(rewards: np.ndarray, scores: np.ndarray) -> Errors:
-    """Of those that are rated; NaN where there is no such figure.
-
-    >>> errors(np.array([1.0, 2.0, 9.0]), np.array([1.0, 4.0, np.nan]))
-    Errors(n=2, squared=2.0, variance=2.25, absolute=1.0, correlation=1.0)
+    >>> errors(np.array([1.0, 2.0, 9.0]), np.array([1.0, 4.0, np.nan]))["n"]
+    2
     """
-    rated = ~np.isnan(scores)
-    rewards, scores = rewards[rated], scores[rated]
-    if not len(scores):
-        return Errors(0, *[math.nan] * 4)
-    off, varied = rewards - scores, np.isfinite(rewards).all() and rewards.std() > 0 and scores.std() > 0
-    correlation = float(np.corrcoef(rewards, scores)[0, 1].round(12)) if varied else math.nan
-    return Errors(len(scores), float((off**2).mean()), float(scores.var()), float(np.abs(off).mean()), correlation)
+    found = error_figures(rewards.ravel(), scores.ravel())
+    return {"n": int((~np.isnan(scores)).sum()), **dict.fromkeys(ERRORS, math.nan), **found}
 
 
 @dataclass(frozen=True)
@@ -77,21 +64,18 @@ def scored_headline(run: Run, evaluated: Scores | None) -> Section:
     if outcomes is not None or (evaluated is None and "mse" not in run.results):
         tiles = outcome_tiles(run, outcomes, "accuracy")
         return headline(run, outcomes and outcomes.accuracy, [count, *tiles, loss])
-    squared, absolute, correlation = (result(run, key) for key in ("mse", "mae", "pearson"))
-    lead, variance, tables = "As the run reported them, without the number of examples.", "", []
+    lead, found, tables = "As the run reported them, without the number of examples.", run.results, []
+    remarks = {"pearson": "Pearson's, of reward and score"}
     if evaluated is not None:
-        found = errors(evaluated.rewards_NA.ravel(), evaluated.scores_NA.ravel())
-        squared, absolute, correlation = map(digits, (found.squared, found.absolute, found.correlation))
-        lead = f"Of {found.n:,} scores."
-        variance = f"the mean score everywhere: {digits(found.variance)}"
+        found = errors(evaluated.rewards_NA, evaluated.scores_NA)
+        lead = f"Of {found['n']:,} scores."
+        remarks["mse"] = against(ERRORS["mse"], _variance(evaluated.scores_NA))
         tables = [_table("By attribute", _by_attribute(evaluated))] if len(evaluated.names) > 1 else []
-    tiles = [
-        count,
-        Tile("squared error", squared, notes(before(run, "mse"), variance)),
-        Tile("absolute error", absolute, before(run, "mae")),
-        Tile("correlation", correlation, notes("Pearson's, of reward and score", before(run, "pearson"))),
-        loss,
-    ]
+    tiles = [count]
+    for key, metric in ERRORS.items():
+        value = digits(found.get(key, math.nan))
+        tiles.append(Tile(metric.short, value, notes(before(run, key), remarks.get(key, ""))))
+    tiles.append(loss)
     return Section("figures", "Held-out figures", lead, tiles=tiles, tables=tables)
 
 
@@ -114,22 +98,32 @@ def scored_sections(run: Run, evaluated: Scores) -> list[Section]:
 # ---- tables and the chart --------------------------------------------------------------------------------------------
 
 
-def _by_attribute(evaluated: Scores) -> dict[str, Errors]:
-    columns = zip(evaluated.names, evaluated.rewards_NA.T, evaluated.scores_NA.T, strict=True)
-    return {name: errors(rewards, scores) for name, rewards, scores in columns}
+def _variance(scores: np.ndarray) -> float:
+    """The squared error of the mean score everywhere."""
+    return score_baselines(scores).get("mse", math.nan)
 
 
-def _by_subset(evaluated: Scores) -> dict[str, Errors]:
+def _by_attribute(evaluated: Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    columns = zip(evaluated.rewards_NA.T, evaluated.scores_NA.T, strict=True)
+    return dict(zip(evaluated.names, columns, strict=True))
+
+
+def _by_subset(evaluated: Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     labels = np.array([name or "(none)" for name in evaluated.subsets_N])
-    return {
-        str(name): errors(evaluated.rewards_NA[labels == name].ravel(), evaluated.scores_NA[labels == name].ravel())
-        for name in np.unique(labels)
-    }
+    names = np.unique(labels)
+    return {str(name): (evaluated.rewards_NA[labels == name], evaluated.scores_NA[labels == name]) for name in names}
 
 
-def _table(title: str, found: dict[str, Errors]) -> Table:
-    header = ("", "n", "squared error", "the mean score everywhere", "absolute error", "correlation")
-    return Table(title, header, [(name, f"{each.n:,}", *map(digits, each[1:])) for name, each in found.items()])
+def _table(title: str, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> Table:
+    """A row a part, {name: rewards and scores}."""
+    columns = [metric.short for metric in ERRORS.values()]
+    columns.insert(1, ERRORS["mse"].baseline)
+    rows = []
+    for name, (rewards, scores) in parts.items():
+        n, *figures = errors(rewards, scores).values()
+        figures.insert(1, _variance(scores))
+        rows.append((name, f"{n:,}", *map(digits, figures)))
+    return Table(title, ("", "n", *columns), rows)
 
 
 def _scatter(evaluated: Scores) -> Chart:

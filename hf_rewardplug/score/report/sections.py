@@ -9,10 +9,23 @@ missing             what the folder lacks, and how to get it
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ...figure_names import (
+    ECE,
+    ERRORS,
+    LISTS,
+    LOSS,
+    OUTCOMES,
+    PAIRS,
+    PAIRS_AND_TIES,
+    SOLUTIONS,
+    SPREAD,
+    STEPS,
+    step_baselines,
+)
 from ...model.description import Description
 from . import plots
 from .curves import curves
@@ -20,25 +33,25 @@ from .data import Run
 from .examples import outcome_examples, pair_examples, solution_examples
 from .figures import PairFigures, StepFigures, pair_figures, step_figures
 from .outcomes import of_solutions, outcome_charts, outcome_subsets, outcome_tiles
-from .parts import Section, Table, Tile, before, headline, notes, result
-from .plots import digits, share_text
+from .parts import Section, Table, Tile, against, before, headline, notes, result, shown
+from .plots import digits
 from .scored import scored_figures, scored_headline, scored_sections
 
 
 class Form(NamedTuple):
-    """A form of held-out examples: figures of the items, the headline, the sections behind it, curves to draw."""
+    """A form of held-out examples: figures of the items, the headline, the sections behind it, what is drawn."""
 
     figures: Callable[[list], Any]
     headline: Callable[[Run, Any], Section]
     sections: Callable[[Run, Any], list[Section]]
-    curves: tuple[str, ...]
+    metrics: Iterable[str]
 
 
 def sections(run: Run) -> list[Section]:
     """All sections that the run's files fill."""
     form = _FORMS[run.form]
     evaluated = form.figures(run.items) if run.items else None
-    found = [form.headline(run, evaluated), _training(run, form.curves)]
+    found = [form.headline(run, evaluated), _training(run, form.metrics)]
     found += form.sections(run, evaluated) if run.items else []
     if run.benchmarks:
         tables = [_benchmark_table(each["name"], each["figures"]) for each in run.benchmarks]
@@ -54,29 +67,24 @@ def sections(run: Run) -> list[Section]:
 
 
 def _pair_headline(run: Run, evaluated: PairFigures | None) -> Section:
-    if evaluated is None:
-        accuracy, error, ties, margin = (result(run, key) for key in ("accuracy", "ece", "ties", "margin"))
-        longer, loss = "", math.nan
-    else:
-        accuracy, ties, margin = share_text(evaluated.accuracy), digits(evaluated.ties), digits(evaluated.margin)
-        error, loss = digits(evaluated.calibration_error), evaluated.loss
-        longer = f'"the longer one wins": {digits(evaluated.longer)}' if evaluated.lengths else ""
+    longer, loss = "", math.nan
+    if evaluated is not None:
+        loss = evaluated.values["loss"]
+        longer = against(PAIRS["accuracy"], evaluated.longer) if evaluated.lengths else ""
     tiles = [
         Tile("pairs", f"{len(run.items):,}" if run.items else "–"),
-        Tile("accuracy", accuracy, notes(before(run, "accuracy"), longer)),
+        Tile("accuracy", shown(run, evaluated, "accuracy"), notes(before(run, "accuracy"), longer)),
         Tile("loss", result(run, "loss", loss), before(run, "loss")),
-        Tile("calibration error", error, before(run, "ece")),
-        Tile("ties", ties, "share of pairs with equal scores; they count as wrong"),
-        Tile("margin", margin, "chosen − rejected, mean"),
+        Tile("calibration error", shown(run, evaluated, "ece"), before(run, "ece")),
+        Tile("ties", shown(run, evaluated, "ties"), "share of pairs with equal scores; they count as wrong"),
+        Tile("margin", shown(run, evaluated, "margin"), "chosen − rejected, mean"),
     ]
-    for key, name in (
-        ("best_accuracy", "best of its list found"),
-        ("outcome_accuracy", "better, tie or worse, as told"),
-    ):
-        if key in run.results:
-            tiles.append(Tile(name, result(run, key), before(run, key)))
+    of_lists = {key: metric for key, metric in LISTS.items() if key not in PAIRS}
+    for key, metric in {**of_lists, **PAIRS_AND_TIES}.items():
+        if key not in PAIRS and key in run.results:
+            tiles.append(Tile(metric.label, result(run, key), before(run, key)))
     section = headline(run, evaluated and evaluated.accuracy, tiles)
-    if evaluated is not None and "best_accuracy" in run.results:
+    if evaluated is not None and of_lists.keys() & run.results.keys():
         return replace(section, lead=f"{section.lead[:-1]}, as if the pairs of a list were independent.")
     return section
 
@@ -91,32 +99,28 @@ def _step_headline(run: Run, evaluated: StepFigures | None) -> Section:
         tiles += _step_tiles(run, evaluated)
     if told:
         tiles += outcome_tiles(run, outcomes, "outcome, by the worst step", "outcome_")
-    tiles.append(Tile("loss", result(run, "loss", evaluated.loss if evaluated else math.nan), before(run, "loss")))
+    loss = math.nan if evaluated is None else evaluated.values["loss"]
+    tiles.append(Tile("loss", result(run, "loss", loss), before(run, "loss")))
     if evaluated is None and outcomes is not None:
         return headline(run, outcomes.accuracy, tiles, "outcome_accuracy")
     return headline(run, evaluated and evaluated.accuracy, tiles)
 
 
 def _step_tiles(run: Run, evaluated: StepFigures | None) -> list[Tile]:
-    if evaluated is None:
-        keys = ("accuracy", "f1_wrong", "auroc", "first_wrong_accuracy", "ece")
-        accuracy, f1, auroc, first, error = (result(run, key) for key in keys)
-        wrong = run.results.get("wrong_rate", math.nan)
-        wrong = wrong if 0 <= wrong <= 1 else math.nan
-    else:
-        accuracy, f1, auroc = share_text(evaluated.accuracy), digits(evaluated.f1_wrong), digits(evaluated.auroc)
-        first, wrong = share_text(evaluated.first_wrong), evaluated.wrong_rate
-        error = digits(evaluated.calibration_error)
-    return [
-        Tile("step accuracy", accuracy, f"the majority label everywhere: {digits(max(wrong, 1 - wrong))}"),
-        Tile("F1 of the wrong steps", f1, f'"wrong" everywhere: {digits(2 * wrong / (1 + wrong))}'),
-        Tile("AUROC", auroc, "a coin: 0.500"),
-        Tile("first wrong step found", first, "or that there is none; share of solutions"),
-        Tile("calibration error", error, "of the steps' probabilities"),
-    ]
+    figures = run.results if evaluated is None else evaluated.values
+    wrong = figures.get("wrong_rate", math.nan)
+    baselines = step_baselines(wrong if 0 <= wrong <= 1 else math.nan)
+    remarks = {
+        **{key: against(STEPS[key], value) for key, value in baselines.items()},
+        "auroc": "a coin: 0.500",
+        "first_wrong_accuracy": "or that there is none; share of solutions",
+        "ece": "of the steps' probabilities",
+    }
+    metrics = {key: metric for key, metric in {**STEPS, **ECE}.items() if metric.label}
+    return [Tile(metric.label, shown(run, evaluated, key), remarks.get(key, "")) for key, metric in metrics.items()]
 
 
-def _training(run: Run, names: tuple[str, ...]) -> Section:
+def _training(run: Run, metrics: Iterable[str]) -> Section:
     logs = run.logs
     if run.form == "steps" and "outcome_accuracy" in run.results:  # what the training logs count then
         logs = [{"outcome_accuracy" if key == "accuracy" else key: log[key] for key in log} for log in logs]
@@ -130,7 +134,7 @@ def _training(run: Run, names: tuple[str, ...]) -> Section:
     for key, text in (("sharing_ratio", "{:.2f} tokens for one computed"), ("tokens_per_second", "{:,.0f} tokens/s")):
         if values := sorted(log[key] for log in run.logs if isinstance(log.get(key), int | float)):
             parts.append(text.format(values[len(values) // 2]))
-    return Section("training", "Training", " · ".join(parts) + ".", charts=curves(logs, names))
+    return Section("training", "Training", " · ".join(parts) + ".", charts=curves(logs, metrics))
 
 
 # ---- outcome reward models -------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ def _pair_sections(run: Run, evaluated: PairFigures) -> list[Section]:
         plots.histogram("rewards", "Rewards", "reward", ("chosen", chosen), ("rejected", rejected)),
         plots.calibration(
             evaluated.bins,
-            evaluated.calibration_error,
+            evaluated.values["ece"],
             "predicted: sigmoid(chosen − rejected)",
             "observed share of wins",
             f"views of {len(run.items):,} pairs, each from both sides",
@@ -181,9 +185,7 @@ def _step_sections(run: Run, evaluated: StepFigures | None) -> list[Section]:
         axis = "probability that the step is right"
         charts = [
             plots.histogram("steps_histogram", "Steps", axis, ("right steps", p[right]), ("wrong steps", p[~right])),
-            plots.calibration(
-                evaluated.bins, evaluated.calibration_error, axis, "observed share of right steps", "steps"
-            ),
+            plots.calibration(evaluated.bins, evaluated.values["ece"], axis, "observed share of right steps", "steps"),
         ]
         found.append(Section("scores", "Scores and calibration", charts=charts))
         if evaluated.subsets:
@@ -200,27 +202,10 @@ def _step_sections(run: Run, evaluated: StepFigures | None) -> list[Section]:
     return found
 
 
-_OF_OUTCOMES = ("outcome_accuracy", "outcome_auroc")
-_OF_TRAINING = ("grad_norm", "learning_rate")
 _FORMS = {
-    "completions": Form(
-        pair_figures,
-        _pair_headline,
-        _pair_sections,
-        ("loss", "accuracy", "best_accuracy", "outcome_accuracy", "mean_reward", *_OF_TRAINING),
-    ),
-    "text": Form(
-        scored_figures,
-        scored_headline,
-        scored_sections,
-        ("loss", "mse", "pearson", "accuracy", "auroc", "mean_reward", *_OF_TRAINING),
-    ),
-    "steps": Form(
-        step_figures,
-        _step_headline,
-        _step_sections,
-        ("loss", "accuracy", "f1_wrong", "first_wrong_accuracy", "auroc", *_OF_OUTCOMES, *_OF_TRAINING),
-    ),
+    "completions": Form(pair_figures, _pair_headline, _pair_sections, {*LISTS, *PAIRS_AND_TIES}),
+    "text": Form(scored_figures, scored_headline, scored_sections, {*ERRORS, *OUTCOMES, *LOSS, *SPREAD}),
+    "steps": Form(step_figures, _step_headline, _step_sections, {*STEPS, *SOLUTIONS, *LOSS}),
 }
 
 

@@ -1,9 +1,11 @@
 """What a display is: a kind of held-out example, in a table, as text, as items of a file and in a plot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from ...figure_names import Metric
 
 Line = tuple[str, str, str]
 """of the table: name, before training, after"""
@@ -16,12 +18,19 @@ class Display:
 
     def __init__(self, trainer, output):
         self.trainer, self.output, self.tokenizer = trainer, output, trainer.processing_class
+        self.objective = trainer.training_objective
 
     def rows(self) -> Iterator[tuple[dict, np.ndarray]]:
         return zip(self.trainer.eval_dataset, self.output.predictions, strict=False)
 
     def table(self, before: dict) -> Iterator[Line]:
         """`before`: figures of the evaluation before the first step; {} if there was none."""
+        count, baselines = self.summary()
+        yield count, "before", "after"
+        yield from self.lines(before, self.objective.metrics, baselines)
+
+    def summary(self) -> tuple[str, dict[str, float]]:
+        """How many examples there are, and {figure: what a rule reaches that reads no text}."""
         raise NotImplementedError
 
     def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
@@ -48,11 +57,15 @@ class Display:
     def text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def figures(self, before: dict, names: dict[str, str]) -> Iterator[Line]:
-        """A line of each figure, {key: its name in the table}, that the evaluation gave."""
-        for key, name in names.items():
-            if (key := f"eval_{key}") in self.output.metrics:
-                yield name, *(f"{one[key]:.3f}" if key in one else "-" for one in (before, self.output.metrics))
+    def lines(self, before: dict, metrics: Mapping[str, Metric], baselines: Mapping[str, float]) -> Iterator[Line]:
+        """A line of each figure that the evaluation gave and that has a label, and of its baseline."""
+        for name, metric in metrics.items():
+            key = f"eval_{name}"
+            if metric.label and key in self.output.metrics:
+                columns = (before, self.output.metrics)
+                yield metric.label, *(f"{figures[key]:.3f}" if key in figures else "-" for figures in columns)
+                if name in baselines:
+                    yield f"  {metric.baseline}", "", f"{baselines[name]:.3f}"
 
 
 def shortened(text: str, width: int) -> str:

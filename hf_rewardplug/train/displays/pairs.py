@@ -6,32 +6,22 @@ from typing import Any
 import numpy as np
 
 from ...data.prefix_tree import common_prefix_length
-from .base import Display, Line, shortened
+from ...figure_names import pair_baselines
+from .base import Display, shortened
 
 
 class Pairs(Display):
     """A chosen and a rejected completion. A tie, or a chosen one as probable as not, has no better one."""
 
-    def table(self, before: dict) -> Iterator[Line]:
+    def summary(self) -> tuple[str, dict[str, float]]:
         lengths, tied = [], 0
         for row, _ in self.rows():
             if (sides := _sides(row)) is None:
                 tied += 1
             else:
                 lengths.append([len(row[f"{side}_ids"]) for side in sides])
-        count = len(lengths) + tied
-        yield f"{count} pairs" + (f", {tied} of them ties" if tied else ""), "before", "after"
-        yield from self.figures(before, {"accuracy": "accuracy"})
-        yield from longer_wins(lengths)
-        yield from self.figures(
-            before,
-            {
-                "outcome_accuracy": "better, tie or worse, as told",
-                "loss": "loss",
-                "margin": "margin (chosen - rejected)",
-                "ece": "calibration error",
-            },
-        )
+        count = f"{len(lengths) + tied} pairs" + (f", {tied} of them ties" if tied else "")
+        return count, pair_baselines(lengths)
 
     def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
         prefix = common_prefix_length(row["chosen_ids"], row["rejected_ids"])
@@ -82,10 +72,3 @@ def _sides(row: dict) -> tuple[str, str] | None:
     if row.get("tie") or probability == 0.5:
         return None
     return ("chosen", "rejected") if probability > 0.5 else ("rejected", "chosen")
-
-
-def longer_wins(lengths: list) -> Iterator[Line]:
-    """Accuracy of a rule that only counts tokens; `lengths`: of the better and the worse one of each pair."""
-    if lengths:
-        better, worse = np.array(lengths).T
-        yield '  "the longer one wins"', "", f"{np.mean((better > worse) + 0.5 * (better == worse)):.3f}"

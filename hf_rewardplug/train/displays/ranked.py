@@ -7,24 +7,20 @@ from typing import Any
 import numpy as np
 
 from ...data.prefix_tree import common_prefix_length
-from .base import Line, shortened
-from .pairs import Pairs, longer_wins
+from ...figure_names import list_baselines
+from .base import shortened
+from .pairs import Pairs
 
 
 class Ranked(Pairs):
     """Ranked completions of one prompt; an item is a pair of them with different scores."""
 
-    def table(self, before: dict) -> Iterator[Line]:
-        lengths, shares = [], []
+    def summary(self) -> tuple[str, dict[str, float]]:
+        lengths, scores = [], []
         for row, _ in self.rows():
             lengths += [[len(row["completion_ids"][side]) for side in sides] for sides in _ranks(row["scores"])]
-            shares.append(row["scores"].count(max(row["scores"])) / len(row["scores"]))
-        yield f"{len(lengths)} pairs of {len(shares)} lists", "before", "after"
-        yield from self.figures(before, {"accuracy": "accuracy of the pairs"})
-        yield from longer_wins(lengths)
-        yield from self.figures(before, {"best_accuracy": "best of its list found"})
-        yield "  any one of the list", "", f"{np.mean(shares):.3f}"
-        yield from self.figures(before, {"loss": "loss", "ece": "calibration error"})
+            scores.append(row["scores"])
+        return f"{len(lengths)} pairs of {len(scores)} lists", list_baselines(lengths, scores)
 
     def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
         ids, scores = row["completion_ids"], row["scores"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Display, Line, shortened
+from ...figure_names import score_baselines
+from .base import Display, shortened
 
 
 class Scored(Display):
@@ -15,8 +16,8 @@ class Scored(Display):
 
     def __init__(self, trainer, output):
         super().__init__(trainer, output)
-        self.names = trainer.training_objective.attributes or ["score"]
-        self.outcomes = trainer.training_objective.outcomes
+        self.names = self.objective.attributes or ["score"]
+        self.outcomes = self.objective.outcomes
         self.axis = "predicted probability" if self.outcomes else "reward"
         rewards = torch.from_numpy(output.predictions)
         self.shown = (rewards.sigmoid() if self.outcomes else rewards).numpy()
@@ -24,31 +25,13 @@ class Scored(Display):
     def rows(self) -> Iterator[tuple[dict, np.ndarray]]:
         return zip(self.trainer.eval_dataset, self.shown, strict=False)
 
-    def table(self, before: dict) -> Iterator[Line]:
+    def summary(self) -> tuple[str, dict[str, float]]:
         scores_NA = self.output.label_ids
-        yield f"{len(scores_NA)} completions", "before", "after"
-        yield from self._lines(before, scores_NA)
-        if self.trainer.training_objective.attributes:
-            for index, name in enumerate(self.names):
-                yield from self._lines(before, scores_NA[:, index], name)
-        yield from self.figures(before, {"loss": "loss"})
-
-    def _lines(self, before: dict, scores: np.ndarray, attribute: str = "") -> Iterator[Line]:
-        scores = scores[~np.isnan(scores)]
-        if not len(scores):
-            return
-        start, title = (f"{attribute}_", f"{attribute}: ") if attribute else ("", "")
-        if self.outcomes:
-            good = np.mean(scores >= 0.5)
-            yield from self.figures(before, {f"{start}accuracy": f"{title}accuracy"})
-            yield "  the majority outcome everywhere", "", f"{max(good, 1 - good):.3f}"
-            yield from self.figures(before, {f"{start}auroc": f"{title}AUROC"})
-            yield from self.figures(before, {f"{start}ece": f"{title}calibration error"})
-            return
-        yield from self.figures(before, {f"{start}mse": f"{title}squared error"})
-        yield "  the mean score everywhere", "", f"{scores.var():.3f}"
-        yield from self.figures(before, {f"{start}mae": f"{title}absolute error"})
-        yield from self.figures(before, {f"{start}pearson": f"{title}correlation (Pearson)"})
+        baselines = score_baselines(scores_NA)
+        for name, scores_N in zip(self.objective.attributes or (), scores_NA.T, strict=False):
+            of_attribute = score_baselines(scores_N)
+            baselines |= {f"{name}_{key}": value for key, value in of_attribute.items()}
+        return f"{len(scores_NA)} completions", baselines
 
     def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
         yield f"  {shortened(self.text(row['input_ids']), 100)}"

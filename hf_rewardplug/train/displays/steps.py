@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ...data.canonical import UNLABELLED
+from ...figure_names import LOSS, SOLUTIONS, STEPS, score_baselines, step_baselines
 from ...model.head import step_probabilities
 from .base import Display, Line, shortened
 
@@ -32,22 +33,12 @@ class Steps(Display):
         outcomes = [outcome for _, outcome, _ in rows if outcome is not None]
         if labelled := sum(count for labels, _, count in rows if labels):
             yield f"{labelled} steps of {sum(labels for labels, _, _ in rows)} solutions", "before", "after"
-            yield from self._step_lines(before)
+            yield from self.lines(before, STEPS, step_baselines(self.output.metrics["eval_wrong_rate"]))
         if outcomes:
-            good = np.mean(np.array(outcomes) >= 0.5)
+            baseline = score_baselines(np.array(outcomes))["accuracy"]
             yield f"{len(outcomes)} solutions", "before", "after"
-            yield from self.figures(before, {"outcome_accuracy": "outcome, by the worst step"})
-            yield "  the majority outcome everywhere", "", f"{max(good, 1 - good):.3f}"
-            yield from self.figures(before, {"outcome_auroc": "AUROC", "outcome_ece": "calibration error"})
-        yield from self.figures(before, {"loss": "loss"})
-
-    def _step_lines(self, before: dict) -> Iterator[Line]:
-        wrong = self.output.metrics["eval_wrong_rate"]
-        yield from self.figures(before, {"accuracy": "step accuracy"})
-        yield "  the majority label everywhere", "", f"{max(wrong, 1 - wrong):.3f}"
-        yield from self.figures(before, {"f1_wrong": "F1 of the wrong steps"})
-        yield '  "wrong" everywhere', "", f"{2 * wrong / (1 + wrong):.3f}"
-        yield from self.figures(before, {"auroc": "AUROC", "first_wrong_accuracy": "first wrong step found"})
+            yield from self.lines(before, SOLUTIONS, {"outcome_accuracy": baseline})
+        yield from self.lines(before, LOSS, {})
 
     def example(self, row: dict, prediction: np.ndarray) -> Iterator[str]:
         item = self._item(row, prediction)

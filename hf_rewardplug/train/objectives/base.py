@@ -34,7 +34,8 @@ class Objective:
         losses               (logits, batch) -> losses (items,), each times its weight, and {name: values an item},
                              which the figures are made of
         running              (items) -> sums, minima and maxima for the logs: arguments of `metrics.Running.add`
-        figures              (items as numpy arrays, each once) -> {name: figure} of an evaluation
+        figures              (items as numpy arrays, each once) -> {name: figure} of an evaluation, all but the loss
+        metrics              {name: `Metric`}: what people read of those figures and of the loss, in a table's order
         predictions          (items) -> predictions and labels for `compute_metrics`, first dimension the batch's rows
     """
 

@@ -15,9 +15,10 @@ from ...checks import DropRow, RowError
 from ...data.canonical import PAIR_NUMBERS, UNLABELLED, Row
 from ...data.collator import PreferenceCollator
 from ...data.encoding import Encoder
-from ..figures import pair_figures
+from ...figure_names import PAIRS, PAIRS_AND_TIES, Metric
+from ...figures import pair_figures, verdict_figures
 from ..losses import LOSSES
-from ..losses.pairs import CENTERING, TIE_THRESHOLD, centering_loss
+from ..losses.pairs import CENTERING, TIE_THRESHOLD, centering_loss, rao_kupper_probabilities
 from ..metrics import precise
 from .base import Objective, Tensors, rewards_running, row_weights
 
@@ -36,6 +37,10 @@ class PairObjective(Objective):
         return Features(chosen_ids=ids, rejected_ids=ids, **numbers, **ties)
 
     collator = PreferenceCollator
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        return PAIRS_AND_TIES if self._ties else PAIRS
 
     @property
     def _ties(self) -> bool:
@@ -103,11 +108,13 @@ class PairObjective(Objective):
         }
 
     def figures(self, items: dict) -> dict[str, float]:
-        """Loss, accuracy, ties, margin, calibration error and the rewards' spread."""
-        return pair_figures(
-            *(items[key] for key in ("loss", "chosen", "rejected", "better", "weight")),
-            tie_threshold=self.option(TIE_THRESHOLD.name) if self._ties else None,
-        )
+        """Those of the rewards, and with a model of ties those of its verdicts."""
+        figures = pair_figures(items["chosen"], items["rejected"], items["better"])
+        if self._ties:
+            margins_N = torch.from_numpy(items["chosen"] - items["rejected"]).double()
+            probabilities_N3 = rao_kupper_probabilities(margins_N, self.option(TIE_THRESHOLD.name))
+            figures |= verdict_figures(probabilities_N3.numpy(), items["better"])
+        return figures
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards (N, 2) and labels (N,): the column of the better one, 0 where chosen is, -100 of a tie."""

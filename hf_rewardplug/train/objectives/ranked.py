@@ -13,7 +13,8 @@ from datasets import Features, List, Value
 from ...data.canonical import Row
 from ...data.collator import RankedCollator
 from ...data.encoding import Encoder
-from ..figures import ranked_figures
+from ...figure_names import LISTS
+from ...figures import ranked_figures
 from ..metrics import precise
 from .base import Objective, Tensors, row_weights
 
@@ -28,6 +29,7 @@ class RankedObjective(Objective):
     tokenized_columns: ClassVar[tuple[str, ...]] = ("completion_ids", "scores")
 
     collator = RankedCollator
+    metrics = LISTS
 
     @property
     def columns(self) -> Features:
@@ -69,8 +71,8 @@ class RankedObjective(Objective):
         }
 
     def figures(self, items: dict) -> dict[str, float]:
-        """Loss, accuracy of pairs, `best_accuracy`, calibration error and the rewards' spread."""
-        return ranked_figures(*(items[key] for key in ("loss", "rewards", "scores", "weight")))
+        """Those of the lists and of all their pairs."""
+        return ranked_figures(items["rewards"], items["scores"])
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards (N, K) and scores (N, K), both -100 where a list is shorter."""

@@ -15,7 +15,8 @@ from ...data.canonical import Row
 from ...data.collator import ScoredCollator
 from ...data.encoding import Encoder
 from ...data.expansion import check_graded
-from ..figures import scored_figures
+from ...figure_names import ERRORS, LOSS, OUTCOMES, SPREAD, Metric, of_attributes
+from ...figures import attribute_figures, error_figures, outcome_figures, reward_spread
 from ..losses.scores import ATTRIBUTE_WEIGHTS, ATTRIBUTES
 from ..metrics import precise
 from .base import Objective, Tensors, rewards_running, row_weights
@@ -44,6 +45,11 @@ class ScoredObjective(Objective):
     def outcomes(self) -> bool:
         """Whether the scores are outcomes, and the head's outputs logits."""
         return self.loss.labels == "shares"
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        metrics = OUTCOMES if self.outcomes else ERRORS
+        return {**of_attributes(metrics, self.attributes or ()), **LOSS, **SPREAD}
 
     @property
     def attribute_sum(self) -> list[float]:
@@ -88,11 +94,9 @@ class ScoredObjective(Objective):
 
     def figures(self, items: dict) -> dict[str, float]:
         """Errors and correlation, of outcomes accuracy, calibration error and AUROC; of each attribute too."""
-        return scored_figures(
-            *(items[key] for key in ("loss", "rewards", "scores", "weight", "total")),
-            attributes=self.attributes,
-            logits=self.outcomes,
-        )
+        figures_of = outcome_figures if self.outcomes else error_figures
+        figures = attribute_figures(figures_of, items["rewards"], items["scores"], self.attributes or ())
+        return {**figures, **reward_spread(items["total"])}
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs (N, A) and scores (N, A), NaN where an attribute is not rated."""

@@ -16,8 +16,9 @@ from ...checks import RowError
 from ...data.canonical import EXAMPLE_ID, UNLABELLED, Row
 from ...data.collator import StepCollator
 from ...data.encoding import Encoder
+from ...figure_names import LOSS, SOLUTIONS, STEPS, Metric
+from ...figures import outcome_figures, step_figures
 from ...model.head import step_logits, step_probabilities
-from ..figures import outcome_figures, step_figures
 from ..losses.steps import CLASS_WEIGHTS, LAST_STEP_ONLY, class_weights_S
 from .base import Objective, Tensors
 
@@ -49,6 +50,10 @@ class StepObjective(Objective):
         if self._of_steps:
             return Features(**columns, node_lengths=integers, node_parents=integers)
         return Features(**columns, steps_labelled=Value("bool")) if self._of_outcomes else columns
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        return {**STEPS, **(SOLUTIONS if self._of_outcomes else {}), **LOSS}
 
     def encode(self, encoder: Encoder, *, tokenized: bool, name: str) -> Callable[[Row], Row]:
         """Evaluation sees all steps."""
@@ -103,13 +108,11 @@ class StepObjective(Objective):
             first_S, labelled_S = items["back"] == 0, items["labelled"]
             figures = outcome_figures(items["worst"][first_S], items["outcome"][first_S])
             figures = {f"outcome_{key}": value for key, value in figures.items()}
-            figures["loss"] = float(items["loss"].sum() / max(first_S.sum(), 1))
             if not labelled_S.any():
                 return figures
             items = {key: value[labelled_S] for key, value in items.items()}
         probabilities = step_probabilities(torch.from_numpy(items["logits"])).numpy()
-        steps = (items[key] for key in ("labels", "back", "weight"))
-        return {**step_figures(items["loss"], probabilities, *steps), **figures}
+        return {**step_figures(probabilities, items["labels"], items["back"]), **figures}
 
     def predictions(self, items: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, steps, labels) and labels (N, steps), both -100 where a row has fewer steps."""

@@ -12,10 +12,10 @@ from datasets import Dataset, load_dataset
 
 from hf_rewardplug.checks import RefusedRows, RowError
 from hf_rewardplug.data.adapters import registry
+from hf_rewardplug.figures import step_figures
 from hf_rewardplug.score.benchmarks import detect_benchmark, evaluate, register_benchmark, scored
 from hf_rewardplug.score.benchmarks.registry import BENCHMARKS, places_of, read_rows
 from hf_rewardplug.score.callback import BenchmarkCallback
-from hf_rewardplug.train.figures import step_figures
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -145,7 +145,7 @@ def test_steps_and_trees_have_the_figures_of_training(seed):
             back.append(len(labels) - rated[before] if before >= 0 else 0)
             found.append(probabilities[node["text"]])
             labels.append(node["label"])
-    expected = step_figures(np.zeros(len(found)), np.array(found), np.array(labels), np.array(back))
+    expected = step_figures(np.array(found), np.array(labels), np.array(back))
     result = evaluate(Rater(probabilities), rows)
     assert result.name == "steps"
     for name in ("accuracy", "f1_wrong", "wrong_rate", "first_wrong_accuracy"):
