@@ -61,7 +61,11 @@ def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
     except BrokenFile:
         raise
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
-        if not sum(map(check_rows, files)):  # which tells the line that is broken
+        try:
+            count = sum(map(check_rows, files))
+        except BrokenFile as broken:  # which tells the line
+            raise broken from error
+        if not count:
             raise ValueError(f"'{name}' has no rows. Give some.") from error
         raise ValueError(f"'{name}' cannot be read: {type(error).__name__}: {error}") from error
 
@@ -77,7 +81,8 @@ def _count_json(file: Path, table: Path) -> int:
             with open(table, "rb") as lines:
                 count = sum(not line.decode().isspace() for line in lines) if not is_list(table) else check_rows(file)
         except UnicodeDecodeError:
-            count = check_rows(file)
+            count = None
+        count = check_rows(file) if count is None else count
         target.write_text(str(count))
 
     return int(cached(file, ".count", write).read_text())

@@ -664,7 +664,7 @@ def test_bad_input_is_one_clear_error_before_any_step(case, place):
     with pytest.raises(kind) as raised:
         attempt(place)
     error = raised.value
-    assert type(error).__module__.startswith(("builtins", "hf_rewardplug.data.")), type(error)
+    assert type(error).__module__.startswith(("builtins", "hf_rewardplug.")), type(error)
     assert type(error) not in (KeyError, IndexError, AttributeError, UnicodeEncodeError, UnicodeDecodeError)
     assert error.__context__ is None or error.__suppress_context__
     assert re.search(pattern, str(error), re.DOTALL), str(error)
