@@ -20,14 +20,15 @@ from hf_rewardplug.data.columns import unread_columns
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.pipeline import BOOKKEEPING, RowPipeline, adapter_of
 from hf_rewardplug.data.unrendered import Unrendered, WithUnrendered
+from hf_rewardplug.train.losses import LOSSES
 from hf_rewardplug.train.objectives import PairObjective, RankedObjective, ScoredObjective, StepObjective
 
 OBJECTIVES = [
     *(PairObjective(loss_type=name) for name in ("bradley_terry", "rao_kupper")),
-    *(StepObjective(loss_type=name) for name in StepObjective.loss_types),
+    *(StepObjective(loss_type=name) for name, loss in LOSSES.items() if loss.form == "steps"),
     RankedObjective(loss_type="plackett_luce"),
     ScoredObjective(loss_type="mse"),
-    ScoredObjective(loss_type="bce", attributes=["helpfulness", "verbosity"]),
+    ScoredObjective(loss_type="bce", options={"attributes": ["helpfulness", "verbosity"]}),
 ]
 ADDED = [
     *({"tools": value} for value in ([{"type": "function", "function": {"name": "f"}}], "[]", None)),
