@@ -168,7 +168,7 @@ def test_pitfall_31_the_raw_reward_is_served(orm, tmp_path):
         served = torch.tensor([answer["score"] for answer in serve(texts)]).view(3, 2)
         torch.testing.assert_close(served, expected, rtol=0, atol=1e-5)
 
-    def nothing(model, **description):
+    def nothing(model, kind, **description):
         model.config.rewardplug = description
 
     fails_without(holds, (reward_trainer, "describe_checkpoint", nothing))
