@@ -14,8 +14,6 @@ trains it.
 from dataclasses import dataclass, replace
 from typing import Any
 
-import transformers
-
 from .description import Description
 
 
@@ -43,6 +41,8 @@ class Kind:
     @property
     def auto_class(self) -> Any:
         """The class of transformers whose `from_pretrained` loads it."""
+        import transformers  # here alone: a report reads this table, and needs neither torch nor transformers
+
         return getattr(transformers, f"AutoModel{self.class_endings[0]}")
 
     @property

@@ -25,7 +25,12 @@ MEAN_OF_MEANS = (ScoreTrainer, "compute_loss", mean_of_the_batch), (ScoreTrainer
 
 def as_trl_1_13(self, encoder, *, tokenized, name):
     """`StepObjective.encode` with the row function of TRL 1.13: cuts in mid-step, takes every row."""
-    limits = (encoder.max_length, encoder.max_completion_length, self.option("train_on_last_step_only"), name != "train")
+    limits = (
+        encoder.max_length,
+        encoder.max_completion_length,
+        self.option("train_on_last_step_only"),
+        name != "train",
+    )
 
     def encode(row):
         ids = PRMTrainer.tokenize_row(row, encoder.tokenizer, encoder.step_separator, *limits)

@@ -5,6 +5,7 @@ from tokenizers.processors import TemplateProcessing
 
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.demo import demo_tokenizer
+from hf_rewardplug.model.description import Description
 from hf_rewardplug.train.model_card import _looks, _text
 
 PUTS = {"nothing": "$A", "bos": "<bos> $A", "eos": "$A <eos>", "both": "<bos> $A <eos>"}
@@ -31,6 +32,6 @@ def test_the_tokens_are_those_of_training(puts, special):
 def test_the_date_that_an_argument_sets_is_not_denied():
     """A template that takes the date as an argument writes that one, and asks for the day where it gets none."""
     description = {"rows": "turns", "date": "2026-11-30", "chat_template_kwargs": {"date_string": "01 Jan 2020"}}
-    (sentence,) = _looks(description)
+    (sentence,) = _looks(Description(**description))
     assert "`{'date_string': '01 Jan 2020'}`" in sentence and "asks for the date of the day, it is 2026" in sentence
-    assert not any(word in _looks({**description, "rows": "text"})[0] for word in ("2020", "2026"))
+    assert not any(word in _looks(Description(**{**description, "rows": "text"}))[0] for word in ("2020", "2026"))
