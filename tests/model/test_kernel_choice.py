@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from packaging.version import Version
 
 from hf_rewardplug.model.kernels import (
     Heads,
@@ -251,7 +252,8 @@ def test_a_compiled_kernel_is_checked_in_its_backward():
     """The CPU's FlexAttention has none."""
     heads = heads_of(torch.float32, 16, device=torch.device("cpu"), softcap=5.0, window=40)
     fault = choice._in_a_thread(find_fault, flex_attention, heads)
-    assert fault.startswith(("fails (NotImplementedError: FlexAttention", "fails (InductorError"))  # the latter: 2.7
+    old = Version(torch.__version__) < Version("2.8")  # which does not compile it either
+    assert fault.startswith("fails (InductorError" if old else "fails (NotImplementedError: FlexAttention")
 
 
 def test_flex_attention_that_would_not_be_compiled_is_refused():

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
+from packaging.version import Version
 from rows import quick, solutions, text_pairs
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -121,11 +122,12 @@ def test_a_step_reads_nothing(kind, sharing, assets, tmp_path):
     reads = Reads()
     train(kind, assets, tmp_path, reads, prefix_sharing=sharing)
     assert reads.patch is not None
-    # transformers looks into the mask of a padded batch, and torch 2.7's optimizer at its own count of steps
-    others = ("transformers/masking_utils.py", "accelerate/optimizer.py")
-    own = {read for read in reads.found if not any(file in read for file in others)}
-    assert own == set()
-    assert sharing is False or not any(others[0] in read for read in reads.found)
+    found = reads.found
+    if Version(torch.__version__) < Version("2.8"):  # whose optimizer looks at its own count of steps
+        found = {read for read in found if "accelerate/optimizer.py" not in read}
+    own = {read for read in found if "transformers/masking_utils.py" not in read}
+    assert own == set()  # transformers looks into the mask of a padded batch
+    assert sharing is False or not found
 
 
 @pytest.mark.parametrize("kind", ["orm", "prm"])
