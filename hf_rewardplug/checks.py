@@ -125,12 +125,12 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any, least: float = -math.inf) -> bool:
-    """A whole number of `least` or more; True and False are none.
+    """An int of `least` or more; True and False are none.
 
     >>> is_whole(1, 1), is_whole(0, 1), is_whole(1.0), is_whole(True)
     (True, False, False, False)
     """
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def are_texts(values: Any) -> bool:
@@ -207,7 +207,7 @@ def check_that(right: bool, name: str, value: Any, expected: str) -> None:
 
 
 def check_whole(name: str, value: Any, *, least: int = 1) -> None:
-    """The option is None or a whole number of `least` or more.
+    """The option is None or a whole number of `least` or more; numpy's whole numbers are some too.
 
     >>> check_whole("max_length", "512")
     Traceback (most recent call last):
@@ -215,7 +215,7 @@ def check_whole(name: str, value: Any, *, least: int = 1) -> None:
     """
     if value is None:
         return
-    if not is_whole(value):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r} is no whole number; expected a positive number or None.")
     if value < least:
         why = "leaves no token" if least else "is negative"

@@ -2,7 +2,7 @@
 
 The trainers, the tables at a run's end, `rewardplug inspect`, the report and the benchmarks call these functions, which
 import nothing of the package. A figure is a mean or a count over items, so it is the same for every batch size and
-number of processes. The loss of an item is no business of this module: `train/losses.py` has the formulas.
+number of processes. The loss of an item is no business of this module: `train/losses/` has the formulas.
 
     N pairs, ranked lists or scored completions      K completions of the longest list      A attributes
     S labelled steps                                 B bins of a calibration curve

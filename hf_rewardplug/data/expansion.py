@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from ..checks import DropRow, RowError, finite, nonempty_list, shown
+from ..checks import DropRow, RowError, finite, is_whole, nonempty_list, shown
 from .canonical import PAIR_NUMBERS, UNLABELLED, Row, checked_completion, checked_list, checked_pair, checked_steps
 
 _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
@@ -172,7 +172,7 @@ def to_steps(row: Row, *, empty_steps: bool = False) -> list[Row]:
     nodes = [node if isinstance(node, dict) else {} for node in nonempty_list(row, "nodes")]
     parents = [node.get("parent") for node in nodes]
     for index, parent in enumerate(parents):
-        if isinstance(parent, bool) or not isinstance(parent, int) or not -1 <= parent < index:
+        if not is_whole(parent, -1) or parent >= index:
             raise RowError(
                 f"node {index} has parent {shown(parent)}; expected -1 (the prompt) or an earlier node", column="nodes"
             )

@@ -19,6 +19,7 @@ import datasets
 from datasets import Dataset, IterableDataset
 from packaging.version import Version
 
+from ..checks import check_choice, is_number
 from .canonical import hash63
 from .files import at_most, check_share, held_count, split_by_prompt
 from .mixture_rows import Part, canonical_rows
@@ -145,13 +146,12 @@ def _check_weights(parts: Sequence[Part], stopping_strategy: str | None) -> None
         raise ValueError(f"{_listed(without)} have no `weight`, the other parts have. Give all parts one, or none.")
     for part in () if without else parts:
         weight = part.weight
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        if not (is_number(weight) and 0 < weight < math.inf):
             raise ValueError(
                 f"part '{part.subset}': weight={weight!r}; expected a number above 0. Leave out a part without weight."
             )
-    if stopping_strategy not in (None, *STOPPING_STRATEGIES):
-        known = ", ".join(map(repr, STOPPING_STRATEGIES))
-        raise ValueError(f"stopping_strategy={stopping_strategy!r} is not one of {known}.")
+    if stopping_strategy is not None:
+        check_choice("stopping_strategy", stopping_strategy, STOPPING_STRATEGIES)
     if stopping_strategy is not None and without:
         raise ValueError(
             f"stopping_strategy={stopping_strategy!r} needs a `weight` for each part. Without, every row comes once."

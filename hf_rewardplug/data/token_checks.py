@@ -7,7 +7,7 @@ import math
 from itertools import accumulate
 from typing import Any
 
-from ..checks import RowError, finite, shown
+from ..checks import RowError, finite, is_whole, shown
 from .canonical import UNLABELLED, Row
 
 
@@ -35,7 +35,7 @@ def given_ids(row: Row, column: str, vocab_size: int | None = None) -> list[int]
 
 
 def _are_whole(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in values)
+    return isinstance(values, list) and all(map(is_whole, values))
 
 
 def plain_list(values: Any) -> Any:

@@ -30,6 +30,7 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
+from ..checks import listed
 from ..data.files import local_files
 from ..data.formats import count_rows
 from ..data.formats.unpacked import table_files
@@ -93,8 +94,8 @@ def score_file(
             scores, was begun with other options, or another run writes to it.
     """
     if on_bad_row not in ON_BAD_ROW or (skip_bad and on_bad_row == "drop"):
-        known = ", ".join(map(repr, ON_BAD_ROW))
-        raise ValueError(f"on_bad_row={on_bad_row!r}, skip_bad={skip_bad}: expected one of {known}, or skip_bad=True.")
+        known = f"{listed(ON_BAD_ROW)}, or skip_bad=True"
+        raise ValueError(f"on_bad_row={on_bad_row!r}, skip_bad={skip_bad}: expected one of {known}.")
     how = {"adapter": adapter, "column_mapping": column_mapping, "ignore_columns": ignore_columns}
     places = {"column": column, "overwrite": overwrite, "window": window}
     with contextlib.ExitStack() as stack:

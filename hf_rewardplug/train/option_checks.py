@@ -7,7 +7,7 @@ import math
 import os
 from typing import Any
 
-from ..checks import check_whole
+from ..checks import are_texts, check_choice, check_that, check_type, check_whole
 from ..data.canonical import ENCODERS_ARGUMENTS
 from ..data.encoding import OVERLONG
 from ..data.pipeline import ON_BAD_ROW
@@ -16,22 +16,25 @@ from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES
 SEARCHED = {*LOSSES_OF_OPTION} - {"attributes", "attribute_weights", "train_on_last_step_only"}
 """numbers of the loss, which a hyperparameter search may change when the rows are prepared"""
 
+_TYPES = {
+    (bool, "True or False"): ("prefix_sharing", "group_by_prefix"),
+    (str | None, "text or None"): ("adapter", "chat_template", "step_token", "eos_token"),
+    (str, "text"): ("step_separator",),
+    (dict | None, "a dict (or JSON of one) or None"): ("model_init_kwargs", "chat_template_kwargs"),
+}
+"""options by their type, each with what errors call it"""
+
 
 def check_choices(config) -> None:
     """The options of `DataOptions`, and those that both configs take over from TRL."""
-    if config.overlong not in OVERLONG:
-        raise ValueError(f"overlong={config.overlong!r} is not one of {', '.join(map(repr, OVERLONG))}.")
-    if config.on_bad_row not in ON_BAD_ROW:
-        raise ValueError(f"on_bad_row={config.on_bad_row!r} is not one of {', '.join(map(repr, ON_BAD_ROW))}.")
+    check_choice("overlong", config.overlong, OVERLONG)
+    check_choice("on_bad_row", config.on_bad_row, ON_BAD_ROW)
     if os.path.isfile(config.output_dir):
         raise ValueError(f"output_dir={config.output_dir!r} is a file; expected a folder, there or not.")
-    for name in ("prefix_sharing", "group_by_prefix"):
-        _expect(config, name, bool, "True or False")
-    for name in ("adapter", "chat_template", "step_token", "eos_token"):
-        _expect(config, name, str | None, "text or None")
-    _expect(config, "step_separator", str, "text")
-    _expect(config, "model_init_kwargs", dict | None, "a dict (or JSON of one) or None")
-    _expect(config, "chat_template_kwargs", dict | None, "a dict (or JSON of one) or None")
+    for (kind, expected), names in _TYPES.items():
+        for name in names:
+            if hasattr(config, name):
+                check_type(name, getattr(config, name), kind, expected)
     if ours := sorted({*(config.chat_template_kwargs or {})} & ENCODERS_ARGUMENTS):
         raise ValueError(f"chat_template_kwargs has {', '.join(ours)}, which the encoder sets. Leave it out.")
     template = config.chat_template_path
@@ -41,7 +44,7 @@ def check_choices(config) -> None:
         )
     _check_mapping(config.column_mapping)
     names = config.ignore_columns
-    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
+    if names is not None and not are_texts(names):
         raise TypeError(f"ignore_columns={names!r} is no list of columns; expected names, such as ['system'].")
     for name in ("max_length", "max_completion_length", "max_tokens_per_batch"):
         check_whole(name, getattr(config, name, None))
@@ -53,11 +56,6 @@ def check_choices(config) -> None:
             f"label_smoothing_factor={config.label_smoothing_factor} is for transformers' own losses, and none here "
             f"reads it. {remedy} instead."
         )
-
-
-def _expect(config, name: str, kind: Any, words: str) -> None:
-    if hasattr(config, name) and not isinstance(value := getattr(config, name), kind):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; expected {words}.")
 
 
 def _check_mapping(mapping: Any) -> None:
@@ -102,8 +100,7 @@ def check_step_loss(config) -> None:
 
 
 def _check_loss_type(config, known: tuple[str, ...]) -> None:
-    if config.loss_type not in known:
-        raise ValueError(f"loss_type={config.loss_type!r} is not one of {', '.join(map(repr, known))}.")
+    check_choice("loss_type", config.loss_type, known)
     for option in OPTIONS.values():
         losses, value = LOSSES_OF_OPTION[option.name], getattr(config, option.name, option.default)
         if config.loss_type not in losses and value != option.default:
@@ -111,8 +108,7 @@ def _check_loss_type(config, known: tuple[str, ...]) -> None:
                 f"{option.name}={value!r} does not go with loss_type='{config.loss_type}', which does not read it. "
                 f"Leave it out, or take a loss that does: {', '.join(losses)}."
             )
-        if not option.takes(value):
-            raise ValueError(f"{option.name}={value!r}; expected {option.expected}.")
+        check_that(option.takes(value), option.name, value, option.expected)
 
 
 def _are_numbers(values: Any, count: int) -> bool:
@@ -123,8 +119,7 @@ def check_budget(args) -> None:
     """A run of no step: transformers saves the untrained model as its result."""
     if args.max_steps == 0 or args.max_steps < -1:
         raise ValueError(f"max_steps={args.max_steps}; expected 1 or more, or -1 to train num_train_epochs.")
-    if not 0 < args.num_train_epochs < math.inf:
-        raise ValueError(f"num_train_epochs={args.num_train_epochs}; expected a number above 0.")
+    check_that(0 < args.num_train_epochs < math.inf, "num_train_epochs", args.num_train_epochs, "a number above 0")
 
 
 def check_offloading(args) -> None:

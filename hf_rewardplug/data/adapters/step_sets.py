@@ -8,7 +8,7 @@ import ast
 import math
 from typing import Any
 
-from ...checks import RowError, expect, shown
+from ...checks import RowError, expect, is_number, shown
 from ..canonical import UNLABELLED
 from .fields import Row, dicts, field, integer, items, text
 from .registry import register_adapter
@@ -112,7 +112,7 @@ def _value(node: Row) -> float:
     value = field(node, "mc_value", "reasoning_steps")
     if value is None:
         return UNLABELLED
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise RowError(f"expected a value in [0, 1], found {shown(value)}", "reasoning_steps.mc_value")
     return float(value)
 

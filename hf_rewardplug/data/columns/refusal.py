@@ -5,6 +5,7 @@ In: the adapter, the columns, a row. Out: the words of an error, with the remedi
 
 from collections.abc import Mapping
 
+from ...checks import listed
 from ..adapters import Adapter, fitting_adapters
 from ..canonical import Row
 
@@ -21,7 +22,7 @@ def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
     names, media = list(refused), [name for name, part in refused.items() if part == "media"]
     ignore = f"ignore_columns={names} (--ignore-columns {','.join(names)})"
     if media:
-        what = f"column {_listed(media)}" if len(media) == 1 else f"columns {_listed(media)}"
+        what = f"column {listed(media)}" if len(media) == 1 else f"columns {listed(media)}"
         return (
             f"{what}: images, sound and video are not trained on or scored. Leave such rows out, or take their text "
             f"alone with {ignore}."
@@ -30,7 +31,7 @@ def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
     them = "it" if len(names) == 1 else "them"
     formats = ", ".join(f"adapter='{name}'" for name in _formats(names, row)) or "or register one"
     return (
-        f"column{'' if len(names) == 1 else 's'} {_listed(names)} {what} of the prompt, but the format "
+        f"column{'' if len(names) == 1 else 's'} {listed(names)} {what} of the prompt, but the format "
         f"'{adapter.name}' does not read {them}, and the model would never see {them}. Name a format that does "
         f"({formats}), rename columns to what the format reads ({_mapping(adapter, names, row)}), or leave {them} out "
         f"on purpose: {ignore}."
@@ -50,7 +51,3 @@ def _mapping(adapter: Adapter, names: list[str], row: Row) -> str:
     asked = () if {"system", "tools"} & {*alike} else ("prompt", "input")
     expected = next((name for name in (*alike, *asked) if name in missing), None)
     return f"column_mapping={{{expected!r}: {names[0]!r}}}" if expected else "column_mapping={expected name: yours}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

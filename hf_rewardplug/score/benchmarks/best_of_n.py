@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_rewardplug.checks import RowError, expect, shown
+from hf_rewardplug.checks import RowError, expect, is_whole, shown
 from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, field, items
 from hf_rewardplug.data.canonical import template_arguments
@@ -85,7 +85,7 @@ def best_of_n(
             f"benchmark 'best_of_n', row {numbers[voted.index(False)]}: column 'answers' is missing, and other rows "
             "have it. Give every row its answers, or none."
         )
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+    if not is_whole(draws, 1):
         raise ValueError(f"draws={draws!r} is no number of subsets. Give 1 or more.")
     scores = _scores(scorer, read, numbers)
     smallest = min(len(one.completions) for one in read)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_rewardplug.checks import RefusedRows, check_choice
+from hf_rewardplug.checks import RefusedRows, check_choice, is_whole
 from hf_rewardplug.data.adapters import get_adapter, rename_columns
 from hf_rewardplug.data.columns import check_ignored, unread_columns
 from hf_rewardplug.data.origin import Origin
@@ -261,7 +261,7 @@ def _sample(data: Any, max_rows: int | None) -> Rows:
     >>> _sample(list("abcdef"), 3)
     ['a', 'c', 'e']
     """
-    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
+    if max_rows is not None and not is_whole(max_rows, 1):
         raise ValueError(f"max_rows={max_rows!r} is no number of rows. Give 1 or more, or None for all.")
     if isinstance(data, Mapping):
         raise ValueError(f"the data are a mapping of {sorted(data, key=str)}, not rows. Choose one of its splits.")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checks import shown
+from ...checks import is_number, shown
 from ...model.description import Description
 from ...model.kinds import PRM, kind_of_class
-from .items import FORMS, form_of, is_number, parsed, read_items
+from .items import FORMS, form_of, parsed, read_items
 
 
 @dataclass(frozen=True)

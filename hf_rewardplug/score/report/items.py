@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...checks import shown
+from ...checks import is_number, shown
 from ...data.canonical import UNLABELLED
 from ...texts import clean
 
@@ -26,10 +26,6 @@ SOLUTION = (
 _MOST = 3.4e38  # fp32's greatest number
 
 FORMS = {"completions": PAIR, "text": SCORED, "steps": SOLUTION}
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def parsed(text: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...checks import is_number
 from ...data.canonical import Row
 
 
@@ -32,7 +33,7 @@ class Option:
         """Whether the value is in the option's range; the default always is."""
         if self.holds is None or value is self.default:
             return True
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.holds(value)
+        return is_number(value) and self.holds(value)
 
 
 @dataclass(frozen=True, kw_only=True)
