@@ -14,54 +14,74 @@ from hf_rewardplug.model.attention import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = ["README.md", "recipes/README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", "recipes/README.md", *(f"docs/{page.name}" for page in DOCS)]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page(name)):
         if "://" in target:
             continue
-        name, _, anchor = target.partition("#")
-        file = (ROOT / page).parent / name if name else ROOT / page
+        linked, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / linked if linked else ROOT / name
         assert file.exists(), target
         if anchor:
             titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_blocks_of_python_import_what_there_is_and_call_it_by_its_arguments(page):
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "CONTRIBUTING.md"])  # which shows bad examples
+def test_blocks_of_python_import_what_there_is_and_call_it_by_its_arguments(name):
+    for block in re.findall(r"```python\n(.*?)```", page(name), re.DOTALL):
         names = {}
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("hf_rewardplug"):
                 module = importlib.import_module(node.module)
-                names |= {one.name: getattr(module, one.name) for one in node.names}
+                names |= {alias.name: getattr(module, alias.name) for alias in node.names}
         names |= {"RewardConfig": RewardConfig, "PRMConfig": PRMConfig}
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
                 known = inspect.signature(names[node.func.id]).parameters
-                assert {one.arg for one in node.keywords if one.arg} <= known.keys(), ast.unparse(node)
+                assert {keyword.arg for keyword in node.keywords if keyword.arg} <= known.keys(), ast.unparse(node)
 
 
 def test_files_and_commands_that_are_named_exist():
-    for name in re.findall(r"(?:python|--config|--config_file|--deepspeed) ((?:recipes|benchmarks)/\S+?\.\w+)", README):
+    text = README + page("docs/scoring.md")
+    for name in re.findall(r"(?:python|--config|--config_file|--deepspeed) ((?:recipes|benchmarks)/\S+?\.\w+)", text):
         assert (ROOT / name).is_file(), name
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert {*re.findall(r"^rewardplug (\w+)", README, re.MULTILINE)} <= commands
-    package = README.partition("## The package")[2]
-    for room, text in re.findall(r"^  (\w+)/ +(.*(?:\n {6,}.*)*)", package, re.MULTILINE):
+    assert {*re.findall(r"^rewardplug (\w+)", text, re.MULTILINE)} <= commands
+
+
+def test_the_map_of_the_house_names_what_there_is():
+    house = page("CONTRIBUTING.md").partition("## The house")[2].partition("## Where")[0]
+    rooms = re.findall(r"^  (\w+)/ +(.*(?:\n {6,}.*)*)", house, re.MULTILINE)
+    packages = {room.name for room in (ROOT / "hf_rewardplug").iterdir() if (room / "__init__.py").exists()}
+    assert {room for room, _ in rooms} == packages
+    for room, text in rooms:
         for name in re.findall(r"\b(\w+(?:\.py|/))", text):
             assert list((ROOT / "hf_rewardplug" / room).rglob(name.rstrip("/"))), f"{room}: {name}"
+    for name in re.findall(r"^  (\w+\.py)|  (\w+\.py)  ", house, re.MULTILINE):
+        assert (ROOT / "hf_rewardplug" / "".join(name)).exists(), name
+
+
+def test_the_table_of_changes_names_what_there_is():
+    table = page("CONTRIBUTING.md").partition("## Where does my change go?")[2].partition("## Tests")[0]
+    for name in re.findall(r"`((?:data|model|train|score|integrations|tests|docs)/[\w./]*|\w+\.py)`", table):
+        assert (ROOT / name).exists() or (ROOT / "hf_rewardplug" / name).exists(), name
 
 
 def test_the_table_of_options_has_their_defaults():
-    rows = re.findall(r"^\| (`.*?`) \| (\w+) \| (.*?) \|", README.partition("## Options beyond TRL's")[2], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?`) \| (\w+) \| (.*?) \|", page("docs/options.md"), re.MULTILINE)
     assert len(rows) > 10
     shown = {"detected": None, "none": None, "on": True, "off": False, "2": 2}
-    for names, kind, default in rows:
-        for config in {"both": (RewardConfig, PRMConfig), "PRM": (PRMConfig,), "ORM": (RewardConfig,)}[kind]:
+    for names, trainer, default in rows:
+        for config in {"both": (RewardConfig, PRMConfig), "PRM": (PRMConfig,), "ORM": (RewardConfig,)}[trainer]:
             fields = config.__dataclass_fields__
             for name in re.findall(r"`(\w+)`", names):
                 assert name in fields, name
@@ -71,7 +91,7 @@ def test_the_table_of_options_has_their_defaults():
 
 
 def test_the_tested_families_are_those_that_share_prefixes():
-    sentence = re.search(r"among the tested families \((.*?)\)", README, re.DOTALL)[1]
+    sentence = re.search(r"among the tested families \((.*?)\)", page("docs/prefix_sharing.md"), re.DOTALL)[1]
     assert {*re.findall(r"`(\w+)`", sentence)} == {*FAMILIES}
 
 
@@ -87,4 +107,4 @@ def test_fifty_pitfalls_have_tests():
     numbers = re.findall(
         r"def test_pitfall_(\d+)", "".join(p.read_text() for p in (ROOT / "tests/pitfalls").glob("*.py"))
     )
-    assert f"{len({*numbers})} known ways" in README and {*map(int, numbers)} == {*range(1, 51)}
+    assert f"{len({*numbers})} known ways" in page("docs/runs.md") and {*map(int, numbers)} == {*range(1, 51)}
