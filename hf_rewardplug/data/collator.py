@@ -15,7 +15,7 @@ every path of a tree of steps, stands there whole.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from ..figures import steps_back
 from .canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET, UNLABELLED
 from .prefix_tree import PrefixTree, SideOf, Span, leaf_paths, tokens_of_paths
 from .spans import Spans
+from .step_nodes import nodes_of
 
 Piece = tuple[list[int], int]
 """tokens, and the index of the piece of the same row that they follow (-1: none)"""
@@ -182,9 +183,9 @@ class ScoredCollator(_TreeCollator):
 class StepCollator(_TreeCollator):
     """Step rows -> a batch scored at each labelled step; a tree of steps is one row, and each label counts once.
 
-    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. Of a tree of steps
-    they hold the prompt and then each node's tokens, and `node_lengths`, `node_parents` say where those belong (node 0
-    is the prompt, its parent -1). `steps_labelled` is False where the labels are the solution's outcome. Beside the
+    Takes rows with `input_ids`, `labels` (-100 but on labelled steps), optionally `rewardplug_id`. `input_ids` are the
+    prompt and then each step's tokens; `node_lengths` and `node_parents` say where those belong (`step_nodes.py`). A
+    row without them is one solution. `steps_labelled` is False where the labels are the solution's outcome. Beside the
     tokens a batch has `step_labels_S` (float, in [0, 1]), `step_rows_S`, the row of the batch that a label belongs to,
     `step_back_S`, how many labels back the labelled step before it stands (0: there is none), and where the rows say
     so `step_labelled_S`.
@@ -230,17 +231,13 @@ class StepCollator(_TreeCollator):
 
 
 def _pieces(row: dict[str, Any]) -> tuple[list[Piece], list[float]]:
-    """A step row in pieces that end at their labels, and the label of each."""
-    tokens, labels = row["input_ids"], row["labels"]
-    if row.get("node_lengths"):
-        stops, parents = list(accumulate(row["node_lengths"])), row["node_parents"]
-    else:
-        stops = [index + 1 for index, label in enumerate(labels) if label != UNLABELLED]
-        stops += [len(tokens)] if not stops or stops[-1] < len(tokens) else []
-        parents = range(-1, len(stops) - 1)
-    starts = [0, *stops]
-    pieces = [(tokens[start:stop], parent) for start, stop, parent in zip(starts, stops, parents, strict=False)]
-    return pieces, [labels[stop - 1] if tokens else UNLABELLED for (tokens, _), stop in zip(pieces, stops, strict=True)]
+    """A step row's nodes, and the label at the end of each."""
+    lengths, parents = nodes_of(row)
+    pieces, labels = [], []
+    for (start, stop), parent in zip(pairwise(accumulate(lengths, initial=0)), parents, strict=True):
+        pieces.append((row["input_ids"][start:stop], parent))
+        labels.append(row["labels"][stop - 1] if stop > start else UNLABELLED)
+    return pieces, labels
 
 
 def _given(rows: list[dict[str, Any]], *columns: str) -> dict[str, torch.Tensor]:

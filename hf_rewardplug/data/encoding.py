@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from ..checks import DropRow, OverlongRow, RowError, check_choice, check_whole, shown
 from .canonical import PAIR_EXTRAS, UNLABELLED, Row, checked_columns
 from .prefix_tree import common_prefix_length, path_lengths
-from .token_checks import check_ids, given_ids, given_labels, given_scores, given_tree, plain_list
+from .step_nodes import chain_parents
+from .token_checks import check_ids, given_ids, given_labels, given_nodes, given_scores, plain_list
 from .tokenizing import TokenSource, step_token_ids
 
 OVERLONG = ("drop", "truncate", "error")
@@ -176,8 +177,8 @@ class Encoder(TokenSource):
     def steps(self, row: Row, *, last_step_only: bool = False) -> Row:
         """A step row -> `input_ids` and `labels` (floats, -100 everywhere but on each labelled step's last token).
 
-        A tree of steps (a row with `parents`) gives the tokens of the prompt and then of each step, and `node_lengths`
-        and `node_parents`, which say where they belong: node 0 is the prompt, its parent -1.
+        The ids are those of the prompt and then of each step; `node_lengths` and `node_parents` say where they belong
+        (`step_nodes.py`). The steps of a row without `parents` follow one another.
 
         Raises:
             RowError: the template refuses the prompt, or the row is too long and `overlong="error"`.
@@ -185,7 +186,7 @@ class Encoder(TokenSource):
         """
         prompt_ids = self._prompt_ids(row)
         steps = step_token_ids(self.tokenizer, row["completions"], self.separator_ids)
-        labels, parents = row["labels"], row.get("parents") or range(-1, len(steps) - 1)
+        labels, parents = row["labels"], row.get("parents") or chain_parents(len(steps))
         if last_step_only:
             inner = set(parents)
             labels = [UNLABELLED if index in inner else label for index, label in enumerate(labels)]
@@ -200,18 +201,16 @@ class Encoder(TokenSource):
         for index in kept:
             token_labels += [UNLABELLED] * (len(steps[index]) - 1) + [labels[index]]
         input_ids = prompt_ids + [token for index in kept for token in steps[index]]
-        encoded = {
+        node_of = {-1: 0, **{index: node for node, index in enumerate(kept, 1)}}
+        return {
             "input_ids": check_ids(input_ids, "completions", self.vocab_size),
             "labels": [float(label) for label in token_labels],
+            "node_lengths": [len(prompt_ids), *(len(steps[index]) for index in kept)],
+            "node_parents": [-1, *(node_of[parents[index]] for index in kept)],
             "cut": length - len(input_ids),
             "cut_labels": lost_labels,
             **_given(row, "steps_labelled"),
         }
-        if "parents" in row:
-            node_of = {-1: 0, **{index: node for node, index in enumerate(kept, 1)}}
-            encoded["node_lengths"] = [len(prompt_ids), *(len(steps[index]) for index in kept)]
-            encoded["node_parents"] = [-1, *(node_of[parents[index]] for index in kept)]
-        return encoded
 
     def last_step(self, row: Row) -> Row:
         """`steps` with the label of the last step alone; of a tree, of each branch's last step."""
@@ -223,9 +222,10 @@ class Encoder(TokenSource):
         labels = given_labels(row, len(input_ids))
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
-        tree = given_tree(row, labels)
-        self._check_positions(max(path_lengths(*tree.values())) if tree else len(input_ids))
-        return {"input_ids": input_ids, "labels": labels, "cut": 0, "cut_labels": 0, **tree}
+        lengths, parents = given_nodes(row, labels)
+        self._check_positions(max(path_lengths(lengths, parents)))
+        encoded = {"input_ids": input_ids, "labels": labels, "node_lengths": lengths, "node_parents": parents}
+        return {**encoded, "cut": 0, "cut_labels": 0}
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
         """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""

@@ -36,8 +36,6 @@ _PROBED = 100  # rows among which the first one that can be read tells the forma
 ON_BAD_ROW = ("error", "drop")
 """what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
 
-TREE_COLUMNS = ("node_lengths", "node_parents")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RowPipeline:

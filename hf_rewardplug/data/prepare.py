@@ -14,7 +14,7 @@ from ..checks import RowError
 from .canonical import EXAMPLE_ID, PAIR_NUMBERS
 from .fingerprint import code_state, file_state
 from .origin import Origin
-from .pipeline import BOOKKEEPING, TREE_COLUMNS, RowPipeline
+from .pipeline import BOOKKEEPING, RowPipeline
 from .preparation_report import REMEDY, PreparationReport, check_left, check_refused
 from .prepare_streams import prepare_stream
 from .unrendered import UNRENDERED
@@ -51,8 +51,6 @@ def prepare_dataset(
     if report.dropped:
         encoded = encoded.select([index for index, reason in enumerate(encoded["dropped"]) if reason is None])
     encoded = _with_or_without(encoded, pipeline.name, origin)
-    if "node_lengths" in encoded.column_names and not any(encoded["node_lengths"]):
-        encoded = encoded.remove_columns([*TREE_COLUMNS])
     encoded = encoded.remove_columns(list(BOOKKEEPING))
     return encoded.add_column(EXAMPLE_ID, list(range(len(encoded)))), report
 

@@ -11,7 +11,7 @@ from itertools import islice
 from datasets import IterableDataset
 
 from .canonical import EXAMPLE_ID, PAIR_NUMBERS, Row, hash63
-from .pipeline import BOOKKEEPING, TREE_COLUMNS, RowPipeline
+from .pipeline import BOOKKEEPING, RowPipeline
 from .preparation_report import PreparationReport, check_refused
 from .unrendered import UNRENDERED
 
@@ -32,9 +32,9 @@ def prepare_stream(
     first = next(iter(dataset))
     raw_columns = dataset.column_names or list(first)
     sample = _first_kept(dataset, pipeline)
-    absent, trees = [], () if "source_row" in raw_columns else TREE_COLUMNS  # of a mixture any row may be one
+    absent = []
     if sample is not None:
-        absent = [name for name in (*PAIR_NUMBERS, *trees) if name in pipeline.columns and not _given(sample, name)]
+        absent = [name for name in PAIR_NUMBERS if name in pipeline.columns and sample.get(name) is None]
     pipeline = pipeline.keeping(raw_columns, keep_columns)
     dataset = dataset.map(
         pipeline,
@@ -44,7 +44,7 @@ def prepare_stream(
         remove_columns=[name for name in raw_columns if name not in pipeline.kept],
     )
     seen = PreparationReport(pipeline.name)
-    dataset = dataset.filter(_StreamFilter(pipeline.name, seen, trees="node_lengths" not in absent))
+    dataset = dataset.filter(_StreamFilter(pipeline.name, seen))
     number = partial(_number_example, columns=tuple(pipeline.columns))
     dataset = dataset.map(number, with_indices=True, remove_columns=[*BOOKKEEPING, *absent])
     return dataset, PreparationReport(pipeline.name, seen=seen)
@@ -63,10 +63,6 @@ def _first_kept(dataset: IterableDataset, pipeline: RowPipeline) -> Row | None:
     return None
 
 
-def _given(example: Row, column: str) -> bool:
-    return example.get(column) not in (None, [])
-
-
 def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:
     """63 bits of the place and the tokens: each shard and each worker counts places from 0."""
     return {EXAMPLE_ID: hash63(repr((index, [example[column] for column in columns])))}
@@ -75,8 +71,8 @@ def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:
 class _StreamFilter:
     """Keeps encoded rows; counts those left out or cut aloud, and sees to it that all have a margin or none."""
 
-    def __init__(self, name: str, seen: PreparationReport, trees: bool):
-        self.name, self.seen, self.trees, self.read, self.counts = name, seen, trees, 0, Counter()
+    def __init__(self, name: str, seen: PreparationReport):
+        self.name, self.seen, self.read, self.counts = name, seen, 0, Counter()
         self.first: dict[str, bool] = {}  # whether the first example had it
         self.numbers: dict[str, int] = {}  # what a row is called -> its number in `seen`
 
@@ -101,10 +97,6 @@ class _StreamFilter:
                     f"{self.name} data set: '{column}' is {'there' if given else 'missing'} in {place}, "
                     "unlike in the rows before. Give every row one, or none."
                 )
-        if not self.trees and _given(example, "node_lengths"):
-            raise ValueError(
-                f"{self.name} data set: {place} is a tree of steps, unlike the first one. Put a tree first."
-            )
         return True
 
     def _count(self, what: str, place: str, why: str) -> None:

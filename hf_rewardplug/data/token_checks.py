@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checks import RowError, finite, is_whole, shown
 from .canonical import UNLABELLED, Row
+from .step_nodes import nodes_of
 
 
 def check_ids(ids: list[int], column: str, vocab_size: int | None = None) -> list[int]:
@@ -67,12 +68,9 @@ def given_scores(row: Row, count: int, *, unrated: bool = False) -> list[float]:
     return [float(score) for score in scores]
 
 
-def given_tree(row: Row, labels: list[float]) -> Row:
-    """`node_lengths` and `node_parents` of a tokenized tree of steps; {} of a row that is one solution."""
-    lengths = row.get("node_lengths")
-    if not lengths:
-        return {}
-    parents = row.get("node_parents") or []
+def given_nodes(row: Row, labels: list[float]) -> tuple[list[int], list[int]]:
+    """The lengths and parents of the nodes that a tokenized step row brings; one without them is one solution."""
+    lengths, parents = nodes_of({"node_parents": [], **row, "labels": labels})
     right = _are_whole(lengths) and _are_whole(parents) and len(parents) == len(lengths)
     right = right and all(-1 <= parent < node for node, parent in enumerate(parents))
     if not right or min(lengths) < 0 or sum(lengths) != len(labels):
@@ -83,4 +81,4 @@ def given_tree(row: Row, labels: list[float]) -> Row:
     ends = {end - 1 for end in accumulate(lengths)}
     if any(label != UNLABELLED and index not in ends for index, label in enumerate(labels)):
         raise RowError("a node of a tree has its label at its last token, and no other", column="labels")
-    return {"node_lengths": lengths, "node_parents": parents}
+    return lengths, parents

@@ -18,7 +18,7 @@ from trl.trainer.utils import get_config_model_id
 from ..data.canonical import EXAMPLE_ID, PAIR_EXTRAS, PROMPT_KEY, SUBSET
 from ..data.chat_templates import set_chat_template
 from ..data.columns import beside_tokens
-from ..data.pipeline import TREE_COLUMNS, RowPipeline
+from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
@@ -27,7 +27,15 @@ from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.places import HUB
 from ..model.positions import learned_positions
 from .config import DataOptions
-from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, plans_batches, without_empty_columns
+from .dataset_checks import (
+    check_kind,
+    check_lengths,
+    check_prepared,
+    one_shard,
+    plans_batches,
+    solutions_alone,
+    without_empty_columns,
+)
 from .loaders import LoaderTrainer
 from .objectives import Objective
 from .rendering import description, freeze_run_date, tell_looks
@@ -68,6 +76,9 @@ class DataTrainer(LoaderTrainer):
         if tokenized and EXAMPLE_ID in names:
             check_prepared(names, columns, f"{dataset_name} data set", args.loss_type)
             check_lengths(dataset, columns, self.learned_positions, f"{dataset_name} data set")
+            if not self.training_objective.takes_trees:
+                what = f"{dataset_name} data set: it was prepared for another loss than loss_type='{args.loss_type}'"
+                return solutions_alone(dataset, f"{what} (the columns node_lengths). Give the raw rows.")
             return dataset
         subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
         for option in ("adapter", "ignore_columns", "column_mapping") if tokenized and args.process_index == 0 else ():
@@ -81,7 +92,7 @@ class DataTrainer(LoaderTrainer):
         sizes = {"vocab_size": self.vocab_size, "positions": self.learned_positions}
         encoder = replace(self.encoder(processing_class, args), pad_token_id=processing_class.pad_token_id, **sizes)
         raw = None if tokenized else self._opened(dataset, args, dataset_name, mapping, subset)
-        read = (*columns, *self.training_objective.tokenized_columns, *PAIR_EXTRAS, *TREE_COLUMNS, subset)
+        read = (*columns, *self.training_objective.tokenized_columns, *PAIR_EXTRAS, subset)
         read += tuple(args.ignore_columns or ())
         unread = raw.unread if raw else beside_tokens(dataset.column_names or first, read)
         dataset = dataset if raw is None else raw.rows

@@ -4,12 +4,14 @@ In: what was handed over as a data set. Out: the same, or an error that says wha
 """
 
 import logging
+from functools import partial
 
 import datasets
 
 from ..data.adapters.prompts import PAIR_EXTRAS
 from ..data.batching import longest_sequence
 from ..data.preparation_report import PreparationReport, length_remedy
+from ..data.step_nodes import NODE_PARENTS, is_chain
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,34 @@ def without_empty_columns(dataset, name: str):
 
 
 def check_prepared(names: set[str], columns: dict, what: str, loss_type: str) -> None:
-    """A data set that was prepared for one loss may lack what another needs, or have what it cannot read."""
-    missing, beyond = {"tie", "steps_labelled"} & {*columns} - names, {"node_lengths"} & names - {*columns}
-    if missing or beyond:
+    """A data set that was prepared for one loss may lack what another needs."""
+    if missing := {"tie", "steps_labelled"} & {*columns} - names:
         raise ValueError(
             f"{what}: it was prepared for another loss than loss_type='{loss_type}' (the columns "
-            f"{', '.join(sorted(missing | beyond))}). Give the raw rows."
+            f"{', '.join(sorted(missing))}). Give the raw rows."
         )
+
+
+def solutions_alone(dataset, error: str):
+    """The encoded step rows, each of which must be a tree with one branch; a stream's are looked at as they are read.
+
+    Raises:
+        ValueError: `error`; one of the rows has several branches.
+    """
+    if NODE_PARENTS not in (dataset.column_names or next(iter(dataset))):
+        return dataset
+    if isinstance(dataset, datasets.IterableDataset):
+        return dataset.filter(partial(_is_solution, error=error))
+    for parents in dataset.select_columns(NODE_PARENTS):
+        _is_solution(parents, error)
+    return dataset
+
+
+def _is_solution(row: dict, error: str) -> bool:
+    """What `filter` asks of each row: True, or the error."""
+    if not is_chain(row[NODE_PARENTS]):
+        raise ValueError(error)
+    return True
 
 
 def check_lengths(dataset, columns: dict, positions: int | None, what: str) -> None:

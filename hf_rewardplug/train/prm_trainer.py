@@ -14,14 +14,18 @@ from trl.trainer.utils import get_config_model_id
 from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder
+from ..data.step_nodes import NODE_COLUMNS
 from ..data.tokenizing import step_token_ids
 from ..model.families import check_model
 from ..model.loading import embedding_rows
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig, default_args
+from .dataset_checks import solutions_alone
 from .model_init import first_model
 from .models import check_head, load_model, step_kind, steps_ready, tell_unused, with_template_of
 from .objectives import StepObjective
+
+_OWN_COLLATOR = "Leave `data_collator` out, or derive yours from `hf_rewardplug.StepCollator`."
 
 
 class PRMTrainer(ScoreTrainer, _BaseTrainer):
@@ -105,13 +109,8 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             }
         elif eval_dataset is not None:
             eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
-        trees = "node_lengths" in (train_dataset.column_names or ())
-        if (trees or args.good_token) and not isinstance(data_collator, StepCollator | None):
-            why = "The train data set has trees of steps, whose alternatives must not see each other."
-            raise ValueError(
-                f"{why if trees else '`good_token` and `bad_token` are read at score positions alone.'} Leave "
-                "`data_collator` out, or derive yours from `hf_rewardplug.StepCollator`."
-            )
+        if args.good_token and not isinstance(data_collator, StepCollator | None):
+            raise ValueError(f"`good_token` and `bad_token` are read at score positions alone. {_OWN_COLLATOR}")
         super().__init__(
             model=model,
             args=args,
@@ -151,6 +150,16 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     _ready = staticmethod(steps_ready)
 
     # ---- data ----------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset, processing_class, args: PRMConfig, dataset_name: str):
+        """Somebody else's collator knows nothing of nodes, and would make one sequence of a tree's branches."""
+        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if isinstance(self._users_collator, StepCollator | None):
+            return dataset
+        why = "has trees of steps, whose alternatives must not see each other"
+        dataset = solutions_alone(dataset, f"The {dataset_name} data set {why}. {_OWN_COLLATOR}")
+        names = dataset.column_names or next(iter(dataset))
+        return dataset.remove_columns([name for name in NODE_COLUMNS if name in names])
 
     @staticmethod
     def encoder(tokenizer, args: PRMConfig) -> Encoder:

@@ -195,8 +195,6 @@ def test_a_tree_is_one_example(steps):
     assert [label for label in tree["labels"] if label != -100] == [1, 0, 1, 0, 1]
     assert tree["node_lengths"] == [2, 2, 2, 3, 2, 2] and tree["node_parents"] == [-1, 0, 1, 1, 3, 3]
     assert report.examples == 1
-    flat, _ = prepare_dataset(Dataset.from_list([{"prompt": "p", "completions": ["a"], "labels": [1]}]), steps())
-    assert "node_lengths" not in flat.column_names
 
 
 @pytest.mark.parametrize(
@@ -224,15 +222,34 @@ def test_the_last_steps_of_a_tree_are_its_leaves(steps):
     assert [label for label in encoded[0]["labels"] if label != -100] == [0, 0]
 
 
-def test_streams_keep_trees_if_the_first_row_is_one(steps):
+CHAIN = {"prompt": "p", "completions": ["a", "b", "c"], "labels": [1, -100, 0]}
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["data set", "stream"])
+@pytest.mark.parametrize("tree_at", [0, 1, 9])
+def test_solutions_and_trees_stand_in_any_order(steps, tree_at, as_stream):
+    """A solution is a tree with one branch, so no row decides the form of those that follow it."""
     tree = tree_row(("a", 1, -1), ("b", 0, -1))
-    (example,) = prepare_dataset(stream_of([tree]), steps(trees), keep_columns=False)[0]
-    assert example["node_lengths"] == [2, 2, 2]
-    plain = {"prompt": "p", "completions": ["a"], "labels": [1]}
-    first_flat = Adapter("mixed", lambda row: plain if row["n"] == 0 else tree)
-    stream, _ = prepare_dataset(stream_of([{"n": 0}, {"n": 1}]), steps(first_flat), keep_columns=False)
-    with pytest.raises(ValueError, match="row 1 is a tree of steps, unlike the first one"):
-        list(stream)
+    adapter = Adapter("any", lambda row: tree if row["n"] == tree_at else CHAIN)
+    rows = Dataset.from_list([{"n": number} for number in range(10)])
+    encoded = prepare_dataset(rows.to_iterable_dataset() if as_stream else rows, steps(adapter), keep_columns=False)[0]
+    nodes = [(row["node_lengths"], row["node_parents"]) for row in encoded]
+    assert nodes.pop(tree_at) == ([2, 2, 2], [-1, 0, 0])
+    assert nodes == [([2, 2, 2, 2], [-1, 0, 1, 2])] * 9
+
+
+@pytest.mark.parametrize(
+    ("labels", "lengths"),
+    [
+        ([-100, -100, 1, -100, 0], [0, 3, 2]),
+        ([1, -100, 0.5, -100, -100], [0, 1, 2, 2]),  # tokens without a label at the end
+    ],
+)
+def test_of_rows_that_somebody_else_tokenized_nobody_knows_the_prompt(steps, labels, lengths):
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7, 8, 9], "labels": labels}])
+    (row,) = prepare_dataset(rows, steps(tokenized=True), keep_columns=False)[0]
+    assert row["labels"] == labels
+    assert (row["node_lengths"], row["node_parents"]) == (lengths, list(range(-1, len(lengths) - 1)))
 
 
 def test_last_step_only_reports_rows_without_a_last_label(steps):
@@ -431,7 +448,12 @@ def test_a_stream_keeps_no_columns_for_the_prm(steps):
     stream, _ = prepare_dataset(stream_of(rows), steps(), keep_columns=False)
     (row,) = stream
     assert row.pop("rewardplug_id") >= 0
-    assert row == {"input_ids": [ord(letter) for letter in "^pa\n"], "labels": [-100.0, -100.0, -100.0, 1.0]}
+    assert row == {
+        "input_ids": [ord(letter) for letter in "^pa\n"],
+        "labels": [-100.0, -100.0, -100.0, 1.0],
+        "node_lengths": [2, 2],
+        "node_parents": [-1, 0],
+    }
 
 
 def test_example_ids_of_a_stream_are_its_own_and_stay_the_same(pairs):

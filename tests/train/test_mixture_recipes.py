@@ -121,10 +121,10 @@ def test_a_prm_from_a_yaml_of_trees_and_solutions(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_streams_of_trees_and_solutions(folder, monkeypatch):
-    """Without weights the first part leads: a stream with trees must begin with one."""
+    """Without weights the first part leads: the stream begins with solutions, and trees follow."""
     config = {
         "model_name_or_path": str(save_demo_model(folder / "model", style="qwen")),
-        "datasets": [{"path": "trees.jsonl"}, {"path": "steps.jsonl"}],
+        "datasets": [{"path": "steps.jsonl"}, {"path": "trees.jsonl"}],
         "dataset_streaming": True,
         "max_eval_rows": 4,
     }

@@ -307,15 +307,83 @@ def test_rows_prepared_without_their_prompts_cannot_be_grouped(model_path, tmp_p
         RewardTrainer(model_path, args, train_dataset=prepared).train()
 
 
-def test_trees_need_a_collator_that_knows_them(model_path, tmp_path):
+# ---- solutions and trees in one data set -----------------------------------------------------------------------------
+
+
+def tokenized_solutions(count: int) -> list[dict]:
+    """Without a word about nodes, as TRL's old trainer made them."""
+    rows = [{"input_ids": [5, 6, 7 + index, 8], "labels": [-100, 1, -100, index % 2]} for index in range(count)]
+    return [{**row, "node_lengths": None, "node_parents": None} for row in rows]
+
+
+TREE = {
+    "input_ids": [5, 6, 7, 8, 9],
+    "labels": [-100, -100, 1, -100, 0],
+    "node_lengths": [2, 1, 2],
+    "node_parents": [-1, 0, 0],
+}
+MIXED = Dataset.from_list([*tokenized_solutions(9), TREE, *tokenized_solutions(2)])
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+def test_a_stream_of_solutions_may_hold_a_tree(sharing, model_path, tmp_path):
+    """Its tenth row is one; the losses are those of the same rows as a data set, in the same order."""
+    options = {"train_sampling_strategy": "sequential", "prefix_sharing": sharing, "max_steps": 6}
+    losses = []
+    for data in (MIXED, MIXED.to_iterable_dataset()):
+        trainer = PRMTrainer(model_path, PRMConfig(**quick(tmp_path, **options)), train_dataset=data)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert len(losses[0]) == 6 and losses[1] == losses[0]
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["data set", "stream"])
+@pytest.mark.parametrize("where", ["train", "eval", "prepared"])
+def test_trees_need_a_collator_that_knows_them(where, as_stream, model_path, tmp_path):
+    """A tree is found wherever it stands; of a stream, when it is read."""
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    with pytest.raises(ValueError, match="trees of steps, whose alternatives must not see each other"):
-        PRMTrainer(
-            model_path,
-            PRMConfig(**quick(tmp_path)),
-            data_collator=DataCollatorForTokenClassification(tokenizer),
-            train_dataset=Dataset.from_list(step_trees(4)),
-        )
+
+    def trainer_for(train, held_out=None, **arguments):
+        args = PRMConfig(**quick(tmp_path, max_steps=1))
+        return PRMTrainer(model_path, args, train_dataset=train, eval_dataset=held_out, **arguments)
+
+    trees, solutions = MIXED, Dataset.from_list(tokenized_solutions(4))
+    if where == "prepared":
+        trees = trainer_for(trees).train_dataset
+    trees = trees.to_iterable_dataset() if as_stream else trees
+    both = (solutions, trees) if where == "eval" else (trees, None)
+    name = "eval" if where == "eval" else "train"
+    with pytest.raises(ValueError, match=f"The {name} data set has trees of steps, whose alternatives must not see"):
+        trainer = trainer_for(*both, data_collator=DataCollatorForTokenClassification(tokenizer))
+        list(trainer.eval_dataset if where == "eval" else trainer.train_dataset)
+
+
+def test_solutions_reach_somebody_else_s_collator_without_nodes(model_path, tmp_path):
+    """Raw, tokenized, prepared, and in streams."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    prepared = trained("prm", model_path, tmp_path, count=4).train_dataset
+    for rows in (Dataset.from_list(solutions(4)), Dataset.from_list(tokenized_solutions(4)), prepared):
+        for data in (rows, rows.to_iterable_dataset()):
+            trainer = PRMTrainer(
+                model_path,
+                PRMConfig(**quick(tmp_path, max_steps=2)),
+                data_collator=DataCollatorForTokenClassification(tokenizer),
+                train_dataset=data,
+                eval_dataset=data,
+            )
+            assert "node_lengths" not in next(iter(trainer.train_dataset))
+            trainer.train()
+            assert trainer.evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("loss_type", ["pqm", "min_form"])
+def test_losses_of_solutions_take_no_trees(loss_type, model_path, tmp_path):
+    args = PRMConfig(**quick(tmp_path, loss_type=loss_type))
+    with pytest.raises(ValueError, match=f"row 9: .*loss_type='{loss_type}' takes no trees of steps"):
+        PRMTrainer(model_path, args, train_dataset=MIXED)
+    prepared = PRMTrainer(model_path, PRMConfig(**quick(tmp_path)), train_dataset=MIXED).train_dataset
+    with pytest.raises(ValueError, match=f"prepared for another loss than loss_type='{loss_type}'"):
+        PRMTrainer(model_path, args, train_dataset=prepared)
 
 
 def test_the_budget_is_a_positive_number(tmp_path):

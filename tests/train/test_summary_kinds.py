@@ -218,6 +218,8 @@ def test_steps(case, run):
         p = p_right(logits[: len(row["labels"])])
         assert item["probabilities"] == pytest.approx(p.tolist(), abs=1e-6)
         assert item["labels"] == pytest.approx(row["labels"])
+        texts = [item["prompt"], *item["steps"]]
+        assert [text.strip() for text in texts] == [row["prompt"], *row["completions"]]
         assert item.get("outcome") == (min(row["labels"]) if case == "outcomes, labelled" else None)
         found += p.tolist()
         labels += row["labels"]

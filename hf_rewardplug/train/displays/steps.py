@@ -1,12 +1,14 @@
 """Steps: the probability that each is right beside its label, or beside the solution's outcome where that is all."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from ...data.canonical import UNLABELLED
+from ...data.step_nodes import is_chain, nodes_of
 from ...figure_names import LOSS, SOLUTIONS, STEPS, score_baselines, step_baselines
 from ...model.head import step_probabilities
 from .base import Display, Line, shortened
@@ -48,16 +50,18 @@ class Steps(Display):
             yield f"    {probability:6.3f}  {'' if label == UNLABELLED else _word(label):<6} {shortened(text, 70)}"
 
     def items(self, row: dict, prediction: np.ndarray) -> Iterator[dict[str, Any]]:
-        if not row.get("node_lengths"):
+        if is_chain(nodes_of(row)[1]):
             yield self._item(row, prediction)
 
     def _item(self, row: dict, probabilities: np.ndarray) -> dict[str, Any]:
+        lengths, _ = nodes_of(row)  # node 0 is the prompt
         ends = [index + 1 for index, label in enumerate(row["labels"]) if label != UNLABELLED]
-        texts = [self.text(row["input_ids"][start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        bounds = pairwise([0, lengths[0], *ends])
+        prompt, *steps = [self.text(row["input_ids"][start:end]) for start, end in bounds]
         outcome = _outcome(row)
         return {
-            "prompt": texts[0],  # up to the first labelled step, which no mark divides from the prompt
-            "steps": ["(up to here)", *texts[1:]],
+            "prompt": prompt,
+            "steps": steps,
             "probabilities": probabilities.tolist(),
             "labels": [row["labels"][end - 1] if _labelled(row) else UNLABELLED for end in ends],
             **({} if outcome is None else {"outcome": outcome}),

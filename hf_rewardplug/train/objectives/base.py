@@ -46,6 +46,8 @@ class Objective:
     """columns that mark encoded data"""
     keep_columns: ClassVar[bool] = True
     """whether raw columns stay beside the encoded ones"""
+    takes_trees: ClassVar[bool] = True
+    """whether an encoded row may be a tree with several branches"""
 
     @classmethod
     def from_config(cls, args: Any) -> "Objective":

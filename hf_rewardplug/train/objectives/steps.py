@@ -16,6 +16,7 @@ from ...checks import RowError
 from ...data.canonical import EXAMPLE_ID, UNLABELLED, Row
 from ...data.collator import StepCollator
 from ...data.encoding import Encoder
+from ...data.step_nodes import NODE_COLUMNS, is_chain
 from ...figure_names import LOSS, SOLUTIONS, STEPS, Metric
 from ...figures import outcome_figures, step_figures
 from ...model.head import step_logits, step_probabilities
@@ -33,8 +34,8 @@ class StepObjective(Objective):
     collator = StepCollator
 
     @property
-    def _of_steps(self) -> bool:
-        """Whether the loss is each step's own; else it is a solution's, and takes no trees, which are many."""
+    def takes_trees(self) -> bool:
+        """Whether the loss is each step's own; else it is a solution's, and a tree holds several."""
         return "step_tree" in self.loss.rows
 
     @property
@@ -44,11 +45,8 @@ class StepObjective(Objective):
 
     @property
     def columns(self) -> Features:
-        """`node_lengths` and `node_parents` of a tree are empty where a row is one solution."""
         integers = List(Value("int64"))
-        columns = Features(input_ids=integers, labels=List(Value("float64")))
-        if self._of_steps:
-            return Features(**columns, node_lengths=integers, node_parents=integers)
+        columns = Features(input_ids=integers, labels=List(Value("float64")), **dict.fromkeys(NODE_COLUMNS, integers))
         return Features(**columns, steps_labelled=Value("bool")) if self._of_outcomes else columns
 
     @property
@@ -63,7 +61,7 @@ class StepObjective(Objective):
 
     def _tokenized(self, encoder: Encoder, row: Row) -> Row:
         encoded = encoder.tokenized_steps(row)
-        if not self._of_steps and "node_lengths" in encoded:
+        if not self.takes_trees and not is_chain(encoded["node_parents"]):
             raise RowError(f"loss_type='{self.loss_type}' takes no trees of steps", column="node_lengths")
         if self.loss.labels == "hard" and {*encoded["labels"]} - {0.0, 1.0, float(UNLABELLED)}:
             raise RowError(f"loss_type='{self.loss_type}' takes 0 and 1 as labels", column="labels")
@@ -72,7 +70,7 @@ class StepObjective(Objective):
     def item_weights(self, inputs: Tensors) -> torch.Tensor:
         """1 or its class weight a step; where the loss is a solution's, 1 at its first step."""
         labels_S, _, back_S = _steps(inputs)
-        if not self._of_steps:
+        if not self.takes_trees:
             return (back_S == 0).float()
         class_weights = self.option(CLASS_WEIGHTS.name)
         return torch.ones_like(labels_S) if class_weights is None else class_weights_S(labels_S, class_weights)
@@ -83,7 +81,7 @@ class StepObjective(Objective):
         logits_SC = logits if "step_labels" in inputs else logits[inputs["labels"] != UNLABELLED]
         labels_S = labels_S.to(logits_SC.dtype)
         items = {"logits": logits_SC, "labels": labels_S, "rows": rows_S, "back": back_S}
-        if self._of_steps:
+        if self.takes_trees:
             return self.formula(logits_SC, labels_S) * self.weights(inputs), items
         values_S, targets_S = step_logits(logits_SC), labels_S
         if self._of_outcomes:
