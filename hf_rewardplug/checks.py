@@ -222,6 +222,17 @@ def check_whole(name: str, value: Any, *, least: int = 1) -> None:
         raise ValueError(f"{name}={value} {why}; expected a positive number or None.")
 
 
+def check_share(name: str, value: Any, remedy: str) -> None:
+    """The option is a share of the rows, which leaves some on both sides.
+
+    >>> check_share("test_size", 1.5, "Give 0.05.")
+    Traceback (most recent call last):
+    ValueError: test_size=1.5 is not between 0 and 1. Give 0.05.
+    """
+    if not is_number(value) or not 0 < value < 1:
+        raise ValueError(f"{name}={value!r} is not between 0 and 1. {remedy}")
+
+
 # ---- columns of a row ----------------------------------------------------------------------------------------------
 
 

@@ -1,22 +1,29 @@
-"""Local data files and hub data sets to rows, and rows to train and held-out ones.
+"""Names of data sets to rows: local files and folders, and data sets of the hub.
 
-In: a name (hub id, a file of `formats`, or a folder of one kind of them). Out: a `Dataset` or a stream, or a
-`ValueError` that names the file and the line.
+In: a name (hub id, a file of `formats`, or a folder of one format) and a split. Out: a `Dataset` or a stream, or a
+`ValueError` that names the file and the line. Recipes, the commands and axolotl's configs all load their rows here.
 """
 
-import json
-import random
-from collections.abc import Sequence, Set
+import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from .formats.file_rows import FILE_FORMATS, BrokenFile, file_format
-from .formats.unpacked import plain_file
+from .formats.unpacked import linked_folder, plain_file
 from .local import exact_names, split_of, stream_of, table_of
 from .origin import remember_files
 
-_PROMPT_COLUMNS = ("prompt", "input", "instruction", "question", "problem", "context")
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+"""words in the names of files and folders that `datasets` takes for splits"""
+
+_SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_WORDS)})(?![a-z])")
+_DOCUMENTS = ("readme", "license")  # how the names of files begin that hold no rows
 
 
 def load_split(
@@ -25,45 +32,66 @@ def load_split(
     *,
     config: str | None = None,
     data_files: str | list | dict | None = None,
+    ds_type: str | None = None,
+    revision: str | None = None,
     streaming: bool = False,
     numbered: bool = False,
 ):
     """One split of a hub data set; or a json, jsonl, csv, parquet or arrow file, gzipped or not; or a folder of one
-    kind of them, one that `save_to_disk` wrote too.
+    format, of `save_to_disk`, or as the hub keeps data sets (with a README.md).
 
     Args:
-        split: as `datasets.load_dataset` takes it. Local files have one split whatever its name, and parts of it:
-            "train[:100]".
-        config, data_files: `name` and `data_files` of `datasets.load_dataset`; of a local folder, `data_files` are the
-            files to read.
+        split: as `datasets.load_dataset` takes it. A local file has one split whatever its name, and so has a folder
+            whose files are not named after several splits; parts of it are "train[:100]".
+        config, data_files, revision: `name`, `data_files` and `revision` of `datasets.load_dataset`; of a local folder,
+            `data_files` are the files to read.
+        ds_type: the reader of `datasets` for local files whose name does not say their format, such as "text".
         numbered: a stream of local files gets the columns `FILE_ROW` and `FILE_NAME`, which the trainers name rows by.
-            (A `Dataset`'s rows are told by `origin.py`.)
+            (`origin.py` finds where the rows of a `Dataset` come from.)
 
     Raises:
-        ValueError: `name` is nowhere, a file or folder of another kind, or a file that cannot be read (with the line).
+        ValueError: `name` is nowhere, a file or folder of another format, has no such split, or is a file that cannot
+            be read (with the line).
     """
     path = Path(name)
+    options = {"split": split, "streaming": streaming}
     if not path.exists():
-        if data_files and name in FILE_FORMATS.values():  # a reader of `datasets`, and the files for it
-            data_files = exact_names(data_files)
-        try:
-            return datasets.load_dataset(name, config, data_files=data_files, split=split, streaming=streaming)
-        except OSError as error:
-            raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
+        return _by_datasets(name, name=config, data_files=data_files, revision=revision, **options)
     if data_files is None and is_saved(path):
-        saved = of_saved(path, split)
+        saved = _of_saved(path, split)
         return saved.to_iterable_dataset() if streaming else saved
-    files = local_files(path, data_files)
+    if data_files is None and path.is_dir() and (config is not None or (path / "README.md").is_file()):
+        return _by_datasets(str(linked_folder(path)), shown=name, name=config, **options)
+    files = _named_files(path, data_files)
+    if ds_type is not None and {ds_type} != {file_format(file) for file in files}:
+        return _by_datasets(ds_type, shown=name, data_files=exact_names(files), **options)
+    files = _files_of_split(path, _checked_files(path, files), split)
     if streaming:
         return stream_of(name, files, split, numbered)
-    _, bracket, slice_ = split.partition("[")
-    dataset = table_of(name, files, f"train{bracket}{slice_}")
+    _, bracket, part = split.partition("[")
+    dataset = table_of(name, files, f"train{bracket}{part}")
     remember_files(dataset, files)
     return dataset
 
 
+def _by_datasets(path: str, *, shown: str | None = None, split: str, data_files: Any = None, **options: Any):
+    """`datasets.load_dataset`, whose errors do not say what was loaded; `shown` is what the user calls it."""
+    if data_files and path in FILE_FORMATS.values():  # a reader of `datasets`, and the files for it
+        data_files = exact_names(data_files)
+    try:
+        return datasets.load_dataset(path, data_files=data_files, split=split, **options)
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
+        name = shown or path
+        if isinstance(error, OSError) and shown is None and not data_files:
+            raise ValueError(f"'{name}' is neither a file or folder here nor a data set of the hub: {error}") from error
+        raise ValueError(f"'{name}', split '{split}', cannot be loaded: {error or 'it has no rows'}") from error
+
+
+# ---- local files ---------------------------------------------------------------------------------------------------
+
+
 def local_files(path: str | Path, data_files: str | list | dict | None = None) -> list[Path]:
-    """A file, or the files of a folder in the order of their names, all of one format.
+    """A file, or the files of a folder and of those within it in the order of their names, all of one format.
 
     Raises:
         ValueError: there is none, or they are of several formats or of none.
@@ -71,12 +99,15 @@ def local_files(path: str | Path, data_files: str | list | dict | None = None) -
     path = Path(path)
     if not path.exists():
         raise ValueError(f"there is no file or folder '{path}'. Give its path from here, or a whole one.")
-    files = _named_files(path, data_files)
-    formats = {file_format(file) if file.is_file() else None for file in files}
+    return _checked_files(path, _named_files(path, data_files))
+
+
+def _checked_files(path: Path, files: list[Path]) -> list[Path]:
+    formats = {file_format(file) for file in files}
     if len(formats) != 1 or None in formats:
-        found = ", ".join(file.name for file in files[:8]) or "nothing"
+        names = ", ".join(_name_within(path, file) for file in files[:8]) or "nothing"
         raise ValueError(
-            f"'{path}' holds {found}; expected {', '.join(FILE_FORMATS)} files of one kind, gzipped (.gz) or not."
+            f"'{path}' holds {names}; expected {', '.join(FILE_FORMATS)} files of one kind, gzipped (.gz) or not."
         )
     for file in files:
         if not file.stat().st_size:
@@ -86,16 +117,65 @@ def local_files(path: str | Path, data_files: str | list | dict | None = None) -
 
 def _named_files(path: Path, data_files: str | list | dict | None) -> list[Path]:
     if data_files is None:
-        return [file for file in sorted(path.iterdir()) if file.name[0] != "."] if path.is_dir() else [path]
+        return _files_within(path) if path.is_dir() else [path]
     if isinstance(data_files, dict) or not path.is_dir():
         raise ValueError(
             f"data_files={data_files!r} does not go with '{path}': it names files of a local folder, one or a list."
         )
     files = [path / name for name in ([data_files] if isinstance(data_files, str) else data_files)]
     if missing := [file.name for file in files if not file.is_file()]:
-        found = ", ".join(sorted(file.name for file in path.iterdir())[:8])
-        raise ValueError(f"'{path}' has no file {', '.join(missing)}. It holds {found or 'nothing'}.")
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:8])
+        raise ValueError(f"'{path}' has no file {', '.join(missing)}. It holds {names or 'nothing'}.")
     return files
+
+
+def _files_within(folder: Path) -> list[Path]:
+    """The visible files of a folder at every depth, without those that describe it."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    visible = [file for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    return [file for file in visible if not file.name.lower().startswith(_DOCUMENTS)]
+
+
+def _name_within(path: Path, file: Path) -> str:
+    return file.name if file == path else str(file.relative_to(path)) if file.is_relative_to(path) else str(file)
+
+
+def split_names(path: str | Path, data_files: str | list | None = None) -> list[str]:
+    """The splits that the names of local files say, as on the hub; none where all rows are one split.
+
+    Without this, a folder of `train.jsonl` and `test.jsonl` would be trained on as a whole.
+    """
+    path = Path(path)
+    splits = {_split_of_name(_name_within(path, file)) for file in _named_files(path, data_files)} - {None}
+    return sorted(splits) if len(splits) > 1 else []
+
+
+def _split_of_name(name: str) -> str | None:
+    """The split that a file's name says.
+
+    >>> [_split_of_name(name) for name in ("data/train-0.jsonl", "my_eval.csv", "dev/a.json", "contest.json", "a.csv")]
+    ['train', 'test', 'validation', None, None]
+    """
+    word = _SPLIT_WORD.search(name.lower())
+    return None if word is None else _SPLIT_WORDS[word[1]]
+
+
+def _files_of_split(path: Path, files: list[Path], split: str) -> list[Path]:
+    """Those of a folder's files that belong to the split, where their names say several splits."""
+    of_files = {file: _split_of_name(_name_within(path, file)) for file in files}
+    splits = sorted({name for name in of_files.values() if name is not None})
+    if len(splits) < 2:
+        return files
+    if unnamed := [_name_within(path, file) for file, name in of_files.items() if name is None]:
+        raise ValueError(
+            f"'{path}' holds files of the splits {', '.join(splits)}, but the name of {unnamed[0]} says none of them. "
+            "Rename it, or name the files to read in `data_files`."
+        )
+    base = split.partition("[")[0]
+    chosen = [file for file, name in of_files.items() if name == base]
+    if not chosen:
+        raise ValueError(f"'{path}' has no split '{base}'; it has {', '.join(splits)}.")
+    return chosen
 
 
 def is_saved(path: str | Path) -> bool:
@@ -103,86 +183,18 @@ def is_saved(path: str | Path) -> bool:
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def of_saved(path: str | Path, split: str, *, single: str | None = None) -> datasets.Dataset:
-    """The split of a folder that `save_to_disk` wrote.
-
-    Args:
-        single: what a single data set is called, which has one split; None for any name.
-
-    Raises:
-        ValueError: there is no such split.
-    """
+def _of_saved(path: Path, split: str) -> datasets.Dataset:
+    """The split of a folder that `save_to_disk` wrote; a single data set has one split whatever its name."""
     saved = datasets.load_from_disk(str(plain_file(path)))
-    splits = saved if isinstance(saved, dict) else {single or split.partition("[")[0]: saved}
+    splits = saved if isinstance(saved, dict) else {split.partition("[")[0]: saved}
     try:
         return split_of(splits, split)
     except ValueError as error:
         raise ValueError(f"'{path}' has no split '{split}'; it has {', '.join(splits)}.") from error
 
 
-# ---- train and held-out rows ---------------------------------------------------------------------------------------
-
-
-def at_most(dataset, rows: int | None):
+def at_most(dataset: Any, rows: int | None):
+    """The first `rows` rows of a data set or a stream; all of them when None."""
     if rows is None or not isinstance(dataset, datasets.Dataset):
         return dataset if rows is None else dataset.take(rows)
     return dataset.select(range(min(rows, len(dataset))))
-
-
-def hold_out(
-    dataset: datasets.Dataset,
-    share: float,
-    seed: int,
-    *,
-    shuffle: bool = True,
-    own_rows: str = "eval_dataset_name",
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Shuffle and split; rows with the same prompt stay on one side, so that no prompt is known at evaluation.
-
-    Args:
-        shuffle: False leaves both sides in the order of the rows.
-        own_rows: what messages call the option for held-out rows of one's own.
-
-    Raises:
-        ValueError: `share` is not between 0 and 1, or there is one prompt only.
-    """
-    check_share(share, own_rows)
-    column = next((name for name in _PROMPT_COLUMNS if name in dataset.column_names), None)
-    values = range(len(dataset)) if column is None else dataset[column]
-    keys = [json.dumps(value, sort_keys=True, default=str) for value in values]
-    prompts = sorted(set(keys))
-    if len(prompts) < 2:
-        raise ValueError(
-            f"{len(dataset)} rows with {len(prompts)} different prompts cannot be split by prompt. Give held-out rows "
-            f"of their own ({own_rows})."
-        )
-    random.Random(seed).shuffle(prompts)
-    held = set(prompts[: held_count(share, len(prompts))])
-    return split_by_prompt(dataset, keys, held, seed if shuffle else None)
-
-
-def check_share(share: float, own_rows: str) -> None:
-    """`test_size` is a share, or a `ValueError` that names the option for held-out rows of one's own."""
-    if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(f"test_size={share!r} is not between 0 and 1. For held-out rows of your own: {own_rows}.")
-
-
-def held_count(share: float, prompts: int) -> int:
-    """How many of two or more prompts are held out: one at least, and one at least stays.
-
-    >>> held_count(0.05, 100), held_count(0.05, 2), held_count(0.95, 2)
-    (5, 1, 1)
-    """
-    return min(max(1, round(share * prompts)), prompts - 1)
-
-
-def split_by_prompt(dataset: datasets.Dataset, prompts: Sequence[str], held: Set[str], seed: int | None):
-    """The rows whose prompt is not in `held`, and those whose prompt is; `prompts` has one a row.
-
-    Both are shuffled, unless `seed` is None.
-    """
-    rows = list(range(len(prompts)))
-    if seed is not None:
-        random.Random(seed).shuffle(rows)
-    sides = [[row for row in rows if (prompts[row] in held) is side] for side in (False, True)]
-    return dataset.select(sides[0]), dataset.select(sides[1])

@@ -20,8 +20,8 @@ from datasets import Dataset, IterableDataset
 from packaging.version import Version
 
 from ..checks import check_choice, is_number
-from .canonical import hash63
-from .files import at_most, check_share, held_count, split_by_prompt
+from .files import at_most
+from .held_out import hold_out_prompts, prompt_of
 from .mixture_rows import Part, canonical_rows
 
 STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
@@ -95,9 +95,19 @@ def mixed_and_held_out(
         most = most or equal_share(1000, len(parts))
         train, held_out = [one.skip(most) for one in rows], rows
     else:
-        train, held_out = _hold_out(parts, rows, test_size, seed, own_rows)
+        names = [part.subset for part in parts]
+        prompts = [_prompts(place, part_rows) for place, part_rows in enumerate(rows)]
+        options = {"share": test_size, "seed": seed, "own_rows": own_rows}
+        sides = hold_out_prompts(dict(zip(names, rows, strict=True)), prompts, **options)
+        train, held_out = zip(*sides, strict=True)
     train = _interleaved(train, [part.weight for part in parts], seed, stopping_strategy)
     return train, _interleaved([at_most(one, most) for one in held_out])
+
+
+def _prompts(place: int, rows: Dataset) -> list[str]:
+    """The prompt of each row of a part; `place` tells rows without a prompt apart from those of other parts."""
+    texts = enumerate(rows["canonical"])
+    return [prompt_of(json.loads(text), f"{place} {number}") for number, text in texts]
 
 
 def equal_share(rows: int | None, parts: int) -> int | None:
@@ -169,44 +179,3 @@ def _interleaved(rows: list, weights: Sequence[float | None] = (None,), seed: in
     shares = [weight / math.fsum(weights) for weight in weights]
     strategy = strategy or "first_exhausted"
     return datasets.interleave_datasets(rows, probabilities=shares, seed=seed, stopping_strategy=strategy)
-
-
-def _hold_out(parts: Sequence[Part], rows: list[Dataset], share: float, seed: int, own_rows: str):
-    """Each part's rows on two sides: a prompt that one part holds out is held out in all.
-
-    A part holds out its prompts of least hash, so that parts with the same prompts hold out the same ones.
-    """
-    check_share(share, own_rows)
-    prompts_of, held = [], set()
-    for index, (part, dataset) in enumerate(zip(parts, rows, strict=True)):
-        prompts = [_prompt(text, f"{index} {number}") for number, text in enumerate(dataset["canonical"])]
-        different = sorted(set(prompts), key=lambda prompt: (hash63(ascii((seed, prompt))), prompt))
-        if len(different) < 2:
-            raise ValueError(
-                f"part '{part.subset}' has {len(dataset)} rows with {len(different)} different prompts, which "
-                f"cannot be split by prompt. Give held-out rows of their own ({own_rows})."
-            )
-        held.update(different[: held_count(share, len(different))])
-        prompts_of.append(prompts)
-    sides = [split_by_prompt(one, prompts, held, seed) for one, prompts in zip(rows, prompts_of, strict=True)]
-    for part, (train, _) in zip(parts, sides, strict=True):
-        if not len(train):
-            raise ValueError(
-                f"part '{part.subset}' has no rows left to train on: other parts hold out its prompts. Give held-out "
-                f"rows of their own ({own_rows})."
-            )
-    return zip(*sides, strict=True)
-
-
-def _prompt(canonical: str, otherwise: str) -> str:
-    """The prompt of a row of the mixture, the same for text and messages; `otherwise` where it has none.
-
-    >>> _prompt('[{"prompt": [{"role": "user", "content": "2+2?"}], "nodes": []}]', "0 7"), _prompt("[]", "0 7")
-    ('2+2?', '0 7')
-    """
-    rows = json.loads(canonical)
-    prompt = rows[0].get("prompt") if isinstance(rows, list) and rows else None
-    if isinstance(prompt, list):
-        contents = [message.get("content") if isinstance(message, dict) else message for message in prompt]
-        prompt = "\n".join(content if isinstance(content, str) else json.dumps(content) for content in contents)
-    return (isinstance(prompt, str) and prompt.strip()) or otherwise

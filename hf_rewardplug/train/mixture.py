@@ -14,50 +14,21 @@ data sets of `hf_rewardplug.data.mixing`.
         column_mapping: {input: question}
     stopping_strategy: all_exhausted
 
-An entry has the names of TRL's `DatasetConfig` (but `data_dir` and `fraction`) and more, all told in `Entry`.
+An entry has the names of TRL's `DatasetConfig` (but `data_dir` and `fraction`) and more: see
+`hf_rewardplug.data.entries.DataEntry`.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, get_type_hints
 
 from ..checks import nearest
-from ..data.files import at_most, load_split
-from ..data.formats.file_rows import FILE_NAME, FILE_ROW, bare_name
+from ..data.entries import DataEntry, load_entry, parts_of
+from ..data.files import at_most
 from ..data.mixing import Part, equal_share, mixed, mixed_and_held_out
 
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One data set of a list.
-
-    Args:
-        path: hub id, a json, jsonl, csv, parquet or arrow file (gzipped or not), or a folder of one kind of them.
-        name, data_files, split: as `datasets.load_dataset` takes them; without `split` the recipe's own
-            (`dataset_train_split`, `dataset_test_split`).
-        columns: columns to keep. A part with margins cannot be mixed with one without: leave the column out here.
-        adapter, column_mapping, ignore_columns: format of its rows, as in the trainer's config.
-        subset: its name in the evaluation figures; the name of the file, folder or data set when None.
-        weight: its share of the rows drawn, relative to the others'; for all entries or for none.
-        max_rows: use its first so many rows at most.
-    """
-
-    path: str
-    name: str | None = None
-    data_files: str | list | dict | None = None
-    split: str | None = None
-    columns: list | None = None
-    adapter: str | None = None
-    column_mapping: dict | None = None
-    ignore_columns: list | None = None
-    subset: str | None = None
-    weight: int | float | None = None
-    max_rows: int | None = None
-
-
-_KINDS = get_type_hints(Entry)
+_KINDS = get_type_hints(DataEntry)
 
 
 def load_mixture(arguments, args) -> tuple:
@@ -78,21 +49,21 @@ def load_mixture(arguments, args) -> tuple:
         raise ValueError("`eval_datasets` are evaluated whole, each row once. Leave `weight` out there.")
     reading = {"num_proc": args.dataset_num_proc, "on_bad_row": args.on_bad_row}
     how = {"seed": args.seed, "stopping_strategy": arguments.stopping_strategy, **reading}
-    streaming, most = arguments.dataset_streaming, arguments.max_eval_rows
+    most = arguments.max_eval_rows
     with args.main_process_first(desc="mixing the data sets"):
-        parts = _load(entries, "datasets", arguments.dataset_train_split, streaming)
+        parts = _load(entries, "datasets", arguments.dataset_train_split, arguments, args.seed)
         if not eval_entries:
             train, held_out = mixed_and_held_out(parts, test_size=arguments.test_size, max_eval_rows=most, **how)
         else:
             train = mixed(parts, shuffle=True, **how)
-            eval_parts = _load(eval_entries, "eval_datasets", arguments.dataset_test_split, streaming)
+            eval_parts = _load(eval_entries, "eval_datasets", arguments.dataset_test_split, arguments, args.seed)
             most = equal_share(most, len(eval_parts))
             eval_parts = [replace(part, dataset=at_most(part.dataset, most)) for part in eval_parts]
             held_out = mixed(eval_parts, seed=args.seed, **reading)
     return at_most(train, arguments.max_train_rows), held_out
 
 
-def read_entries(given: Sequence[str | dict] | None, option: str) -> list[Entry]:
+def read_entries(listed: Sequence[str | dict] | None, option: str) -> list[DataEntry]:
     """The entries of the list `option`, each a mapping, JSON of one, or a path.
 
     >>> read_entries(["pairs.jsonl", '{"path": "sums.jsonl", "weight": 2}'], "datasets")[1].weight
@@ -101,17 +72,17 @@ def read_entries(given: Sequence[str | dict] | None, option: str) -> list[Entry]
     Traceback (most recent call last):
     ValueError: `datasets`, entry 1: 'wieght' is unknown; do you mean 'weight'? Known: path, name, ...
     """
-    if given is None:
+    if listed is None:
         return []
-    if not isinstance(given, list) or not given:
-        raise ValueError(f"`{option}` is {given!r}; expected a list of entries, such as [{{path: pairs.jsonl}}].")
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"`{option}` is {listed!r}; expected a list of entries, such as [{{path: pairs.jsonl}}].")
     entries = []
-    for number, entry in enumerate(given, 1):
+    for number, entry in enumerate(listed, 1):
         try:
             if isinstance(entry, str):
                 entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}
             _check(entry)
-            entries.append(Entry(**entry))
+            entries.append(DataEntry(**entry))
         except ValueError as error:
             raise ValueError(f"`{option}`, entry {number}: {error}") from error
     return entries
@@ -131,44 +102,16 @@ def _check(entry: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, _KINDS[name]) or value in ("", [], {}):
             expected = getattr(_KINDS[name], "__name__", str(_KINDS[name]).removesuffix(" | None"))
             raise ValueError(f"{name}={value!r}; expected {expected}.")
-    if entry.get("max_rows") is not None and entry["max_rows"] < 1:
-        raise ValueError(f"max_rows={entry['max_rows']}; expected 1 or more. Leave out an entry without rows.")
+    for name in ("max_rows", "shards"):
+        if entry.get(name) is not None and entry[name] < 1:
+            raise ValueError(f"{name}={entry[name]}; expected 1 or more. Leave out an entry without rows.")
 
 
-def _load(entries: list[Entry], option: str, split: str, streaming: bool) -> list[Part]:
-    parts = []
+def _load(entries: list[DataEntry], option: str, split: str, arguments, seed: int) -> list[Part]:
+    rows = []
     for number, entry in enumerate(entries, 1):
         try:
-            dataset = load_split(
-                entry.path,
-                entry.split or split,
-                config=entry.name,
-                data_files=entry.data_files,
-                streaming=streaming,
-                numbered=True,
-            )
-            if entry.columns is not None:
-                numbers = [FILE_ROW, FILE_NAME] if dataset.column_names is None else []  # of a stream of files
-                dataset = dataset.select_columns([*entry.columns, *numbers])
+            rows.append(load_entry(entry, split=split, streaming=arguments.dataset_streaming, seed=seed))
         except ValueError as error:
             raise ValueError(f"`{option}`, entry {number}: {error}") from error
-        parts.append(
-            Part(
-                dataset=at_most(dataset, entry.max_rows),
-                subset=entry.subset or subset_name(entry.path),
-                adapter=entry.adapter,
-                column_mapping=entry.column_mapping,
-                ignore_columns=entry.ignore_columns,
-                weight=entry.weight,
-            )
-        )
-    return parts
-
-
-def subset_name(path: str) -> str:
-    """What a part is called that has no name.
-
-    >>> [subset_name(path) for path in ("data/hh.jsonl", "nvidia/HelpSteer2", "argilla/pairs-v1.5")]
-    ['hh', 'HelpSteer2', 'pairs-v1.5']
-    """
-    return bare_name(Path(path).resolve() if Path(path).exists() else path)
+    return parts_of(entries, rows)

@@ -19,7 +19,8 @@ from accelerate import PartialState
 from transformers.utils import is_liger_kernel_available, is_torch_bf16_gpu_available
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from ..data.files import at_most, hold_out, load_split
+from ..data.files import at_most, load_split
+from ..data.held_out import hold_out
 from ..data.yaml_file import read_yaml
 from ..demo import DEMO_ARGUMENTS, demo_rows, save_demo_model
 from ..texts import USER_ERRORS, error_text
@@ -210,7 +211,8 @@ def load_splits(arguments: RecipeArguments, args: Any, model_args: ModelConfig, 
     elif arguments.dataset_streaming:
         held_out, train = train.take(arguments.max_eval_rows or 1000), train.skip(arguments.max_eval_rows or 1000)
     else:
-        train, held_out = hold_out(train, arguments.test_size, args.seed)
+        rows_format = {name: getattr(args, name) for name in ("adapter", "column_mapping", "ignore_columns")}
+        train, held_out = hold_out(train, arguments.test_size, args.seed, **rows_format)
     return at_most(train, arguments.max_train_rows), at_most(held_out, arguments.max_eval_rows)
 
 

@@ -9,7 +9,8 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from hf_rewardplug.checks import DropRow
 from hf_rewardplug.data.adapters import get_adapter
-from hf_rewardplug.data.files import at_most, hold_out, load_split
+from hf_rewardplug.data.files import at_most, load_split
+from hf_rewardplug.data.held_out import hold_out
 from hf_rewardplug.data.mixing import Part, mixed, mixed_and_held_out
 from hf_rewardplug.data.origin import Origin
 from hf_rewardplug.data.pipeline import RowPipeline

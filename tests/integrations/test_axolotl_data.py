@@ -9,12 +9,8 @@ from collections import Counter
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_rewardplug.integrations.axolotl.data import (
-    format_options,
-    load_entry,
-    read_entries,
-    train_and_held_out,
-)
+from hf_rewardplug.data.entries import load_entry
+from hf_rewardplug.integrations.axolotl.data import format_options, read_entries, train_and_held_out
 
 ROWS = [{"input": f"q{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(10)]
 
@@ -179,16 +175,16 @@ def test_several_entries_are_a_mixture(tmp_path):
     entries = read_entries(given)[0]
     assert format_options(entries, test_entries=[]) == {}
     train, held_out = split(entries, [], 0.2)
-    assert Counter(train["subset"]) + Counter(held_out["subset"]) == {"a.jsonl": 10, "b.jsonl": 30}
-    assert Counter(held_out["subset"]) == {"a.jsonl": 2, "b.jsonl": 6}
+    assert Counter(train["subset"]) + Counter(held_out["subset"]) == {"a": 10, "b": 30}
+    assert Counter(held_out["subset"]) == {"a": 2, "b": 6}
     prompts = {json.loads(text)[0]["prompt"][0]["content"] for text in train["canonical"]}
     assert {"q3", "other 7"} & prompts and len(prompts) == 32
     weighed = read_entries([{**one, "weight": weight} for one, weight in zip(given, (1, 3), strict=True)])[0]
     train, held_out = split(weighed, entries, 0)
-    assert Counter(held_out["subset"]) == {"a.jsonl": 10, "b.jsonl": 30}  # each once
-    assert Counter(train["subset"])["b.jsonl"] > Counter(train["subset"])["a.jsonl"]
+    assert Counter(held_out["subset"]) == {"a": 10, "b": 30}  # each once
+    assert Counter(train["subset"])["b"] > Counter(train["subset"])["a"]
     halves = [{**given[1], "split": part} for part in ("train[:10]", "train[10:]")]
-    assert Counter(split(read_entries(halves)[0], [], 0)[0]["subset"]) == {"b.jsonl": 10, "b.jsonl-2": 20}
+    assert Counter(split(read_entries(halves)[0], [], 0)[0]["subset"]) == {"b": 10, "b-2": 20}
     alone = [entry(path=given[0]["path"], subset="orca")]
     assert set(split(alone, [], 0)[0]["subset"]) == {"orca"}
 
@@ -196,9 +192,10 @@ def test_several_entries_are_a_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"path": "nowhere/at-all"}, "cannot be loaded: .*no file or folder here has this name"),
-        ({"path": "nowhere/at-all", "revision": "r"}, "'nowhere/at-all', split 'train', cannot be loaded"),
-        ({"split": "validation"}, "split 'validation', cannot be loaded: .*validation"),
+        ({"path": "nowhere/at-all"}, "'nowhere/at-all' is neither a file or folder here nor a data set of the hub"),
+        ({"path": "nowhere/at-all", "revision": "r"}, "'nowhere/at-all' is neither a file or folder here nor"),
+        ({"split": "validation"}, "a.jsonl' has no split 'validation'; it has train"),
+        ({"data_files": "b.jsonl"}, "data_files='b.jsonl' does not go with '.*a.jsonl'"),
         ({"path": "json", "data_files": "zz*.jsonl"}, "'json', split 'train', cannot be loaded: "),
     ],
 )

@@ -26,7 +26,8 @@ from transformers import (
 
 from hf_rewardplug import Encoder, PRMConfig, PRMTrainer, RewardConfig, RewardTrainer, register_adapter
 from hf_rewardplug.data.adapters import registry
-from hf_rewardplug.data.files import hold_out, load_split
+from hf_rewardplug.data.files import load_split
+from hf_rewardplug.data.held_out import hold_out
 from hf_rewardplug.train.script import load_splits, parse_recipe
 
 NAN, INF = float("nan"), float("inf")

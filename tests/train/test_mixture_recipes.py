@@ -189,6 +189,42 @@ def test_files_and_mappings_of_an_entry(folder, monkeypatch):
     assert set(train["subset"]) == {"data"}
 
 
+def test_entries_are_named_after_their_data_and_numbered(folder, monkeypatch):
+    halves = [{"path": "text.jsonl", "split": "train[:8]"}, {"path": "text.jsonl", "split": "train[8:]"}]
+    train, _ = splits(monkeypatch, {"datasets": halves, "eval_datasets": ["plain.jsonl"]})
+    assert Counter(train["subset"]) == {"text": 8, "text-2": 16}
+
+
+def test_a_folder_of_splits_is_not_trained_on_as_a_whole(folder, monkeypatch):
+    Path("both/deep").mkdir(parents=True)
+    for name, rows in (("train-0.jsonl", text_pairs(5)), ("deep/test.jsonl", text_pairs(3, seed=9))):
+        Path("both", name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for config in (
+        {"dataset_name": "both", "eval_dataset_name": "both"},
+        {"datasets": ["both"], "eval_datasets": ["both"]},
+    ):
+        assert [len(side) for side in splits(monkeypatch, config)] == [5, 3]
+    assert [len(list(side)) for side in splits(monkeypatch, {**config, "dataset_streaming": True})] == [5, 3]
+    with pytest.raises(ValueError, match="'both' has no split 'dev'; it has test, train"):
+        splits(monkeypatch, {"dataset_name": "both", "dataset_train_split": "dev"})
+    Path("both/more.jsonl").write_text(json.dumps(text_pairs(1)[0]))
+    with pytest.raises(ValueError, match=r"files of the splits test, train, but the name of more\.jsonl says none"):
+        splits(monkeypatch, {"datasets": ["both"]})
+
+
+def test_shards_and_readers_of_an_entry(folder, monkeypatch):
+    """What axolotl's entries may say, a recipe's may, too."""
+    halves = [{"path": "text.jsonl", "shards": 2, "shards_idx": half} for half in (0, 1)]
+    train, _ = splits(monkeypatch, {"datasets": halves, "eval_datasets": ["plain.jsonl"]})
+    assert sorted(row for _, row in order(train)) == [*range(24)]
+    Path("text.jsonl").rename("text.data")
+    entry = {"path": "text.data", "ds_type": "json", "subset": "text"}
+    train, _ = splits(monkeypatch, {"datasets": [entry], "eval_datasets": ["plain.jsonl"]})
+    assert sorted(order(train)) == [("text", row) for row in range(24)]
+    with pytest.raises(ValueError, match="`datasets`, entry 1: shards=2: a stream has none"):
+        splits(monkeypatch, {"datasets": [{"path": "chats.jsonl", "shards": 2}], "dataset_streaming": True})
+
+
 def test_one_data_set_is_what_it_was(folder, monkeypatch):
     train, held_out = splits(monkeypatch, {"dataset_name": "text.jsonl", "test_size": 0.25})
     both = concatenate_datasets([train, held_out])
@@ -226,7 +262,7 @@ BAD = [
     ({"datasets": [{**TWO[0], "subset": ""}]}, "entry 1: subset=''; expected str"),
     ({"datasets": [{**TWO[0], "columns": "prompt"}]}, "entry 1: columns='prompt'; expected list"),
     ({"datasets": [{**TWO[0], "columns": ["promt"]}]}, r"entry 1: Column name \['promt'\] not in the dataset"),
-    ({"datasets": [TWO[0], TWO[0]]}, "Two parts are called 'text'"),
+    ({"datasets": [TWO[1], TWO[1]]}, "Two parts are called 'talk'"),
     ({"datasets": [TWO[0], {"path": "none.jsonl", "weight": 1}]}, "`datasets`, entry 2: 'none.jsonl' is neither"),
     ({"eval_datasets": [{"path": "none.jsonl"}]}, "`eval_datasets`, entry 1: 'none.jsonl' is neither"),
 ]

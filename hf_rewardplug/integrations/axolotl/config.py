@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...data.chat_templates import CHAT_TEMPLATES
+from ...data.entries import DataEntry
 from . import keys
 from . import options as read
-from .data import RUN_OPTIONS, DataEntry, format_options, read_entries
+from .data import RUN_OPTIONS, format_options, read_entries
 from .values import set_values, truth
 
 KINDS = ("orm", "prm")

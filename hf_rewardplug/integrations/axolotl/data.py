@@ -4,20 +4,19 @@ In: the entries as the YAML has them. Out: `DataEntry`s, the options of a run th
 separators, limits), and two data sets of raw rows, which the trainers encode.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import datasets
 
 from ...data.adapters import get_adapter
-from ...data.files import hold_out, is_saved, load_split, local_files, of_saved
-from ...data.formats.file_rows import FILE_FORMATS, BrokenFile, file_format
-from ...data.formats.unpacked import linked_folder
-from ...data.local import exact_names
-from ...data.mixing import Part, mixed, mixed_and_held_out
+from ...data.entries import DataEntry, load_entry, parts_of
+from ...data.files import is_saved, split_names
+from ...data.formats.file_rows import file_format
+from ...data.held_out import hold_out
+from ...data.mixing import mixed, mixed_and_held_out
 from .keys import IGNORED_OF_DATA, REFUSED_OF_DATA, unknown_key
 from .values import set_values
 
@@ -27,38 +26,14 @@ RUN_OPTIONS = {"step_separator": str, "max_completion_length": int, "train_on_la
 _AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
 """values of refused keys that ask for nothing"""
 
-_SPLIT = re.compile(r"(?<![a-z])(train|test|valid|val|dev|eval)")  # `datasets` tells a folder's splits by such names
 _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataEntry:
-    """One entry of `datasets:`; `adapter` is its `type`, the last four are this package's.
-
-    Args:
-        path, split, name, data_files, ds_type, revision, shards, shards_idx: axolotl's.
-        column_mapping: {column that the format expects: column of the data}, `field_chosen` and the like within.
-        ignore_columns: columns that are not to be read.
-        subset: name of these rows in evaluation. weight: share of these rows in the mixture.
-    """
-
-    path: str
-    adapter: str | None = None
-    split: str = "train"
-    name: str | None = None
-    data_files: str | list[str] | None = None
-    ds_type: str | None = None
-    revision: str | None = None
-    shards: int | None = None
-    shards_idx: int = 0
-    column_mapping: dict[str, str] | None = None
-    ignore_columns: list[str] | None = None
-    subset: str | None = None
-    weight: float | None = None
-
-
-TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *(one.name for one in fields(DataEntry))} - {"adapter"}
-_TYPES = {one.name: one.type for one in fields(DataEntry) if one.name not in ("adapter", "name")} | RUN_OPTIONS
+_OTHER_KEYS = ("adapter", "columns", "max_rows")  # axolotl has `type` for the first, and none for the others
+_OF_ENTRY = {key: kind for key, kind in get_type_hints(DataEntry).items() if key not in _OTHER_KEYS}
+_OF_ENTRY |= {"data_files": str | list, "weight": float}  # what axolotl's schema takes
+TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *_OF_ENTRY}
+_TYPES = {key: kind for key, kind in _OF_ENTRY.items() if key != "name"} | RUN_OPTIONS  # a name may be a list
 
 
 def read_entries(
@@ -96,7 +71,8 @@ def read_entries(
                     f"`{place}.{key}` is {given[key]!r}, but {options[key]!r} in an entry before: a model has one."
                 )
         names = given["name"] if isinstance(given.get("name"), list) and given["name"] else [given.get("name")]
-        default = "test" if where == "test_datasets" and not _has_one_split(given) else "train"
+        one_split = _has_one_split(given.get("path", ""), given.get("data_files"))
+        default = "test" if where == "test_datasets" and not one_split else "train"
         entries += [_entry({"split": default, **given, "name": name}, place) for name in names]
     missing = [key for key in options if len({str(one.get(key)) for one in raw}) > 1]
     if missing:
@@ -106,10 +82,12 @@ def read_entries(
     return entries, options, ignored
 
 
-def _has_one_split(given: dict[str, Any]) -> bool:
-    """Whether these are files, or one data set of `save_to_disk`; what they hold is called "train"."""
-    path = Path(given.get("path", ""))
-    return "data_files" in given or path.is_file() or (path / "state.json").is_file()
+def _has_one_split(path: str, data_files: list | str | None) -> bool:
+    """Whether these are local rows of one split, which axolotl calls "train"."""
+    folder = Path(path)
+    if not folder.exists() or (folder / "README.md").is_file():
+        return bool(data_files)
+    return (folder / "state.json").is_file() or not (is_saved(folder) or split_names(folder, data_files))
 
 
 def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
@@ -137,57 +115,27 @@ def _entry(given: dict[str, Any], place: str) -> DataEntry:
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{place}.type`: {error}") from error
     mapping = {_FIELDS[key]: given[key] for key in _FIELDS if key in given} | given.get("column_mapping", {})
-    names = {one.name for one in fields(DataEntry)}.difference({"adapter", "column_mapping"})
-    return DataEntry(adapter=kind, column_mapping=mapping or None, **{key: given[key] for key in given if key in names})
+    taken = {key: given[key] for key in given if key in _OF_ENTRY}
+    return _local(DataEntry(**taken | {"adapter": kind, "column_mapping": mapping or None}))
 
 
-def load_entry(entry: DataEntry) -> datasets.Dataset:
-    """Rows of an entry: a file, a folder of files or of `save_to_disk`, or a data set of the hub.
+def _local(entry: DataEntry) -> DataEntry:
+    """The entry with what axolotl knows of local files by rules of its own.
 
-    Raises:
-        ValueError: there is no such thing, or it cannot be read.
+    It looks for `data_files` from here and not from the folder, and takes files of unknown suffixes for JSON. Rows of
+    one split are its "train", and no other split.
     """
     path, files = Path(entry.path), entry.data_files or []
     files = [files] if isinstance(files, str) else files
-    if is_saved(path):  # axolotl's loader takes no split of it
-        return of_saved(path, entry.split, single="train")
-    whole = [str(Path(file).resolve()) for file in files] or None
-    if _is_ours(entry, whole):
-        return load_split(entry.path, entry.split, data_files=whole)
-    try:
-        if path.is_file() or (path.is_dir() and files):
-            files = files or [entry.path]
-            kind, files = entry.ds_type or _kind(files[0]), exact_names(files)
-            return datasets.load_dataset(kind, data_files=files, split=entry.split)
-        if path.is_dir():
-            return datasets.load_dataset(str(linked_folder(path)), entry.name, split=entry.split)
-        if files and entry.path in FILE_FORMATS.values():  # a reader of `datasets`
-            files = exact_names(files)
-        options = {"data_files": files or None, "revision": entry.revision, "split": entry.split}
-        return datasets.load_dataset(entry.path, entry.name, **options)
-    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
-        why = f"{error or 'nothing was found'}" + ("" if path.exists() else " (no file or folder here has this name)")
-        raise ValueError(f"'{entry.path}', split '{entry.split}', cannot be loaded: {why}") from error
-
-
-def _is_ours(entry: DataEntry, files: list[str] | None) -> bool:
-    """Whether this package's reader, which names the line of a fault, gives the split: files that are no splits."""
-    try:
-        named = local_files(entry.path, files)
-    except ValueError as error:
-        return isinstance(error, BrokenFile)
-    splits = Path(entry.path).is_dir() and not files and any(_SPLIT.search(file.name.lower()) for file in named)
-    return not splits and entry.ds_type in (None, file_format(named[0])) and entry.split.split("[")[0] == "train"
-
-
-def _kind(name: str) -> str:
-    """
-    >>> _kind("rows.csv"), _kind("rows.jsonl")
-    ('csv', 'json')
-    """
-    kinds = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
-    suffixes = Path(name.lower()).suffixes  # rows.csv.gz has two
-    return next((kinds[suffix] for suffix in suffixes if suffix in kinds), "json")
+    if path.is_dir() and files:
+        files = [str(Path(name).resolve()) for name in files]
+        entry = replace(entry, data_files=files)
+    if path.exists() and entry.split.partition("[")[0] != "train" and _has_one_split(entry.path, files or None):
+        raise ValueError(f"'{entry.path}' has no split '{entry.split}'; it has train.")
+    named = files or ([entry.path] if path.is_file() else [])
+    if path.exists() and named and entry.ds_type is None and file_format(named[0]) is None:
+        entry = replace(entry, ds_type="text" if ".txt" in named[0].lower() else "json")
+    return entry
 
 
 def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
@@ -237,8 +185,8 @@ def train_and_held_out(
     """
     if test_entries and val_set_size:
         raise ValueError("Both `test_datasets` and `val_set_size` are set; take one of them.")
-    loaded = [_loaded(one, seed, load) for one in entries]
-    tests = [_loaded(one, seed, load) for one in test_entries]
+    loaded = [load(entry, seed=seed) for entry in entries]
+    tests = [load(entry, seed=seed) for entry in test_entries]
     rows = sum(map(len, loaded))
     share = val_set_size if val_set_size < 1 else val_set_size / max(rows, 1)
     if not 0 <= share < 1:
@@ -247,46 +195,10 @@ def train_and_held_out(
         raise ValueError("`curriculum_sampling` keeps the order of one file, but `datasets` are mixed; give one entry.")
     if not is_mixture(entries, test_entries=test_entries):
         if share:
-            return hold_out(loaded[0], share, seed, shuffle=not ordered, own_rows="test_datasets")
+            options = {"shuffle": not ordered, "own_rows": "test_datasets"}
+            return hold_out(loaded[0], share, seed, **options, **format_options(entries, test_entries=[]))
         return loaded[0], tests[0] if tests else None
-    parts, how = _parts(entries, loaded), {"seed": seed, "on_bad_row": on_bad_row}
+    parts, how = parts_of(entries, loaded), {"seed": seed, "on_bad_row": on_bad_row}
     if share:
         return mixed_and_held_out(parts, test_size=share, own_rows="test_datasets", **how)
-    return mixed(parts, **how), mixed(_parts(test_entries, tests, weigh=False), **how) if tests else None
-
-
-def _loaded(entry: DataEntry, seed: int, load: Callable) -> datasets.Dataset:
-    dataset = load(entry)
-    if not entry.shards:
-        return dataset
-    return dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=entry.shards_idx)
-
-
-def _parts(entries: list[DataEntry], loaded: list[datasets.Dataset], *, weigh: bool = True) -> list[Part]:
-    """Parts of a mixture; held-out rows come once each, whatever their weight."""
-    return [
-        Part(
-            dataset=dataset,
-            subset=name,
-            adapter=one.adapter,
-            column_mapping=one.column_mapping,
-            ignore_columns=one.ignore_columns,
-            weight=one.weight if weigh else None,
-        )
-        for one, dataset, name in zip(entries, loaded, _subset_names(entries), strict=True)
-    ]
-
-
-def _subset_names(entries: list[DataEntry]) -> list[str]:
-    """
-    >>> _subset_names([DataEntry(path="a/hh"), DataEntry(path="b/hh"), DataEntry(path="c", subset="hh-2")])
-    ['hh', 'hh-3', 'hh-2']
-    """
-    names, taken = [], {one.subset for one in entries}
-    for one in entries:
-        name, number = Path(one.path).name or one.path, 1
-        while not one.subset and (numbered := name if number == 1 else f"{name}-{number}") in taken:
-            number += 1
-        names.append(one.subset or numbered)
-        taken.add(names[-1])
-    return names
+    return mixed(parts, **how), mixed(parts_of(test_entries, tests, weigh=False), **how) if tests else None

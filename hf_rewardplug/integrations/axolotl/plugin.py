@@ -16,13 +16,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from transformers.utils import CONFIG_NAME as CONFIG
 
+from ...data.entries import DataEntry, load_entry, used_rows
 from ...model.attention import default_attention, why_not
 from ...model.head import HEAD_NAME
 from ...train.checkpoint_files import AUTO, whole_checkpoint
 from . import keys
 from .config import KINDS, kind_of, own_options, read_data
 from .corrections import correct
-from .data import DataEntry, format_options, load_entry, train_and_held_out
+from .data import format_options, train_and_held_out
 from .options import overlong, pads
 
 LOG = get_logger(__name__)
@@ -72,13 +73,14 @@ class RewardPlugPlugin(BasePlugin):
         from axolotl.utils.data.shared import load_dataset_with_config
         from axolotl.utils.dict import DictDefault
 
-        def load(entry: DataEntry):
+        def load(entry: DataEntry, *, seed: int):
             if Path(entry.path).exists():
-                return load_entry(entry)
+                return load_entry(entry, seed=seed)
             try:
-                return load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
+                rows = load_dataset_with_config(DictDefault(vars(entry)), cfg.hf_use_auth_token)
             except StopIteration:
                 raise ValueError(f"'{entry.path}' has no rows.") from None
+            return used_rows(entry, rows, seed=seed)
 
         options = {
             "test_entries": self.test_entries,
