@@ -6,7 +6,7 @@ the row number and the column; or it is left out, if `on_bad_row` says so.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -18,7 +18,8 @@ from .adapters import Adapter, detect_adapter, get_adapter, rename_columns
 from .canonical import EXAMPLE_ID, PROMPT_KEY, SUBSET, Row, prompt_key, subset_name
 from .columns import Unread, refuse_prompts
 from .formats.file_rows import FILE_NAME, FILE_ROW
-from .unrendered import UNRENDERED
+from .row_forms import ROW_LOOK, look_of
+from .unrendered import UNRENDERED, Unrendered
 
 BOOKKEEPING = {
     "row": Value("int64"),
@@ -28,6 +29,7 @@ BOOKKEEPING = {
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
     UNRENDERED: Value("string"),
+    ROW_LOOK: Value("string"),
 }
 """columns that tell what became of a row, and go when it is told"""
 
@@ -46,6 +48,7 @@ class RowPipeline:
         columns: output columns of `encode` with their types.
         encode: canonical row -> {column: value, ..., "cut", "cut_labels"}; raises `RowError` or `DropRow`.
         expand: canonical row -> rows that `encode` takes (one of `expansion.py`).
+        unrendered: names what the chat template leaves out of a row; None where the rows are tokenized already.
         adapter: raw row -> canonical rows; None where the rows are tokenized already.
         column_mapping: {expected column: column of the data}.
         subset: raw column that goes into the column `SUBSET`, if `columns` has it.
@@ -60,6 +63,7 @@ class RowPipeline:
     columns: Features
     encode: Callable[[Row], Row]
     expand: Callable[[Row], list[Row]]
+    unrendered: Unrendered | None = None
     adapter: Adapter | None = None
     column_mapping: dict[str, str] | None = None
     subset: str = "subset"
@@ -81,9 +85,9 @@ class RowPipeline:
         """
         raw, number, place = numbered_row(raw, number)
         try:
-            found = self._examples(raw, number)
+            examples = self._examples(raw, number)
         except DropRow as error:
-            found = [self._left_out(error, number)]
+            examples = [self._left_out(error, number)]
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             if self.on_bad_row == "error" or isinstance(error, OverlongRow):
                 source = "tokenized data" if self.adapter is None else f"adapter '{self.adapter.name}'"
@@ -91,34 +95,32 @@ class RowPipeline:
                 row = f"row {number} ({place})" if of_mixture else place
                 where = f"{self.name} data set, {source}"
                 raise RowError.of(error, number=number, row=row, where=where) from error
-            found = [self._left_out(RowError.of(error), number)]
-        for example in found:
-            told = example["dropped"] is not None or example["cut"] or example[UNRENDERED]
-            example["place"] = place if told else None
-        return found
+            examples = [self._left_out(RowError.of(error), number)]
+        for example in examples:
+            if example["dropped"] is not None or example["cut"] or example[UNRENDERED]:
+                example["place"] = place
+        return examples
 
     def _examples(self, raw: Row, number: int) -> list[Row]:
-        canonical, subset = [raw], raw.get(self.subset)
-        if self.adapter is not None:
-            found = self.adapter(rename_columns(raw, self.column_mapping) if self.column_mapping else raw)
-            refuse_prompts(self.adapter, raw, self.unread, found)
-            canonical = [row for one in found for row in self._expanded(one)]
-        return [self._example(row, number, subset) for row in canonical] or [
-            self._left_out(DropRow("the adapter gives no row for it"), number)
-        ]
+        subset = raw.get(self.subset)
+        if self.adapter is None:
+            return [self._example(raw, number, subset)]
+        adapted = self.adapter(rename_columns(raw, self.column_mapping) if self.column_mapping else raw)
+        refuse_prompts(self.adapter, raw, self.unread, adapted)
+        examples = []
+        for canonical in adapted:
+            try:
+                examples += [self._example(row, number, subset) for row in self.expand(canonical)]
+            except DropRow as error:  # an adapter may give several rows, and the others stay
+                examples.append(self._left_out(error, number))
+        return examples or [self._left_out(DropRow("the adapter gives no row for it"), number)]
 
-    def _expanded(self, canonical: Row) -> list[Row | DropRow]:
-        """What holds nothing to learn from is left out by itself: an adapter may give several rows."""
+    def _example(self, row: Row, number: int, subset: Any) -> Row:
         try:
-            return self.expand(canonical)
-        except DropRow as error:
-            return [error]
-
-    def _example(self, row: Row | DropRow, number: int, subset: Any) -> Row:
-        if isinstance(row, DropRow):
-            return self._left_out(row, number)
-        try:
-            encoded = {"row": number, "dropped": None, "refused": None, UNRENDERED: None, **self.encode(row)}
+            encoded = {**self._bookkeeping(number), **self.encode(row)}
+            if self.unrendered is not None:
+                encoded[UNRENDERED] = "\n".join(self.unrendered(row)) or None
+                encoded[ROW_LOOK] = look_of(row, self.unrendered.source.chat_template_kwargs)
             if PROMPT_KEY in self.columns:
                 encoded[PROMPT_KEY] = prompt_key(row)
             if SUBSET in self.columns:
@@ -130,18 +132,26 @@ class RowPipeline:
     def _left_out(self, error: RowError, number: int) -> Row:
         empty = {key: None if isinstance(kind, Value) else [] for key, kind in self.columns.items()}
         refused = None if isinstance(error, DropRow) else error.general
-        told = {"row": number, "dropped": error.what, "refused": refused, UNRENDERED: None}
-        return {**told, "cut": 0, "cut_labels": 0, **empty}
+        return {**self._bookkeeping(number), "dropped": error.what, "refused": refused, **empty}
+
+    @staticmethod
+    def _bookkeeping(number: int) -> Row:
+        return {**dict.fromkeys(BOOKKEEPING), "row": number, "cut": 0, "cut_labels": 0}
+
+    def of_batch(self, batch: dict[str, list], indices: list[int]) -> Iterator[Row]:
+        """The encoded examples of a batch of raw rows, with the raw columns that are kept and all of `columns`."""
+        for position, number in enumerate(indices):
+            raw = {key: values[position] for key, values in batch.items()}
+            beside = {key: raw[key] for key in self.kept}
+            for example in self.examples(raw, number):
+                yield {**beside, **dict.fromkeys(self.columns), **example}
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         """`datasets.map(batched=True, with_indices=True)`'s form."""
         output = defaultdict(list)
-        for position, number in enumerate(indices):
-            raw = {key: values[position] for key, values in batch.items()}
-            for example in self.examples(raw, number):
-                full = {**{key: raw[key] for key in self.kept}, **dict.fromkeys(self.columns), **example}
-                for key, value in full.items():
-                    output[key].append(value)
+        for example in self.of_batch(batch, indices):
+            for key, value in example.items():
+                output[key].append(value)
         return dict(output)
 
 

@@ -3,7 +3,8 @@
 In: each row's number and fate. Out: a report that prints itself, in the log, in `inspect` and in the model card.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -154,16 +155,27 @@ def length_remedy(report: PreparationReport) -> str:
     return ""
 
 
-def check_refused(report: PreparationReport) -> None:
+def check_refused(report: PreparationReport, parts: Sequence[str] | None = None) -> None:
     """Rows that are passed over must not hide a wrong format.
 
+    Args:
+        parts: of a mixture, the part that each row belongs to.
+
     Raises:
-        ValueError: every row was refused, with what is wrong with the first one.
+        ValueError: every row was refused, or every row of a part, with what is wrong with the first one.
     """
-    refused = report.refused_rows()
+    reasons = {row: reason for reason in report.refused for row in report.dropped[reason]}
+    refused = sorted(reasons)
     if refused and len(refused) == report.rows:
-        first, reason = min((report.dropped[reason][0], reason) for reason in report.refused)
-        raise ValueError(
-            f"{report.name}: every row was refused. The first, {report.places.get(first, f'row {first}')}: "
-            f"{reason}. {REMEDY}"
-        )
+        first = report.places.get(refused[0], f"row {refused[0]}")
+        raise ValueError(f"{report.name}: every row was refused. The first, {first}: {reasons[refused[0]]}. {REMEDY}")
+    if parts is None:
+        return
+    rows_of = Counter(parts)
+    for part, count in Counter(parts[row] for row in refused).items():
+        if count == rows_of[part]:
+            reason = next(reasons[row] for row in refused if parts[row] == part)
+            raise ValueError(
+                f"{report.name} data set: every row of part '{part}' was refused, "
+                f"the first for this: {reason}. {REMEDY}"
+            )

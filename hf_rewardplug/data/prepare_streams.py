@@ -5,14 +5,15 @@ In: an `IterableDataset` and a `RowPipeline`. Out: the encoded stream, and a `Pr
 
 import logging
 from collections import Counter
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import islice
 
 from datasets import IterableDataset
 
 from .canonical import EXAMPLE_ID, PAIR_NUMBERS, Row, hash63
-from .pipeline import BOOKKEEPING, RowPipeline
+from .pipeline import RowPipeline
 from .preparation_report import PreparationReport, check_refused
+from .row_forms import ROW_LOOK, RowLooks
 from .unrendered import UNRENDERED
 
 logger = logging.getLogger(__name__)
@@ -22,61 +23,75 @@ _NAMED = 1000  # rows that a report names
 
 
 def prepare_stream(
-    dataset: IterableDataset, pipeline: RowPipeline, *, keep_columns: bool
+    dataset: IterableDataset, pipeline: RowPipeline, looks: RowLooks, *, keep_columns: bool
 ) -> tuple[IterableDataset, PreparationReport]:
     """
     Raises:
         RowError: the first row cannot be used, where `pipeline.on_bad_row` is "error".
         ValueError: none of the first rows can be used, where it is "drop".
     """
-    first = next(iter(dataset))
-    raw_columns = dataset.column_names or list(first)
-    sample = _first_kept(dataset, pipeline)
-    absent = []
-    if sample is not None:
-        absent = [name for name in PAIR_NUMBERS if name in pipeline.columns and sample.get(name) is None]
+    raw_columns = dataset.column_names or list(next(iter(dataset)))
+    _check_first_rows(dataset, pipeline)
     pipeline = pipeline.keeping(raw_columns, keep_columns)
+    seen = PreparationReport(pipeline.name)
     dataset = dataset.map(
-        pipeline,
+        _StreamEncoder(pipeline, seen, looks),
         batched=True,
         batch_size=16,
         with_indices=True,
         remove_columns=[name for name in raw_columns if name not in pipeline.kept],
     )
-    seen = PreparationReport(pipeline.name)
-    dataset = dataset.filter(_StreamFilter(pipeline.name, seen))
-    number = partial(_number_example, columns=tuple(pipeline.columns))
-    dataset = dataset.map(number, with_indices=True, remove_columns=[*BOOKKEEPING, *absent])
     return dataset, PreparationReport(pipeline.name, seen=seen)
 
 
-def _first_kept(dataset: IterableDataset, pipeline: RowPipeline) -> Row | None:
-    """The first example that is not left out, among those of the first rows."""
+def _check_first_rows(dataset: IterableDataset, pipeline: RowPipeline) -> None:
+    """A wrong format must show before training, though the rows are read in training."""
     report = PreparationReport(f"the first {_PROBED} rows of {pipeline.name}")
     for number, raw in enumerate(islice(dataset, _PROBED)):
         report.rows += 1
         for example in pipeline.examples(raw, number):
             if example["dropped"] is None:
-                return example
+                return
             report.count(example, number, example["place"])
     check_refused(report)
-    return None
 
 
-def _number_example(example: Row, index: int, columns: tuple[str, ...]) -> Row:
-    """63 bits of the place and the tokens: each shard and each worker counts places from 0."""
-    return {EXAMPLE_ID: hash63(repr((index, [example[column] for column in columns])))}
+@dataclass(eq=False)
+class _StreamEncoder:
+    """Raw rows -> encoded ones; counts those left out or cut aloud, and sees to it that all have a margin or none.
 
+    Attributes:
+        seen: the report that grows. looks: counts what the rows looked like.
+        counts: of each fate. read: examples so far.
+        first: {column: whether the first example had it}.
+        numbers: {what a row is called: its number in `seen`}.
+    """
 
-class _StreamFilter:
-    """Keeps encoded rows; counts those left out or cut aloud, and sees to it that all have a margin or none."""
+    pipeline: RowPipeline
+    seen: PreparationReport
+    looks: RowLooks
+    read: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, bool] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
-    def __init__(self, name: str, seen: PreparationReport):
-        self.name, self.seen, self.read, self.counts = name, seen, 0, Counter()
-        self.first: dict[str, bool] = {}  # whether the first example had it
-        self.numbers: dict[str, int] = {}  # what a row is called -> its number in `seen`
+    def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        """The columns of the examples that are kept; a number such as `margin` that none of them has is no column."""
+        columns = [*self.pipeline.columns]
+        output = {name: [] for name in (*self.pipeline.kept, *columns, EXAMPLE_ID)}
+        for index, example in enumerate(self.pipeline.of_batch(batch, indices)):
+            if self._keeps(example):
+                # 63 bits of the place and the tokens: each shard and each worker counts places from 0
+                place = (indices[0], index, [example[name] for name in columns])
+                example[EXAMPLE_ID] = hash63(repr(place))
+                for name, values in output.items():
+                    values.append(example[name])
+        for name in {*PAIR_NUMBERS} & {*columns}:
+            if all(value is None for value in output[name]):
+                del output[name]
+        return output
 
-    def __call__(self, example: Row) -> bool:
+    def _keeps(self, example: Row) -> bool:
         self.read += 1
         place = example["place"] or f"row {example['row']}"
         fates = {
@@ -84,27 +99,29 @@ class _StreamFilter:
             "cut to fit": f"{example['cut']} tokens lost" if example["cut"] else None,
             "not rendered in full": example[UNRENDERED] and example[UNRENDERED].replace("\n", ", "),
         }
-        for what, why in fates.items():
+        for fate, why in fates.items():
             if why is not None:
-                self._count(what, place, why)
+                self._count(fate, place, why)
                 self._report(example, place)
         if example["dropped"] is not None:
             return False
         for column in PAIR_NUMBERS:
-            given = example.get(column) is not None
-            if self.first.setdefault(column, given) != given:
+            has_number = example.get(column) is not None
+            if self.first.setdefault(column, has_number) != has_number:
                 raise ValueError(
-                    f"{self.name} data set: '{column}' is {'there' if given else 'missing'} in {place}, "
+                    f"{self.pipeline.name} data set: '{column}' is {'there' if has_number else 'missing'} in {place}, "
                     "unlike in the rows before. Give every row one, or none."
                 )
+        if example[ROW_LOOK] is not None:
+            self.looks.add(example[ROW_LOOK])
         return True
 
-    def _count(self, what: str, place: str, why: str) -> None:
-        self.counts[what] += 1
-        if str(self.counts[what]).strip("0") == "1":
+    def _count(self, fate: str, place: str, why: str) -> None:
+        self.counts[fate] += 1
+        if str(self.counts[fate]).strip("0") == "1":
             logger.warning(
                 "%s stream: %d of %d examples %s so far; the last one is %s: %s.",
-                *(self.name, self.counts[what], self.read, what, place, why),
+                *(self.pipeline.name, self.counts[fate], self.read, fate, place, why),
             )
 
     def _report(self, example: Row, place: str) -> None:

@@ -9,8 +9,7 @@ renders prompts and completions as training did.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -40,31 +39,15 @@ def form_of(row: Row) -> str:
     return TURNS if isinstance(answer, list) else TEXT
 
 
-@dataclass(frozen=True)
-class WithLook:
-    """`encode` with the column `ROW_LOOK` beside: the row's form, and the arguments of the template it was given."""
+def look_of(row: Row, chat_template_kwargs: dict[str, Any]) -> str:
+    """The row's form and the arguments that its template is rendered with, as the column `ROW_LOOK` holds them.
 
-    encode: Callable[[Row], Row]
-    chat_template_kwargs: dict[str, Any]
-
-    def __call__(self, row: Row) -> Row:
-        form = form_of(row)
-        arguments = {**self.chat_template_kwargs, **(row.get("chat_template_kwargs") or {})}
-        look = [form, arguments if form == TURNS else {}]
-        return {**self.encode(row), ROW_LOOK: json.dumps(look, sort_keys=True, default=str)}
-
-
-@dataclass(frozen=True)
-class Counting:
-    """`encode` that counts the forms of a stream's rows while it is read."""
-
-    encode: Callable[[Row], Row]
-    looks: "RowLooks"
-
-    def __call__(self, row: Row) -> Row:
-        encoded = self.encode(row)
-        self.looks.add(form_of(row))
-        return encoded
+    >>> look_of({"prompt": [{"role": "user", "content": "2+2?"}], "labels": [1]}, {"mood": "calm"})
+    '["turns", {"mood": "calm"}]'
+    """
+    form = form_of(row)
+    arguments = {**chat_template_kwargs, **(row.get("chat_template_kwargs") or {})}
+    return json.dumps([form, arguments if form == TURNS else {}], sort_keys=True, default=str)
 
 
 class RowLooks:
@@ -76,7 +59,7 @@ class RowLooks:
     >>> looks.read(['["turns", {"mood": "calm"}]', '["turns", {"mood": "calm"}]'])
     >>> looks.rows, looks.chat_template_kwargs
     ('turns', {'mood': 'calm'})
-    >>> looks.add("text")
+    >>> looks.add('["text", {}]')
     >>> looks.rows, looks.count("turns")
     ('both', 2)
     """
@@ -89,15 +72,17 @@ class RowLooks:
     def __deepcopy__(self, memo: dict) -> "RowLooks":
         return self  # a copied stream counts where its original does
 
-    def add(self, form: str, count: int = 1) -> None:
+    def add(self, look: str, count: int = 1) -> None:
+        """Count a value of the column `ROW_LOOK`."""
+        form, _ = json.loads(look)
         self._counts[FORMS.index(form)] += count
 
     def read(self, column: Iterable[str]) -> None:
-        """Count the values of a column `ROW_LOOK`."""
+        """Count all values of the column, and remember the arguments of conversations."""
         looks = Counter(column)
         for look, count in looks.items():
-            self.add(json.loads(look)[0], count)
-        arguments = [json.loads(look)[1] for look in looks if json.loads(look)[0] == TURNS]
+            self.add(look, count)
+        arguments = [options for form, options in map(json.loads, looks) if form == TURNS]
         self.chat_template_kwargs = arguments[0] if len(arguments) == 1 else None
 
     def count(self, form: str) -> int:

@@ -11,7 +11,7 @@ shape, which is the roles and the fields of all turns, and not once a row.
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,18 +67,6 @@ class Unrendered:
         yield from dict.fromkeys(name for mark, name in marks.items() if mark not in rendered)
         if rest.get("tools") and rendered == bare:
             yield "tools"
-
-
-@dataclass(frozen=True)
-class WithUnrendered:
-    """`encode` with the column `UNRENDERED` beside."""
-
-    encode: Callable[[Row], Row]
-    unrendered: Unrendered
-
-    def __call__(self, row: Row) -> Row:
-        encoded = self.encode(row)
-        return {**encoded, UNRENDERED: "\n".join(self.unrendered(row)) or None}
 
 
 class UnrenderedNotice:

@@ -27,7 +27,7 @@ from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport
 from ..data.raw import opened
 from ..data.row_forms import form_of
-from ..data.unrendered import Unrendered, WithUnrendered
+from ..data.unrendered import Unrendered
 from .kinds import KINDS, Kind, kind_of
 from .tokens import Merges, TokenFigures, token_text
 
@@ -140,8 +140,9 @@ def inspect_rows(
     pipeline = RowPipeline(
         name=name,
         columns=datasets.Features(),
-        encode=kind.encode if kind.encoder is None else WithUnrendered(kind.encode, Unrendered(kind.encoder)),
+        encode=kind.encode,
         expand=kind.expand,
+        unrendered=kind.encoder and Unrendered(kind.encoder),
         adapter=chosen,
         column_mapping=column_mapping,
         unread=raw.unread,

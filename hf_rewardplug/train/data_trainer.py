@@ -21,8 +21,8 @@ from ..data.columns import beside_tokens
 from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
-from ..data.row_forms import ROW_LOOK, Counting, RowLooks, WithLook
-from ..data.unrendered import Unrendered, WithUnrendered
+from ..data.row_forms import RowLooks
+from ..data.unrendered import Unrendered
 from ..model.loading import choose_pad_token, set_pad_token, vocabulary_size
 from ..model.places import HUB
 from ..model.positions import learned_positions
@@ -96,18 +96,12 @@ class DataTrainer(LoaderTrainer):
         read += tuple(args.ignore_columns or ())
         unread = raw.unread if raw else beside_tokens(dataset.column_names or first, read)
         dataset = dataset if raw is None else raw.rows
-        encode = self.training_objective.encode(encoder, tokenized=tokenized, name=dataset_name)
-        encode = encode if tokenized else WithUnrendered(encode, Unrendered(encoder))
-        looks = self._row_looks.setdefault(dataset_name, RowLooks())
-        if isinstance(dataset, datasets.IterableDataset):
-            encode = encode if tokenized else Counting(encode, looks)
-        elif not tokenized:
-            encode, columns[ROW_LOOK] = WithLook(encode, encoder.chat_template_kwargs), datasets.Value("string")
         pipeline = RowPipeline(
             name=dataset_name,
             columns=datasets.Features(columns),
-            encode=encode,
+            encode=self.training_objective.encode(encoder, tokenized=tokenized, name=dataset_name),
             expand=self.training_objective.expand,
+            unrendered=None if tokenized else Unrendered(encoder),
             adapter=raw and raw.adapter,
             column_mapping=mapping,
             subset=subset,
@@ -118,13 +112,14 @@ class DataTrainer(LoaderTrainer):
             dataset = one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
             dataset, report = prepare_dataset(
-                dataset, pipeline, keep_columns=self.training_objective.keep_columns, num_proc=args.dataset_num_proc
+                dataset,
+                pipeline,
+                looks=self._row_looks.setdefault(dataset_name, RowLooks()),
+                keep_columns=self.training_objective.keep_columns,
+                num_proc=args.dataset_num_proc,
             )
         reports[dataset_name] = report
         report.unread = unread
-        if ROW_LOOK in (dataset.column_names or ()):
-            looks.read(dataset[ROW_LOOK][:])
-            dataset = dataset.remove_columns(ROW_LOOK)
         if args.process_index == 0:
             if report:
                 logger.warning("%s", report)

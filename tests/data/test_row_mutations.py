@@ -19,7 +19,7 @@ from hf_rewardplug.data.canonical import PROMPT_KEY, SUBSET
 from hf_rewardplug.data.columns import unread_columns
 from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.pipeline import BOOKKEEPING, RowPipeline, adapter_of
-from hf_rewardplug.data.unrendered import Unrendered, WithUnrendered
+from hf_rewardplug.data.unrendered import Unrendered
 from hf_rewardplug.train.losses import LOSSES
 from hf_rewardplug.train.objectives import PairObjective, RankedObjective, ScoredObjective, StepObjective
 
@@ -71,9 +71,11 @@ def ends_well(pipeline, row):
     pa.Table.from_pylist([features.encode_example(example) for example in examples], schema=features.arrow_schema)
 
 
-def pipeline_of(objective, encode, adapter):
+def pipeline_of(objective, encode, adapter, **options):
     columns = Features({**objective.columns, PROMPT_KEY: BOOKKEEPING["row"], SUBSET: BOOKKEEPING["place"]})
-    return RowPipeline(name="train", columns=columns, encode=encode, expand=objective.expand, adapter=adapter)
+    return RowPipeline(
+        name="train", columns=columns, encode=encode, expand=objective.expand, adapter=adapter, **options
+    )
 
 
 def matrix(everyday: int, all_of_them: int):
@@ -97,7 +99,7 @@ def test_a_mutated_row_gives_examples_or_a_reason(examples, encoder):
             assert str(error), repr(error)
             adapter = get_adapter(name)
         encode = objective.encode(encoder, tokenized=False, name="train")
-        ends_well(pipeline_of(objective, WithUnrendered(encode, Unrendered(encoder)), adapter), row)
+        ends_well(pipeline_of(objective, encode, adapter, unrendered=Unrendered(encoder)), row)
 
     check()
 

@@ -13,7 +13,7 @@ from hf_rewardplug.data.encoding import Encoder
 from hf_rewardplug.data.expansion import to_pairs
 from hf_rewardplug.data.pipeline import RowPipeline
 from hf_rewardplug.data.prepare import prepare_dataset
-from hf_rewardplug.data.unrendered import Unrendered, WithUnrendered
+from hf_rewardplug.data.unrendered import Unrendered
 from hf_rewardplug.inspection import inspect_rows
 from hf_rewardplug.train.objectives import PairObjective
 
@@ -129,7 +129,8 @@ def prepared(encoder, rows, as_stream=False, **options):
         RowPipeline(
             name="train",
             columns=PairObjective(loss_type="bradley_terry").columns,
-            encode=WithUnrendered(source.pair, Unrendered(source)),
+            encode=source.pair,
+            unrendered=Unrendered(source),
             expand=to_pairs,
             adapter=get_adapter("preference"),
         ),
