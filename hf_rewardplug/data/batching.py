@@ -7,9 +7,9 @@ those R weigh about the same. Composed once from the seed; each epoch shuffles t
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
-from .prefix_tree import SideOf, common_prefix_length, path_lengths, path_sides
+from .prefix_tree import PrefixTree, SideOf, common_prefix_length, path_lengths
+from .step_nodes import nodes_of, pieces_of
 
 Unit = tuple[int, list[int]]
 """cost, and the examples that stay together"""
@@ -143,7 +143,7 @@ def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tupl
 
 
 def unique_tokens(row: dict, side_of: SideOf | None = None) -> int:
-    """Tokens that an encoded row costs by itself, what its completions on the same side begin with together once.
+    """Tokens that an encoded row costs by itself, what its sequences on the same side begin with together once.
 
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     5
@@ -152,19 +152,9 @@ def unique_tokens(row: dict, side_of: SideOf | None = None) -> int:
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, side_of=lambda tokens: tokens > 3)
     7
     """
-    if row.get("node_lengths"):
-        sides = path_sides(row["node_lengths"], row["node_parents"], side_of)
-        return sum(tokens * len(of_node) for tokens, of_node in zip(row["node_lengths"], sides, strict=True))
-    sequences = sorted(_sequences(row))
-    if side_of is not None:
-        sequences.sort(key=lambda tokens: side_of(len(tokens)))
-    shared = sum(_shared(one, other, side_of) for one, other in pairwise(sequences))  # neighbours share most
-    return sum(map(len, sequences)) - shared
-
-
-def _shared(one: list[int], other: list[int], side_of: SideOf | None) -> int:
-    apart = side_of is not None and side_of(len(one)) != side_of(len(other))
-    return 0 if apart else common_prefix_length(one, other)
+    tree = PrefixTree()
+    tree.add_all(pieces_of(row), side_of)
+    return tree.size
 
 
 def longest_sequence(row: dict) -> int:
@@ -173,15 +163,9 @@ def longest_sequence(row: dict) -> int:
     >>> longest_sequence({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     4
     """
-    if row.get("node_lengths"):
-        return max(path_lengths(row["node_lengths"], row["node_parents"]))
-    return max(map(len, _sequences(row)))
-
-
-def _sequences(row: dict) -> list[list[int]]:
     if "input_ids" in row:
-        return [row["input_ids"]]
-    return row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
+        return max(path_lengths(*nodes_of(row)))
+    return max(len(tokens) for ((tokens, _),) in pieces_of(row))
 
 
 def shared_with_group(rows: Iterable[dict], groups: Sequence[int], side_of: SideOf | None = None) -> list[int]:
@@ -195,19 +179,18 @@ def shared_with_group(rows: Iterable[dict], groups: Sequence[int], side_of: Side
 
 
 def _first_sequence(row: dict) -> list[int]:
-    """The chosen one, a list's first, or the steps; of a tree of steps, its nodes as far as each follows the last."""
-    if "chosen_ids" in row:
-        return row["chosen_ids"]
-    if "completion_ids" in row:
-        return row["completion_ids"][0]
-    if not row.get("node_lengths"):
-        return row["input_ids"]
-    length = 0
-    for node, (tokens, parent) in enumerate(zip(row["node_lengths"], row["node_parents"], strict=True)):
-        if parent != node - 1:
+    """The chosen one, a list's first, or the steps as far as each follows the last."""
+    sequence: list[int] = []
+    for index, (tokens, parent) in enumerate(pieces_of(row)[0]):
+        if parent != index - 1:
             break
-        length += tokens
-    return row["input_ids"][:length]
+        sequence += tokens
+    return sequence
+
+
+def _shared(one: list[int], other: list[int], side_of: SideOf | None) -> int:
+    apart = side_of is not None and side_of(len(one)) != side_of(len(other))
+    return 0 if apart else common_prefix_length(one, other)
 
 
 def packed_batches(sequences: Sequence[list[int]], budget: int, side_of: SideOf | None = None) -> Iterator[list[int]]:

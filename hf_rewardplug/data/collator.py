@@ -15,7 +15,7 @@ every path of a tree of steps, stands there whole.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, compress
 from typing import Any
 
 import torch
@@ -23,12 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..figures import steps_back
 from .canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET, UNLABELLED
-from .prefix_tree import PrefixTree, SideOf, Span, leaf_paths, tokens_of_paths
+from .prefix_tree import Piece, PrefixTree, SideOf, Span, leaf_paths, path_lengths, tokens_of_paths
 from .spans import Spans
-from .step_nodes import nodes_of
-
-Piece = tuple[list[int], int]
-"""tokens, and the index of the piece of the same row that they follow (-1: none)"""
+from .step_nodes import pieces_of
 
 Ends = list[list[int]]
 """a row's pieces -> the index of each one's last token in the flattened batch"""
@@ -36,24 +33,23 @@ Ends = list[list[int]]
 
 def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None) -> tuple[dict[str, Any], Ends]:
     """A sequence a row of the batch, for each leaf of each row; a piece ends in the first sequence that holds it."""
-    sequences, ends = [], [[(0, 0)] * len(pieces) for pieces in rows]
-    for pieces, of_row in zip(rows, ends, strict=True):
-        seen = set()
-        for path in leaf_paths([parent for _, parent in pieces]):
-            sequence = []
+    sequences: list[list[int]] = []
+    ends = []
+    for pieces in rows:
+        tokens, parents = zip(*pieces, strict=True)
+        holder: dict[int, int] = {}  # piece -> its first sequence
+        for path in leaf_paths(parents):
             for index in path:
-                sequence += pieces[index][0]
-                if index not in seen:
-                    of_row[index] = (len(sequences), len(sequence) - 1)
-            seen.update(path)
-            sequences.append(sequence)
-    width = _rounded_up(max(map(len, sequences)), multiple)
-    input_ids = torch.full((len(sequences), width), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for index, sequence in enumerate(sequences):
-        input_ids[index, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-        attention_mask[index, : len(sequence)] = 1
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+                holder.setdefault(index, len(sequences))
+            sequences.append([*chain.from_iterable(tokens[index] for index in path)])
+        stops = path_lengths([*map(len, tokens)], parents)
+        ends.append([(holder[index], stop - 1) for index, stop in enumerate(stops)])
+    lengths = [*map(len, sequences)]
+    width = _rounded_up(max(lengths), multiple)
+    batch = {
+        "input_ids": torch.tensor([tokens + [pad_token_id] * (width - len(tokens)) for tokens in sequences]),
+        "attention_mask": (torch.arange(width) < torch.tensor(lengths)[:, None]).long(),
+    }
     return batch, [[sequence * width + offset for sequence, offset in of_row] for of_row in ends]
 
 
@@ -111,6 +107,12 @@ class _TreeCollator:
             batch["prefix_tree"]["index"] = self.tree_index(batch["prefix_tree"]["spans"], batch["input_ids"].shape[1])
         return batch, ends
 
+    def _scored_at_ends(self, rows: list[dict], sequences: Sequence[list[Piece]], **columns: Any) -> dict[str, Any]:
+        """The batch of sequences of one piece each, with what stands beside them in its rows."""
+        batch, ends = self.lay_out(sequences)
+        batch["score_positions"] = torch.tensor([end for (end,) in ends])
+        return _with_ids(batch | columns, rows)
+
 
 class PreferenceCollator(_TreeCollator):
     """Pairs -> a batch of 2N sequences, the chosen ones first, scored at their last tokens.
@@ -131,11 +133,8 @@ class PreferenceCollator(_TreeCollator):
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        sequences = [[(row[key], -1)] for key in ("chosen_ids", "rejected_ids") for row in rows]
-        batch, ends = self.lay_out(sequences)
-        batch["score_positions"] = torch.tensor([end for (end,) in ends])
-        batch |= _given(rows, *PAIR_EXTRAS)
-        return _with_ids(batch, rows)
+        chosen, rejected = zip(*map(pieces_of, rows), strict=True)
+        return self._scored_at_ends(rows, [*chosen, *rejected], **_tensors(rows, *PAIR_EXTRAS))
 
 
 class RankedCollator(_TreeCollator):
@@ -155,11 +154,10 @@ class RankedCollator(_TreeCollator):
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch, ends = self.lay_out([[(ids, -1)] for row in rows for ids in row["completion_ids"]])
-        batch["score_positions"] = torch.tensor([end for (end,) in ends])
         scores = [torch.tensor(row["scores"], dtype=torch.float) for row in rows]
-        batch["scores"] = pad_sequence(scores, batch_first=True, padding_value=torch.nan)
-        return _with_ids(batch | _given(rows, "weight"), rows)
+        scores = pad_sequence(scores, batch_first=True, padding_value=torch.nan)
+        completions = [*chain.from_iterable(map(pieces_of, rows))]
+        return self._scored_at_ends(rows, completions, scores=scores, **_tensors(rows, "weight"))
 
 
 class ScoredCollator(_TreeCollator):
@@ -174,10 +172,9 @@ class ScoredCollator(_TreeCollator):
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch, ends = self.lay_out([[(row["input_ids"], -1)] for row in rows])
-        batch["score_positions"] = torch.tensor([end for (end,) in ends])
-        batch["scores"] = torch.tensor([row["scores"] for row in rows], dtype=torch.float)
-        return _with_ids(batch | _given(rows, "weight"), rows)
+        scores = torch.tensor([row["scores"] for row in rows], dtype=torch.float)
+        completions = [[(row["input_ids"], -1)] for row in rows]
+        return self._scored_at_ends(rows, completions, scores=scores, **_tensors(rows, "weight"))
 
 
 class StepCollator(_TreeCollator):
@@ -212,15 +209,16 @@ class StepCollator(_TreeCollator):
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        pieces, labels = zip(*map(_pieces, rows), strict=True)
+        pieces = [steps for row in rows for steps in pieces_of(row)]
         batch, ends = self.lay_out(pieces)
-        scored, back = [], []
-        for row, (of_row, ends_of_row, labels_of_row) in enumerate(zip(pieces, ends, labels, strict=True)):
-            is_labelled = [label != UNLABELLED for label in labels_of_row]
-            back += steps_back(is_labelled, [parent for _, parent in of_row])
-            steps = zip(ends_of_row, labels_of_row, is_labelled, strict=True)
-            scored += [(end, label, row) for end, label, labelled in steps if labelled]
-        positions, labels, owners = zip(*scored, strict=True) if scored else ((), (), ())
+        positions, labels, owners, back = [], [], [], []
+        for owner, row in enumerate(rows):
+            node_labels = _node_labels(row, pieces[owner])
+            is_labelled = [label != UNLABELLED for label in node_labels]
+            positions += compress(ends[owner], is_labelled)
+            labels += compress(node_labels, is_labelled)
+            owners += [owner] * sum(is_labelled)
+            back += steps_back(is_labelled, [parent for _, parent in pieces[owner]])
         batch["score_positions"] = torch.tensor(positions, dtype=torch.long)
         batch["step_labels"] = torch.tensor(labels, dtype=torch.float)
         batch["step_rows"] = torch.tensor(owners, dtype=torch.long)
@@ -230,17 +228,13 @@ class StepCollator(_TreeCollator):
         return _with_ids(batch, rows)
 
 
-def _pieces(row: dict[str, Any]) -> tuple[list[Piece], list[float]]:
-    """A step row's nodes, and the label at the end of each."""
-    lengths, parents = nodes_of(row)
-    pieces, labels = [], []
-    for (start, stop), parent in zip(pairwise(accumulate(lengths, initial=0)), parents, strict=True):
-        pieces.append((row["input_ids"][start:stop], parent))
-        labels.append(row["labels"][stop - 1] if stop > start else UNLABELLED)
-    return pieces, labels
+def _node_labels(row: dict[str, Any], pieces: list[Piece]) -> list[float]:
+    """The label at the end of each node of a step row; an empty node, such as a prompt, has none."""
+    stops = accumulate(len(tokens) for tokens, _ in pieces)
+    return [row["labels"][stop - 1] if tokens else UNLABELLED for stop, (tokens, _) in zip(stops, pieces, strict=True)]
 
 
-def _given(rows: list[dict[str, Any]], *columns: str) -> dict[str, torch.Tensor]:
+def _tensors(rows: list[dict[str, Any]], *columns: str) -> dict[str, torch.Tensor]:
     """Tensors (N,) of the columns that the rows have."""
     tensors = {}
     for column in columns:

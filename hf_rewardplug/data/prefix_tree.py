@@ -24,6 +24,9 @@ from dataclasses import dataclass, field
 Span = tuple[int, int, int, int]
 """(first query, end of queries, first key, end of keys) in the packed row"""
 
+Piece = tuple[list[int], int]
+"""tokens, and the index of the piece of the same row that they follow (-1: none)"""
+
 SideOf = Callable[[int], Hashable]
 """tokens of a sequence -> its side; those on different sides may share no prefix (`model/positions.py` says why)"""
 
