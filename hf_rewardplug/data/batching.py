@@ -8,7 +8,7 @@ those R weigh about the same. Composed once from the seed; each epoch shuffles t
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from .prefix_tree import PrefixTree, SideOf, common_prefix_length, path_lengths
+from .prefix_tree import PrefixTree, SideOf, common_prefix_length, path_lengths, path_sides
 from .step_nodes import nodes_of, pieces_of
 
 Unit = tuple[int, list[int]]
@@ -152,6 +152,10 @@ def unique_tokens(row: dict, side_of: SideOf | None = None) -> int:
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]}, side_of=lambda tokens: tokens > 3)
     7
     """
+    if "input_ids" in row:  # a solution or a tree of steps, whose nodes are counted faster than their tokens
+        lengths, parents = nodes_of(row)
+        sides = path_sides(lengths, parents, side_of)
+        return sum(tokens * len(of_node) for tokens, of_node in zip(lengths, sides, strict=True))
     tree = PrefixTree()
     tree.add_all(pieces_of(row), side_of)
     return tree.size

@@ -46,10 +46,11 @@ def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
         ends.append([(holder[index], stop - 1) for index, stop in enumerate(stops)])
     lengths = [*map(len, sequences)]
     width = _rounded_up(max(lengths), multiple)
-    batch = {
-        "input_ids": torch.tensor([tokens + [pad_token_id] * (width - len(tokens)) for tokens in sequences]),
-        "attention_mask": (torch.arange(width) < torch.tensor(lengths)[:, None]).long(),
-    }
+    input_ids = torch.full((len(sequences), width), pad_token_id)
+    for ids, tokens in zip(input_ids, sequences, strict=True):
+        ids[: len(tokens)] = torch.tensor(tokens)
+    attention_mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
     return batch, [[sequence * width + offset for sequence, offset in of_row] for of_row in ends]
 
 
