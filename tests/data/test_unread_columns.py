@@ -118,6 +118,13 @@ def test_an_adapter_that_fails_is_not_blamed_for_what_it_did_not_come_to_read():
         ({**TEXT, "context": "Paris is on the Seine."}, ["context"]),
         ({**TEXT, "system_prompt": "Be brief."}, ["system_prompt"]),
         ({**TEXT, "systemPrompt": "Be brief."}, ["systemPrompt"]),
+        *(
+            ({**TEXT, name: "Be brief."}, [name])
+            for name in ("sys_prompt", "sys", "preprompt", "userPreprompt", "demonstration", "few_shots", "memory")
+        ),
+        ({**TEXT, "retrieved": ["Paris is on the Seine."]}, ["retrieved"]),
+        ({**TEXT, "search_results": ["Paris is on the Seine."]}, ["search_results"]),
+        *(({**WHOLE, name: ["A) Paris", "B) Nice"]}, [name]) for name in ("options", "choices", "examples")),
         ({**TEXT, "document": "Paris."}, ["document"]),
         ({**TEXT, "history": [["Hi", "Hello"]]}, ["history"]),
         ({**TEXT, "messages": [S, Q]}, ["messages"]),
@@ -231,6 +238,12 @@ def test_the_rest_is_told_once_by_name(row, told):
     found = unread(row)
     assert found.names == told
     assert str(found) == ("columns that are not read: " + ", ".join(told) if told else "")
+
+
+@pytest.mark.parametrize("name", ["choices", "options", "examples", "constraints", "guidelines", "prefix"])
+def test_what_may_belong_to_the_question_is_told_beside_trls_prompt(name):
+    found = unread({**TEXT, name: ["A) Paris", "B) Nice"]})
+    assert (found.names, found.beside_prompt) == ((name,), (name,))
 
 
 def test_another_wording_beside_trls_prompt_is_told_and_no_error():

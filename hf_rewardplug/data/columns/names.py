@@ -46,12 +46,13 @@ _ANSWER = frozenset(
 )
 _CONTEXT_STEMS = (
     *("system", "context", "conversation", "dialog", "messag", "histor", "passage", "document", "article", "premise"),
-    *("utterance", "paragraph", "fewshot"),
+    *("utterance", "paragraph", "fewshot", "preprompt", "retriev"),
 )
 _CONTEXT = frozenset(
     """
     conv convs ctx chat chats turn turns doc docs post posts selftext tool tools function functions excerpt evidence
-    knowledge persona preamble demonstrations exemplars shot shots hypothesis situation trajectory
+    knowledge persona preamble demonstration demonstrations exemplars shot shots hypothesis situation trajectory sys
+    memory memories search
     """.split()
 )
 _PROMPT_STEMS = ("prompt", "question", "instruct", "input", "quer", "problem")
@@ -59,7 +60,8 @@ _PROMPT = frozenset({"request", "requests", "exercise", "puzzle", "riddle", "the
 _MAYBE = frozenset(
     """
     user human title body text texts content contents sentence sentences statement background story scenario code
-    caption table schema goal description
+    caption table schema goal description choices options example examples constraint constraints guideline guidelines
+    prefix suffix setup
     """.split()
 )
 _MEDIA = frozenset(
