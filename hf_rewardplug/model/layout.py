@@ -69,14 +69,12 @@ def tree_index(spans: Iterable[Span], length: int) -> dict[str, torch.Tensor | i
     keys, lengths, counts = [], [], []
     for start, stop, ancestors in branches(spans):
         ranges = [*ancestors, (start, stop)]
-        keys += [torch.arange(*keys_of) for keys_of in ranges]
+        keys += [torch.arange(first, end) for first, end in ranges]
         lengths.append(stop - start)
-        counts.append(sum(b - a for a, b in ranges))
-    end_T = torch.empty(length, dtype=torch.long)
-    for start, stop, *_ in causal_spans(spans):
-        end_T[start:stop] = stop
-    for _, stop, k0, k1 in full_spans(spans):
-        end_T[k0:k1].clamp_(min=stop)
+        counts.append(sum(end - first for first, end in ranges))
+    end_T = torch.zeros(length, dtype=torch.long)
+    for _, stop, first_key, end_of_keys in spans:
+        end_T[first_key:end_of_keys].clamp_(min=stop)
     return {
         "key_index": None if counts == lengths else torch.cat(keys),
         "cu_seq_q": torch.tensor([0, *lengths]).cumsum(0).int(),
@@ -87,28 +85,24 @@ def tree_index(spans: Iterable[Span], length: int) -> dict[str, torch.Tensor | i
     }
 
 
-def causal_spans(spans):
-    """The spans of the branches themselves, in order; they hold every token once."""
-    return [span for span in spans if span[:2] == span[2:]]
-
-
-def full_spans(spans):
+def full_spans(spans: Iterable[Span]) -> list[Span]:
     """The spans from branches to what they branch from."""
     return [span for span in spans if span[:2] != span[2:]]
 
 
-def branches(spans) -> list[tuple[int, int, list[tuple[int, int]]]]:
+def branches(spans: Iterable[Span]) -> list[tuple[int, int, list[tuple[int, int]]]]:
     """(start, end, [key ranges of its ancestors, outermost first]) of each branch.
 
     >>> branches([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)])
     [(0, 4, []), (4, 6, [(0, 2)])]
     """
+    causal = sorted(span for span in spans if span[:2] == span[2:])
     waiting = sorted(full_spans(spans), key=lambda span: (-span[0], span[1], -span[2]))
-    found, open_spans = [], []
-    for start, stop, *_ in sorted(causal_spans(spans)):
-        while open_spans and open_spans[-1][1] <= start:
-            open_spans.pop()
+    with_ancestors, around = [], []  # `around`: the full spans that the branch lies in
+    for start, stop, *_ in causal:
+        while around and around[-1][1] <= start:
+            around.pop()
         while waiting and waiting[-1][0] == start:
-            open_spans.append(waiting.pop())
-        found.append((start, stop, [span[2:] for span in open_spans]))
-    return found
+            around.append(waiting.pop())
+        with_ancestors.append((start, stop, [span[2:] for span in around]))
+    return with_ancestors

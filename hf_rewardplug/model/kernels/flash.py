@@ -18,15 +18,13 @@ def flash_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, so
     """
     if softcap is not None:
         raise ValueError(f"Flash attention has no soft-cap, got softcap={softcap}. Use `flex_attention`.")
-    index = layout.on(query_HTD.device)
     rows_THD = (tensor.transpose(0, 1) for tensor in (query_HTD, key_KTD, value_KTD))
     left = -1 if window is None else window - 1  # keys to the left of a query's own, which the window includes
-    lengths = (index["cu_seq_q"], index["cu_seq_k"], index["max_q"], index["max_k"])
-    return FlashAttention.apply(*rows_THD, index["key_index"], *lengths, scale, left).transpose(0, 1)
+    return FlashAttention.apply(*rows_THD, layout.on(query_HTD.device), scale, left).transpose(0, 1)
 
 
 class FlashAttention(torch.autograd.Function):
-    """(T, heads, D) in and out; `key_index` (G,) holds for each branch its ancestors' keys, then its own.
+    """(T, heads, D) in and out; `index` is `tree_index`: its `key_index` (G,) lists each branch's ancestors and itself.
 
     Where `key_index` is None no branch has ancestors, and the keys are taken as they stand.
 
@@ -36,51 +34,41 @@ class FlashAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query_THD, key_TKD, value_TKD, key_index, cu_seq_q, cu_seq_k, max_q, max_k, scale, left):
+    def forward(ctx, query_THD, key_TKD, value_TKD, index, scale, left):
+        key_index = index["key_index"]
+        lengths = [index[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k")]
+        # No dropout; causal from the bottom right corner, but with a window its two bounds say the same.
+        arguments = (*lengths, 0.0, left < 0)
+        options = {"scale": scale, "window_size_left": left, "window_size_right": 0}
         output_THD, lse, rng_state, unused, _ = torch.ops.aten._flash_attention_forward(
             query_THD,
             _gathered(key_TKD, key_index),
             _gathered(value_TKD, key_index),
-            cu_seq_q,
-            cu_seq_k,
-            max_q,
-            max_k,
-            0.0,  # dropout
-            left < 0,  # causal, from the bottom right corner; with a window the two bounds say the same
+            *arguments,
             False,  # no debug mask
-            scale=scale,
-            window_size_left=left,
-            window_size_right=0,
+            **options,
         )
-        tensors = (query_THD, key_TKD, value_TKD, output_THD, lse, rng_state, unused, key_index, cu_seq_q, cu_seq_k)
-        ctx.save_for_backward(*tensors)
-        ctx.options = (max_q, max_k, scale, left)
+        ctx.save_for_backward(query_THD, key_TKD, value_TKD, output_THD, lse, rng_state, unused)
+        ctx.key_index, ctx.arguments, ctx.options = key_index, arguments, options
         return output_THD
 
     @staticmethod
     def backward(ctx, grad_THD):
-        query_THD, key_TKD, value_TKD, output_THD, lse, rng_state, unused, key_index, *lengths = ctx.saved_tensors
-        max_q, max_k, scale, left = ctx.options
+        query_THD, key_TKD, value_TKD, output_THD, lse, rng_state, unused = ctx.saved_tensors
         grad_query_THD, *grads_GKD = torch.ops.aten._flash_attention_backward(
             grad_THD.contiguous(),
             query_THD,
-            _gathered(key_TKD, key_index),
-            _gathered(value_TKD, key_index),
+            _gathered(key_TKD, ctx.key_index),
+            _gathered(value_TKD, ctx.key_index),
             output_THD,
             lse,
-            *lengths,
-            max_q,
-            max_k,
-            0.0,
-            left < 0,
+            *ctx.arguments,
             rng_state,
             unused,
-            scale=scale,
-            window_size_left=left,
-            window_size_right=0,
+            **ctx.options,
         )
-        grads_TKD = (_summed(grad_GKD, key_index, key_TKD) for grad_GKD in grads_GKD)
-        return grad_query_THD, *grads_TKD, *[None] * 7
+        grads_TKD = (_summed(grad_GKD, ctx.key_index, key_TKD) for grad_GKD in grads_GKD)
+        return grad_query_THD, *grads_TKD, None, None, None
 
 
 def _gathered(tensor_TKD: torch.Tensor, key_index: torch.Tensor | None) -> torch.Tensor:

@@ -43,6 +43,14 @@ class Block(NamedTuple):
     def causal(self) -> bool:
         return self.q0 == self.k0
 
+    @property
+    def queries(self) -> slice:
+        return slice(self.q0, self.q1)
+
+    @property
+    def keys(self) -> slice:
+        return slice(self.k0, self.k1)
+
 
 def blocks_of(spans) -> list[Block]:
     """The spans in few blocks: first causal ones, which hold every token once, then the others.
@@ -89,22 +97,18 @@ class SpanAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query_HTD, key_KTD, value_KTD, layout, scale, softcap, window):
-        kernel = _Kernel(query_HTD, key_KTD, value_KTD, layout, scale, softcap, window)
-        wide = kernel.wide
-        heads, tokens = query_HTD.shape[:2]
-        output_THD = query_HTD.new_empty(tokens, heads, value_KTD.shape[-1], dtype=wide)  # the order of what follows
-        output_KGTD = output_THD.transpose(0, 1).unflatten(0, kernel.query_KGTD.shape[:2])
-        lse_KGT = query_HTD.new_empty(kernel.query_KGTD.shape[:3], dtype=wide)
-        for block in kernel.blocks:
-            output, lse = kernel.forward(block)
-            so_far, lse_so_far = output_KGTD[:, :, block.q0 : block.q1], lse_KGT[:, :, block.q0 : block.q1]
-            if block.causal:
-                so_far.copy_(output)
-                lse_so_far.copy_(lse)
-            else:
-                share = torch.sigmoid(lse.to(wide) - lse_so_far)  # of this block's keys in the softmax
-                so_far.lerp_(output.to(wide), share[..., None])
-                torch.logaddexp(lse_so_far, lse.to(wide), out=lse_so_far)
+        attention = _BlockAttention(query_HTD, key_KTD, value_KTD, layout, scale, softcap, window)
+        wide, (key_heads, groups, tokens) = attention.wide, attention.query_KGTD.shape[:3]
+        # In memory the heads of a token stand side by side, as the output projection reads them.
+        output_TKGD = query_HTD.new_zeros(tokens, key_heads, groups, value_KTD.shape[-1], dtype=wide)
+        output_KGTD = output_TKGD.movedim(0, 2)
+        lse_KGT = query_HTD.new_full((key_heads, groups, tokens), float("-inf"), dtype=wide)
+        for block in attention.blocks:
+            output, lse = attention.forward(block)
+            lse_so_far = lse_KGT[:, :, block.queries]
+            share = torch.sigmoid(lse.to(wide) - lse_so_far)  # of this block's keys in the softmax; 1 of the first
+            output_KGTD[:, :, block.queries].lerp_(output.to(wide), share[..., None])
+            torch.logaddexp(lse_so_far, lse.to(wide), out=lse_so_far)
         output_KGTD = output_KGTD.to(query_HTD.dtype)
         ctx.save_for_backward(query_HTD, key_KTD, value_KTD, output_KGTD, lse_KGT)
         ctx.options = (layout, scale, softcap, window)
@@ -112,44 +116,34 @@ class SpanAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_HTD):
-        with torch.autocast(grad_HTD.device.type, enabled=False):
-            return SpanAttention._gradients(ctx, grad_HTD)
-
-    @staticmethod
-    def _gradients(ctx, grad_HTD):
         query_HTD, key_KTD, value_KTD, output_KGTD, lse_KGT = ctx.saved_tensors
-        kernel = _Kernel(query_HTD, key_KTD, value_KTD, *ctx.options)
-        grad_KGTD, wide = grad_HTD.unflatten(0, output_KGTD.shape[:2]), kernel.wide
-        grads = [torch.empty_like(tensor, dtype=wide) for tensor in (kernel.query_KGTD, key_KTD, value_KTD)]
-        for block in kernel.blocks:
-            rows = (tensor[:, :, block.q0 : block.q1] for tensor in (grad_KGTD, output_KGTD, lse_KGT))
-            grad_query, *of_keys = kernel.backward(block, *rows)
-            into_query = grads[0][:, :, block.q0 : block.q1]
-            into_keys = [grad[:, block.k0 : block.k1] for grad in grads[1:]]
-            if block.causal:
-                into_query.copy_(grad_query)
-                for into, grad in zip(into_keys, of_keys, strict=True):
-                    torch.sum(grad, 1, dtype=wide, out=into)
-            else:
-                into_query += grad_query
-                for into, grad in zip(into_keys, of_keys, strict=True):
-                    into += grad.sum(1, dtype=wide)
-        dtype = query_HTD.dtype
-        return grads[0].flatten(0, 1).to(dtype), grads[1].to(dtype), grads[2].to(dtype), None, None, None, None
+        with torch.autocast(grad_HTD.device.type, enabled=False):
+            attention = _BlockAttention(query_HTD, key_KTD, value_KTD, *ctx.options)
+            tensors = (attention.query_KGTD, key_KTD, value_KTD)
+            grads = [torch.zeros_like(tensor, dtype=attention.wide) for tensor in tensors]
+            of_rows = (grad_HTD.unflatten(0, output_KGTD.shape[:2]), output_KGTD, lse_KGT)
+            for block in attention.blocks:
+                of_queries = (tensor[:, :, block.queries] for tensor in of_rows)
+                grad_query, *grads_of_keys = attention.backward(block, *of_queries)
+                grads[0][:, :, block.queries] += grad_query
+                for total, grad in zip(grads[1:], grads_of_keys, strict=True):
+                    total[:, block.keys] += grad.sum(1, dtype=attention.wide)
+            grads[0] = grads[0].flatten(0, 1)
+            return *(grad.to(query_HTD.dtype) for grad in grads), None, None, None, None
 
 
-class _Kernel:
+class _BlockAttention:
     """The attention of a block's queries to its keys: (output, log-sum-exp), and its gradients.
 
     The G query heads of a key head are a dimension of their own, and the key head is repeated by a stride of 0.
     """
 
     def __init__(self, query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap, window):
-        key_heads = key_KTD.shape[0]
-        self.query_KGTD = query_HTD.unflatten(0, (key_heads, -1))
+        self.query_KGTD = query_HTD.unflatten(0, (len(key_KTD), -1))
         groups = self.query_KGTD.shape[1]
-        self.key_KGTD = key_KTD[:, None].expand(-1, groups, -1, -1)
-        self.value_KGTD = value_KTD[:, None].expand(-1, groups, -1, -1)
+        self.key_KGTD, self.value_KGTD = (
+            tensor[:, None].expand(-1, groups, -1, -1) for tensor in (key_KTD, value_KTD)
+        )
         self.layout, self.scale, self.softcap, self.window = layout, scale, softcap, window
         self.wide = torch.promote_types(query_HTD.dtype, torch.float32)
         self.flash = query_HTD.device.type == "cpu" and softcap is None and key_KTD.shape[-1] == value_KTD.shape[-1]
@@ -157,11 +151,11 @@ class _Kernel:
             layout.cache["blocks"] = blocks_of(layout.spans)
         self.blocks = layout.cache["blocks"]
 
-    def _tensors(self, block):
-        q0, q1, k0, k1, _ = block
-        return self.query_KGTD[:, :, q0:q1], self.key_KGTD[:, :, k0:k1], self.value_KGTD[:, :, k0:k1]
+    def _tensors(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        keys = (slice(None), slice(None), block.keys)
+        return self.query_KGTD[:, :, block.queries], self.key_KGTD[keys], self.value_KGTD[keys]
 
-    def _mask(self, block, causal: bool) -> torch.Tensor | None:
+    def _mask(self, block: Block, causal: bool) -> torch.Tensor | None:
         """What is added to the scores, (1, 1, queries, keys), or None; `causal`: the kernel hides later keys itself.
 
         Hidden keys get a number that is nearly the least, not -inf: a row that sees none of a block's keys then weighs
@@ -183,7 +177,7 @@ class _Kernel:
             self.layout.cache[key] = mask_QK.masked_fill_(hidden_QK, torch.finfo(self.wide).min / 2)[None, None]
         return self.layout.cache[key]
 
-    def forward(self, block):
+    def forward(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         query, key, value = self._tensors(block)
         if self.flash:
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -193,7 +187,7 @@ class _Kernel:
         lse = scores.logsumexp(-1)
         return (scores - lse[..., None]).exp() @ value.to(scores.dtype), lse
 
-    def backward(self, block, grad, output, lse):
+    def backward(self, block: Block, grad, output, lse) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of the block's query, key and value; `output` and `lse` are those of the whole rows."""
         query, key, value = self._tensors(block)
         if self.flash:
@@ -210,7 +204,7 @@ class _Kernel:
         grad_scores = weights * (grad @ value.transpose(-1, -2) - inner) * slope * self.scale
         return grad_scores @ key, grad_scores.transpose(-1, -2) @ query, grad_value
 
-    def _scores(self, block, query, key):
+    def _scores(self, block: Block, query, key) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Capped and masked scores in fp32 or wider, and the slope of the cap."""
         scores = self.scale * query.to(self.wide) @ key.to(self.wide).transpose(-1, -2)
         slope = 1.0
