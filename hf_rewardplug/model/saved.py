@@ -24,7 +24,7 @@ from .head import HEAD_NAME
 from .head_layers import build_head, saved_layers, with_saved_head
 from .kinds import LM, PUBLISHED, Kind, architecture, kind_of_class, published
 from .places import HUB, check_place, is_adapter, read
-from .weights import shape_of, shards
+from .weights import model_head_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,12 @@ class SavedModel:
         """
         names = (HEAD_NAME, *FOREIGN_HEADS, getattr(self.config, "value_head_prefix", None) or HEAD_NAME)
         pattern = re.compile(rf"{_TOP}({'|'.join(map(re.escape, names))})\.(.+)$")
-        file_of = shards(self.name, self.hub, pattern)
-        matches = {key: pattern.match(key) for key in file_of}
-        return {key: HeadTensor(*at.groups(), shape_of(file_of[key], key)) for key, at in matches.items() if at}
+        shapes = model_head_shapes(self.name, self.hub, pattern)
+        return {key: HeadTensor(*pattern.match(key).groups(), shape) for key, shape in shapes.items()}
+
+    def _own_head(self) -> dict[str, list[int]]:
+        """{parameter: shape} of the head that is called `score`."""
+        return {tensor.parameter: tensor.shape for tensor in self.head.values() if tensor.head == HEAD_NAME}
 
     def arguments(self, kind: Kind, num_labels: int) -> dict[str, Any]:
         """The options for `kind.auto_class.from_pretrained`, with what makes the checkpoint's head arrive.
@@ -144,14 +147,12 @@ class SavedModel:
         check_family(self.config, kind, f"'{self.name}'")
         shapes: dict[str, list[int]] = {}
         if self._in_safetensors and not self.options.get(_ANEW):
-            tensors = self.head.values()
-            own = [tensor for tensor in tensors if tensor.head == HEAD_NAME]
-            shapes = {tensor.parameter: tensor.shape for tensor in own or tensors}
+            shapes = self._own_head() or {tensor.parameter: tensor.shape for tensor in self.head.values()}
         mapping, config_class = kind.auto_class._model_mapping, type(self.config)
         before = mapping._extra_content.get(config_class)
         model_class = mapping[config_class] if config_class in mapping else None
         if kind is not LM and isinstance(model_class, type):  # not its own code's, nor several
-            # Not by `register`: before transformers 5.18 or so it passes over a config of transformers' own.
+            # `register` would not do: before transformers 5.18 or so it ignores a config of transformers' own.
             mapping._extra_content[config_class] = with_saved_head(model_class, saved_layers(self.config), shapes)
         try:
             yield
@@ -176,24 +177,23 @@ class SavedModel:
         shapes = {key: tensor.shape for key, tensor in self.head.items()}
         built = self._built_shapes(kind, num_labels)
         layers = saved_layers(self.config)
-        if layers is not None:
-            own = {tensor.parameter: tensor.shape for tensor in self.head.values() if tensor.head == HEAD_NAME}
-            head = build_head(layers, own)
-            if head[-1].out_features != num_labels:
-                wanted = {f"{HEAD_NAME}.{len(head) - 1}.weight": [num_labels, head[-1].in_features]}
-                raise _misfit(self.name, shapes, wanted)
-            return None
-        if built.keys() & shapes:
-            misfits = {key: shape for key, shape in shapes.items() if shape != built.get(key, shape)}
-            if misfits:
-                raise _misfit(self.name, misfits, {key: built[key] for key in misfits})
-            return None
         weights = [tensor for tensor in self.head.values() if tensor.parameter == "weight"]
-        is_linear = {tensor.parameter for tensor in self.head.values()} <= {"weight", "bias"} and len(weights) == 1
-        if not is_linear or weights[0].shape != built.get(f"{HEAD_NAME}.weight"):
-            wanted = {key: shape for key, shape in built.items() if key.startswith(f"{HEAD_NAME}.")}
-            raise _misfit(self.name, shapes, wanted)
-        return weights[0].head
+        if layers is not None:
+            head = build_head(layers, self._own_head())
+            if head[-1].out_features == num_labels:
+                return None
+            expected = {f"{HEAD_NAME}.{len(head) - 1}.weight": [num_labels, head[-1].in_features]}
+        elif built.keys() & shapes:
+            shapes = {key: shape for key, shape in shapes.items() if shape != built.get(key, shape)}
+            if not shapes:
+                return None
+            expected = {key: built[key] for key in shapes}
+        else:
+            is_linear = {tensor.parameter for tensor in self.head.values()} <= {"weight", "bias"} and len(weights) == 1
+            if is_linear and weights[0].shape == built.get(f"{HEAD_NAME}.weight"):
+                return weights[0].head
+            expected = {key: shape for key, shape in built.items() if key.startswith(f"{HEAD_NAME}.")}
+        raise _misfit(self.name, shapes, expected)
 
     def _built_shapes(self, kind: Kind, num_labels: int) -> dict[str, list[int]]:
         """{key: shape} of the model as transformers builds it."""
@@ -224,13 +224,15 @@ def _check_kernels() -> None:
     )
 
 
-def _misfit(name: str, found: dict[str, list[int]], expected: dict[str, list[int]]) -> ValueError:
-    parts = [", ".join(f"{key} {tuple(shape)}" for key, shape in some.items()) for some in (found, expected)]
-    layered = any(re.search(rf"\b{HEAD_NAME}\.\d+\.", key) for key in found)
+def _misfit(name: str, shapes: dict[str, list[int]], expected: dict[str, list[int]]) -> ValueError:
+    saved, built = (
+        ", ".join(f"{key} {tuple(shape)}" for key, shape in tensors.items()) for tensors in (shapes, expected)
+    )
+    remedy = ""
+    if re.search(rf"\b{HEAD_NAME}\.\d+\.", saved):
+        remedy = ' Or say in its config.json what its layers are: "rewardplug": {"head": ["Linear", "ReLU", "Linear"]}.'
     return ValueError(
-        f"The head of '{name}' does not fit: it has {parts[0]}, expected {parts[1] or 'a head of another kind'}. "
+        f"The head of '{name}' does not fit: it has {saved}, expected {built or 'a head of another kind'}. "
         "Take a checkpoint with such a head, or set model_init_kwargs={'ignore_mismatched_sizes': True} to train a new "
-        "one."
-        + ' Or say in its config.json what its layers are: "rewardplug": {"head": ["Linear", "ReLU", "Linear"]}.'
-        * layered
+        f"one.{remedy}"
     )

@@ -47,37 +47,49 @@ def check_saved_head(folder: str | Path, head: Mapping[str, torch.Tensor], adapt
             )
         with safe_open(path, framework="pt") as tensors:
             for key in tensors.keys():
-                if found := _OF_HEAD.search(key):
-                    saved[found[1]] = tensors.get_tensor(key)
+                if match := _OF_HEAD.search(key):
+                    saved[match[1]] = tensors.get_tensor(key)
     for name, value in head.items():
-        expected, found = value.detach().cpu(), saved.get(name)
-        if found is not None and found.shape == expected.shape:
-            if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=0, equal_nan=True):
-                continue
-        what = "is missing" if found is None else f"has the shape {tuple(found.shape)} or other values"
+        expected, read_back = value.detach().cpu(), saved.get(name)
+        if read_back is None:
+            fault = "is missing"
+        elif read_back.shape == expected.shape and torch.allclose(
+            read_back, expected.to(read_back.dtype), rtol=0, atol=0, equal_nan=True
+        ):
+            continue
+        else:
+            fault = f"has the shape {tuple(read_back.shape)} or other values"
         raise RuntimeError(
-            f"The head that was just saved is not the one that trained: '{HEAD_NAME}.{name}' {what} in '{folder}' "
+            f"The head that was just saved is not the one that trained: '{HEAD_NAME}.{name}' {fault} in '{folder}' "
             f"({', '.join(path.name for path in files) or 'no safetensors file'}), expected {tuple(expected.shape)}. "
             "Under ZeRO-3 set `stage3_gather_16bit_weights_on_model_save`; with PEFT, `modules_to_save=['score']`."
         )
 
 
-def shards(name: str, hub: dict, head_key: re.Pattern) -> dict[str, Path]:
-    """{key of a tensor: its file}; empty where nothing can be looked at and `from_pretrained` must tell."""
+def model_head_shapes(name: str, hub: dict, head_key: re.Pattern) -> dict[str, list[int]]:
+    """{key: shape} of the tensors of a model whose keys begin with `head_key`.
+
+    Empty where there is no file that can be looked at, so that `from_pretrained` must say what is wrong.
+
+    Raises:
+        ValueError: the weights are cut off, or a pickle.
+    """
     if single := find_file(name, SAFE_WEIGHTS_NAME, hub):
         _check(name, [single])
-        with safe_open(single, framework="pt") as tensors:
-            return dict.fromkeys(tensors.keys(), single)
+        return _shapes(single, head_key)
     if index := find_file(name, SAFE_WEIGHTS_INDEX_NAME, hub):
         try:
             file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            wanted = {file for key, file in file_of.items() if head_key.match(key)}
+            files = sorted({file for key, file in file_of.items() if head_key.search(key)})
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"'{name}' cannot be loaded: {index.name} is no index of weights ({error}).") from error
         if Path(name).is_dir():
             _check(name, [index.parent / file for file in sorted({*file_of.values()})])
-        paths = {file: find_file(name, file, hub) for file in wanted}
-        return {key: paths[file] for key, file in file_of.items() if paths.get(file)}
+        shapes = {}
+        for file in files:
+            if path := find_file(name, file, hub):
+                shapes |= _shapes(path, head_key)
+        return shapes
     pickles = [file for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if find_file(name, file, hub)]
     if pickles:
         raise ValueError(
@@ -88,22 +100,21 @@ def shards(name: str, hub: dict, head_key: re.Pattern) -> dict[str, Path]:
     return {}
 
 
+def adapter_head_shapes(adapter: str, hub: dict) -> dict[str, list[int]]:
+    """{"weight": (C, D), ...} of the head in an adapter's file; empty where there is none."""
+    path = find_file(adapter, SAFETENSORS_WEIGHTS_NAME, hub)
+    shapes = {} if path is None else _shapes(path, _OF_HEAD)
+    return {_OF_HEAD.search(key)[1]: shape for key, shape in shapes.items()}
+
+
+def _shapes(path: Path, pattern: re.Pattern) -> dict[str, list[int]]:
+    """{key: shape} of the tensors in a safetensors file whose keys match, by its header."""
+    with safe_open(path, framework="pt") as tensors:
+        return {key: tensors.get_slice(key).get_shape() for key in tensors.keys() if pattern.search(key)}
+
+
 def _check(name: str, paths: list[Path]) -> None:
     for path in paths:
         reason = why_not_readable(path) if path.is_file() else f"{path.name} is missing"
         if reason:
             raise ValueError(f"'{name}' cannot be loaded: {reason}. Copy or download it again.")
-
-
-def shape_of(path: Path, key: str) -> list[int]:
-    with safe_open(path, framework="pt") as tensors:
-        return list(tensors.get_slice(key).get_shape())
-
-
-def adapter_head_shapes(adapter: str, hub: dict) -> dict[str, list[int]]:
-    """{"weight": (C, D), ...} of the head in an adapter's file."""
-    if (path := find_file(adapter, SAFETENSORS_WEIGHTS_NAME, hub)) is None:
-        return {}
-    with safe_open(path, framework="pt") as tensors:
-        named = {key: _OF_HEAD.search(key) for key in tensors.keys()}
-        return {at[1]: list(tensors.get_slice(key).get_shape()) for key, at in named.items() if at}
