@@ -7,6 +7,7 @@ In: (1, heads, T, D) tensors of a packed row and its `TreeLayout`. Out: what eac
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,8 +19,23 @@ from .kernels import Heads, choose_kernel
 from .layout import TreeLayout
 
 FAMILIES = {
-    *("exaone4", "gemma", "gemma2", "gemma3_text", "glm4", "llama", "ministral3", "mistral", "mixtral", "phi", "phi3"),
-    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+    "exaone4",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "llama",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "starcoder2",
 }
 """`model_type`s whose outputs and gradients are tested against the padded computation; add yours once it is tested"""
 
@@ -51,12 +67,12 @@ def share_prefixes(model: nn.Module) -> str | None:
 def why_not(model: nn.Module) -> str | None:
     """Why `model` cannot take prefix trees, or None."""
     base = unwrapped(model)
-    config, kind = base.config, base.config.model_type
+    config = base.config
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return f"{adapter.peft_type.value} puts virtual tokens before every row"
-    if kind not in FAMILIES:
-        return f"'{kind}' is not among the tested families ({', '.join(sorted(FAMILIES))})"
+    if config.model_type not in FAMILIES:
+        return f"'{config.model_type}' is not among the tested families ({', '.join(sorted(FAMILIES))})"
     if getattr(base, "score", None) is None and not hasattr(base, "label_tokens"):
         return "it has no head called `score`, nor label tokens"
     layer_types = set(getattr(config, "layer_types", None) or ())
@@ -70,9 +86,8 @@ def why_not(model: nn.Module) -> str | None:
         return "its attention leaves the sliding window to the mask"
     if getattr(config, "attention_dropout", 0.0):
         return f"attention_dropout={config.attention_dropout} draws another mask a sequence"
-    asked = config._attn_implementation
-    if asked not in {default_attention(base), *_PLAIN_CALLS.values()}:
-        return f"attn_implementation='{asked}' was asked for"
+    if config._attn_implementation not in {default_attention(base), *_PLAIN_CALLS.values()}:
+        return f"attn_implementation='{config._attn_implementation}' was asked for"
     return None
 
 
@@ -88,7 +103,7 @@ def tree_arguments(config, prefix_tree: dict, position_ids: torch.Tensor) -> dic
     dimensions is passed through by transformers, which would otherwise build one of T x T.
 
     Raises:
-        RuntimeError: the model does not have prefix-tree attention (any more).
+        RuntimeError: the model does not have prefix-tree attention, or no longer.
     """
     if config._attn_implementation not in _PLAIN_CALLS.values():
         raise RuntimeError(
@@ -107,50 +122,45 @@ def prefix_tree_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    plain: str,
+    plain: Callable,
     prefix_tree: TreeLayout | None = None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs,
+    **options,
 ):
-    """transformers' attention interface: (1, H, T, D) -> (1, T, H, D), and no weights."""
+    """transformers' attention interface: (1, H, T, D) -> (1, T, H, D), and no weights.
+
+    Args:
+        plain: what a call without a tree goes on to.
+        options: `scaling`, `sliding_window`, `softcap` and whatever else the family's layers hand over.
+    """
     if prefix_tree is None:
-        options = {"scaling": scaling, "sliding_window": sliding_window, **kwargs}
-        if softcap is not None:
-            options["softcap"] = softcap
-        forward = sdpa_attention_forward if plain == "sdpa" else _eager_forward(module)
-        return forward(module, query, key, value, attention_mask, **options)
-    if unknown := [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]:
+        return plain(module, query, key, value, attention_mask, **options)
+    if unknown := [name for name in ("s_aux", "position_bias") if options.get(name) is not None]:
         raise NotImplementedError(f"Prefix-tree attention does not know {unknown}; set `prefix_sharing=False`.")
     device = query.device.type
     if torch.is_autocast_enabled(device):  # as it casts SDPA's: rotary embeddings leave fp32 beside a bf16 value
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window if sliding_window is not None and sliding_window < prefix_tree.longest else None
-    heads = Heads(
-        query.device,
-        query.dtype,
-        query.shape[1],
-        key.shape[1],
-        query.shape[-1],
-        value.shape[-1],
-        scale,
-        softcap,
-        window,
-    )
-    attend = choose_kernel(heads)
+    scale, softcap, window = (options.get(name) for name in ("scaling", "softcap", "sliding_window"))
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    if window is not None and window >= prefix_tree.longest:  # it hides nothing
+        window = None
+    heads = (query.shape[1], key.shape[1], query.shape[-1], value.shape[-1])
+    attend = choose_kernel(Heads(query.device, query.dtype, *heads, scale, softcap, window))
     tensors = (tensor.squeeze(0) for tensor in (query, key, value))  # `[0]` copies a whole gradient in the backward
     with torch.autocast(device, enabled=False):  # the kernels choose their own precision
         output_HTD = attend(*tensors, prefix_tree, scale, softcap, window)
     return output_HTD.transpose(0, 1)[None].contiguous(), None
 
 
-def _eager_forward(module: nn.Module):
+def _eager_attention(module: nn.Module, *tensors, **options):
     """The family's own eager attention, which knows its soft-cap."""
-    return sys.modules[inspect.getmodule(type(module)).__name__].eager_attention_forward
+    modeling = sys.modules[inspect.getmodule(type(module)).__name__]
+    return modeling.eager_attention_forward(module, *tensors, **options)
 
 
-for _plain, _name in _PLAIN_CALLS.items():
-    AttentionInterface.register(_name, functools.partial(prefix_tree_attention, plain=_plain))
-    AttentionMaskInterface.register(_name, sdpa_mask if _plain == "sdpa" else eager_mask)
+for _name, _attention, _mask in (
+    (_PLAIN_CALLS["sdpa"], sdpa_attention_forward, sdpa_mask),
+    (_PLAIN_CALLS["eager"], _eager_attention, eager_mask),
+):
+    AttentionInterface.register(_name, functools.partial(prefix_tree_attention, plain=_attention))
+    AttentionMaskInterface.register(_name, _mask)

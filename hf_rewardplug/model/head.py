@@ -12,7 +12,7 @@ import functools
 import logging
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +55,7 @@ def install_reward_head(model: nn.Module) -> bool:
         `classifier`) and encoder-decoders compute every position, and the scored ones are picked.
     """
     base = unwrapped(model)
-    head = getattr(base, HEAD_NAME, None)
-    body = getattr(base, getattr(base, "base_model_prefix", ""), None)
-    for module in head.modules() if isinstance(head, nn.Module) else ():
+    for module in _head_modules(base):
         if isinstance(module, nn.Linear) and type(module) not in (nn.Linear, RewardHead):
             raise ValueError(
                 f"The reward head is quantized ({type(module).__name__}). Load the model with '{HEAD_NAME}' in the "
@@ -67,16 +65,22 @@ def install_reward_head(model: nn.Module) -> bool:
             become(module, RewardHead)
         if isinstance(module, RewardHead):
             _to_fp32(module)
-    heads = reward_heads(model)
-    reads = bool(heads) and decodes(base)  # whose own forward makes what the decoder reads
-    picks = bool(heads) and body is not None and body is not base and not reads
+    heads = reward_heads(base)
+    body = getattr(base, getattr(base, "base_model_prefix", ""), None)
+    scored = _picked_forward
+    if heads and decodes(base):  # its own forward makes what the decoder reads
+        scored = _read_forward
+    elif heads and body is not None and body is not base:
+        scored = _scored_forward
+    give_scored_forward(base, scored)
     if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
-        base._weight_conversions = [one for one in conversions if f"{HEAD_NAME}." not in one.target_patterns]
-    give_scored_forward(base, _scored_forward if picks else _read_forward if reads else _picked_forward)
-    trained = any(parameter.requires_grad for module in heads for parameter in module.parameters())
-    if picks and not trained and any(parameter.requires_grad for parameter in base.parameters()):
+        base._weight_conversions = [
+            conversion for conversion in conversions if f"{HEAD_NAME}." not in conversion.target_patterns
+        ]
+    evaluates_few = scored is _scored_forward
+    if evaluates_few and _trains(base) and not any(map(_trains, heads)):
         logger.warning("The reward head is frozen: add modules_to_save=['%s'] to the PEFT configuration.", HEAD_NAME)
-    return picks
+    return evaluates_few
 
 
 def become(module: nn.Linear, head_class: type[nn.Linear]) -> None:
@@ -100,6 +104,9 @@ def give_scored_forward(base: nn.Module, scored: Callable) -> None:
     def forward(self, *args, score_positions: torch.Tensor | None = None, **kwargs):
         if score_positions is None:
             return self._plain_forward(*args, **kwargs)
+        tree = kwargs.pop("prefix_tree", None)
+        if tree is not None:
+            kwargs |= tree_arguments(self.config, tree, kwargs["position_ids"])
         return scored(self, *args, score_positions=score_positions, **kwargs)
 
     base.forward = types.MethodType(forward, base)
@@ -112,28 +119,25 @@ def decodes(base: nn.Module) -> bool:
 
 def reward_heads(model: nn.Module) -> list[RewardHead]:
     """The installed head and PEFT's copies of it; none where the model's head has another name."""
-    head = getattr(unwrapped(model), HEAD_NAME, None)
-    modules = head.modules() if isinstance(head, nn.Module) else ()
-    return [module for module in modules if isinstance(module, RewardHead)]
+    return [module for module in _head_modules(unwrapped(model)) if isinstance(module, RewardHead)]
 
 
 def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
-    """{"weight": (C, D), "bias": (C,)} of the head that trains, from a gathered `state_dict` where that has all of it;
-    of a head of several layers {"0.weight": ...}.
+    """{"weight": (C, D), "bias": (C,)} of the head that trains; of a head of several layers {"0.weight": ...}.
 
-    Empty where the head is frozen or has another name.
+    A parameter is taken from `state_dict` where that was gathered and has all of it. Empty where the head is frozen or
+    has another name.
     """
-    base = unwrapped(model)
-    head = getattr(base, HEAD_NAME, None)
+    head = getattr(unwrapped(model), HEAD_NAME, None)
     copies = getattr(head, "modules_to_save", None)  # PEFT's; the adapter's own is the one that trains
     if copies is not None:
         head = copies[model.active_adapter] if model.active_adapter in copies else None
-    if head is None or not any(parameter.requires_grad for parameter in head.parameters()):
+    if head is None or not _trains(head):
         return {}
     gathered = {}
     for key, value in (state_dict or {}).items():
-        if found := _HEAD_KEY.search(key):
-            gathered[found[1]] = value
+        if match := _HEAD_KEY.search(key):
+            gathered[match[1]] = value
     state = {}
     for name, parameter in head.named_parameters():
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 has nothing in the parameter itself
@@ -176,16 +180,25 @@ def behind_virtual_tokens(
     return score_positions + config.num_virtual_tokens * (score_positions // input_ids.shape[1] + 1)
 
 
+def _head_modules(base: nn.Module) -> Iterator[nn.Module]:
+    """All modules of the head, and of PEFT's copies of it; none where the model's head has another name."""
+    head = getattr(base, HEAD_NAME, None)
+    return head.modules() if isinstance(head, nn.Module) else iter(())
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def _to_fp32(head: nn.Module) -> None:
     for parameter in head.parameters():
         if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):  # ZeRO-3 keeps its own dtype
             parameter.data = parameter.data.float()
 
 
-def _scored_forward(self, *args, score_positions: torch.Tensor, prefix_tree: dict | None = None, **kwargs):
+def _scored_forward(self, *args, score_positions: torch.Tensor, **kwargs):
+    """The body once, and the head on the hidden states of the scored positions alone."""
     kwargs = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
-    if prefix_tree is not None:
-        kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
     body = getattr(self, self.base_model_prefix)
     hidden_BLD = body(*args, **kwargs, return_dict=True).last_hidden_state
     hidden_SD = hidden_BLD.flatten(0, 1)[score_positions.to(hidden_BLD.device)]
@@ -209,6 +222,7 @@ def _read_forward(self, *args, score_positions: torch.Tensor, **kwargs):
 
 
 def _picked_forward(self, *args, score_positions: torch.Tensor, **kwargs):
+    """The model's own forward, and the scored positions of its logits."""
     logits = self._plain_forward(*args, **kwargs).logits
     if logits.ndim == 3:  # a token classifier: every position has logits
         return TokenClassifierOutput(logits=logits.flatten(0, 1)[score_positions].float())

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from .attention import tree_arguments, unwrapped
+from .attention import unwrapped
 from .head import become, give_scored_forward
 
 
@@ -148,9 +148,8 @@ def _lm_heads(base: nn.Module) -> list[nn.Linear]:
     return heads
 
 
-def _scored_forward(self, *args, score_positions: torch.Tensor, prefix_tree: dict | None = None, **kwargs):
-    if prefix_tree is not None:
-        kwargs |= tree_arguments(self.config, prefix_tree, kwargs["position_ids"])
+def _scored_forward(self, *args, score_positions: torch.Tensor, **kwargs):
+    """The family's own forward, whose LM heads compute the label tokens' logits at the scored positions alone."""
     if getattr(self.config, "output_router_logits", False):  # for a loss of its own, which misreads a tree's mask
         kwargs["output_router_logits"] = False
     heads = _lm_heads(self)
