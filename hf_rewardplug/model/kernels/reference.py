@@ -3,8 +3,6 @@
 In: the tensors of a packed row and its layout. Out: the attention's output, by products over all T x T pairs.
 """
 
-import torch
-
 from ..layout import TreeLayout
 
 

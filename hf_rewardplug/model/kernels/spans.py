@@ -141,9 +141,7 @@ class _BlockAttention:
     def __init__(self, query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap, window):
         self.query_KGTD = query_HTD.unflatten(0, (len(key_KTD), -1))
         groups = self.query_KGTD.shape[1]
-        self.key_KGTD, self.value_KGTD = (
-            tensor[:, None].expand(-1, groups, -1, -1) for tensor in (key_KTD, value_KTD)
-        )
+        self.key_KGTD, self.value_KGTD = (tensor[:, None].expand(-1, groups, -1, -1) for tensor in (key_KTD, value_KTD))
         self.layout, self.scale, self.softcap, self.window = layout, scale, softcap, window
         self.wide = torch.promote_types(query_HTD.dtype, torch.float32)
         self.flash = query_HTD.device.type == "cpu" and softcap is None and key_KTD.shape[-1] == value_KTD.shape[-1]
