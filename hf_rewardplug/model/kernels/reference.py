@@ -11,6 +11,7 @@ def reference_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale
 
     Values are averaged over what a token sees: here two branches of one token each behind the same first token.
 
+    >>> import torch
     >>> tree = TreeLayout([(0, 2, 0, 2), (2, 3, 2, 3), (2, 3, 0, 1)], torch.tensor([0, 1, 1]), 2)
     >>> same_key, value_KTD = torch.ones(1, 3, 1), torch.tensor([[[0.0], [2.0], [4.0]]])
     >>> reference_attention(same_key, same_key, value_KTD, tree, 1.0).flatten().tolist()
