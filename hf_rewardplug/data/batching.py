@@ -1,8 +1,9 @@
 """Which examples share a batch: up to a budget of tokens or rows, ranks balanced, equal prompts together.
 
-In: a cost an example (unique tokens, or 1 where rows are counted), the ranks, optionally a group an example. Out: lists
-of example indices, as a PyTorch batch sampler gives them; of each R consecutive batches the R ranks take one each, and
-those R weigh about the same. Composed once from the seed; each epoch shuffles the order. Pure Python.
+In: the cost of each example (its unique tokens, or 1 where rows are counted), the number of ranks, optionally the group
+of each example. Out: lists of example indices, as a PyTorch batch sampler gives them. Each of R ranks takes one of R
+consecutive batches, which cost about the same. The batches are composed once from the seed, and each epoch shuffles
+their order. Pure Python.
 """
 
 import random
@@ -57,13 +58,13 @@ class BatchPlan:
         members: dict[int, list[int]] = {key: [] for key in order}
         for index, key in enumerate(keys):
             members[key].append(index)
-        if lengths is not None:  # those of the same length stay in the order of the seed
+        if lengths is not None:  # groups of the same length stay in the order of the seed
             order.sort(key=lambda key: max(lengths[index] for index in members[key]))
         cost_of = _CostOf(costs, savings or [0] * len(costs))
         units = [unit for key in order for unit in _units(members[key], cost_of, budget)]
         self.windows = list(_windows(units, cost_of, budget, ranks))
         spare = sorted(range(len(costs)), key=lambda index: costs[index])
-        for window in self.windows:  # the last one, if any
+        for window in self.windows:  # the last one may have ranks without a batch
             for batch in window:
                 if not batch:
                     batch.append(spare.pop(0) if spare else window[0][0])
@@ -84,7 +85,7 @@ class BatchPlan:
 
 
 class _CostOf:
-    """What examples of a group cost together: what is their own, and the most that one of them shares, once."""
+    """The cost of examples of one group in one batch: each one's own tokens, and the largest shared part once."""
 
     def __init__(self, costs: Sequence[int], savings: Sequence[int]):
         self.own = [cost - saving for cost, saving in zip(costs, savings, strict=True)]
@@ -108,9 +109,9 @@ def _units(members: list[int], cost_of: _CostOf, budget: int) -> Iterator[Unit]:
 
 
 def _windows(units: Iterable[Unit], cost_of: _CostOf, budget: int, ranks: int) -> Iterator[list[list[int]]]:
-    """One batch a rank at a time: the dearest unit first, to the rank that has least, as long as it fits."""
+    """Gather units until the next one would exceed the budget of all ranks, and deal them out, one batch a rank."""
     waiting: list[Unit] = []
-    total = 0  # of which a unit over the budget takes one rank's share
+    total = 0  # a unit that exceeds the budget counts as one rank's whole budget
     for unit in units:
         if waiting and total + min(unit[0], budget) > budget * ranks:
             window, waiting = _dealt(waiting, cost_of, budget, ranks)
@@ -124,13 +125,17 @@ def _windows(units: Iterable[Unit], cost_of: _CostOf, budget: int, ranks: int) -
 
 
 def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tuple[list[list[int]], list[Unit]]:
+    """A batch for each rank, and the units that are left over.
+
+    Greedy: give the most expensive unit to the least loaded rank, unless it would exceed the budget.
+    """
     batches, loads, left = [[] for _ in range(ranks)], [0] * ranks, []
-    while len(units) < ranks:  # the last ones: groups give way, so that every rank has something
-        dearest = max((unit for unit in units if len(unit[1]) > 1), default=None)
-        if dearest is None:
+    while len(units) < ranks:  # at the end of the data, groups are split, so that every rank has something
+        largest = max((unit for unit in units if len(unit[1]) > 1), default=None)
+        if largest is None:
             break
-        members, half = dearest[1], len(dearest[1]) // 2
-        units = [unit for unit in units if unit is not dearest]
+        members, half = largest[1], len(largest[1]) // 2
+        units = [unit for unit in units if unit is not largest]
         units += [(cost_of(part), part) for part in (members[:half], members[half:])]
     for cost, unit in sorted(units, key=lambda unit: -unit[0]):
         rank = loads.index(min(loads))
@@ -143,7 +148,7 @@ def _dealt(units: list[Unit], cost_of: _CostOf, budget: int, ranks: int) -> tupl
 
 
 def unique_tokens(row: dict, side_of: SideOf | None = None) -> int:
-    """Tokens that an encoded row costs by itself, what its sequences on the same side begin with together once.
+    """Tokens that an encoded row costs by itself; a prefix that its sequences on the same side share counts once.
 
     >>> unique_tokens({"chosen_ids": [1, 2, 3], "rejected_ids": [1, 2, 4, 5]})
     5
@@ -192,9 +197,10 @@ def _first_sequence(row: dict) -> list[int]:
     return sequence
 
 
-def _shared(one: list[int], other: list[int], side_of: SideOf | None) -> int:
-    apart = side_of is not None and side_of(len(one)) != side_of(len(other))
-    return 0 if apart else common_prefix_length(one, other)
+def _shared(tokens: list[int], others: list[int], side_of: SideOf | None) -> int:
+    """How many leading tokens two sequences share; none, where they are on different sides."""
+    apart = side_of is not None and side_of(len(tokens)) != side_of(len(others))
+    return 0 if apart else common_prefix_length(tokens, others)
 
 
 def packed_batches(sequences: Sequence[list[int]], budget: int, side_of: SideOf | None = None) -> Iterator[list[int]]:

@@ -8,9 +8,9 @@
 `prefix_tree` holds `spans` (see `prefix_tree.py`), `longest` (tokens of the longest sequence), `num_tokens` (of all
 sequences) and `num_unique_tokens`; and where the trainer asks for it `index`, tensors for the attention's kernels.
 
-The losses see only what the head says at `score_positions`, so how the tokens are laid out is the collator's business:
-with `prefix_sharing=True` a batch is one packed prefix tree (`prefix_tree.py`), else it is padded and every sequence,
-every path of a tree of steps, stands there whole.
+The losses see only the head's output at `score_positions`, so the collator alone decides how the tokens are laid out:
+with `prefix_sharing=True` a batch is one packed prefix tree (`prefix_tree.py`), else it is padded and each sequence
+(of a tree of steps, each path) is whole.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +32,7 @@ Ends = list[list[int]]
 
 
 def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None) -> tuple[dict[str, Any], Ends]:
-    """A sequence a row of the batch, for each leaf of each row; a piece ends in the first sequence that holds it."""
+    """Each leaf of each row gives one row of the batch. A piece has its end in the first sequence that holds it."""
     sequences: list[list[int]] = []
     ends = []
     for pieces in rows:
@@ -57,7 +57,7 @@ def _padded(rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None
 def _packed(
     rows: Sequence[list[Piece]], pad_token_id: int, multiple: int | None, side_of: SideOf | None
 ) -> tuple[dict[str, Any], Ends]:
-    """One row of all unique tokens."""
+    """One row that holds every unique token once."""
     tree = PrefixTree()
     places = tree.add_all(rows, side_of)
     packed = tree.pack()
@@ -85,7 +85,7 @@ def _rounded_up(length: int, multiple: int | None) -> int:
 
 @dataclass
 class _TreeCollator:
-    """What both collators are: `lay_out` is the collating of whatever rows are made of.
+    """What all collators share: `lay_out` makes a batch of the rows' token lists, padded or packed.
 
     Args:
         prefix_sharing: one packed prefix tree instead of padded sequences.
@@ -230,7 +230,7 @@ class StepCollator(_TreeCollator):
 
 
 def _node_labels(row: dict[str, Any], pieces: list[Piece]) -> list[float]:
-    """The label at the end of each node of a step row; an empty node, such as a prompt, has none."""
+    """The label at the end of each node of a step row. An empty node, which a prompt may be, has none."""
     stops = accumulate(len(tokens) for tokens, _ in pieces)
     return [row["labels"][stop - 1] if tokens else UNLABELLED for stop, (tokens, _) in zip(stops, pieces, strict=True)]
 

@@ -33,13 +33,14 @@ class Encoder(TokenSource):
     Args:
         tokenizer: a `PreTrainedTokenizerBase`.
         max_length: longest sequence in tokens, prompt included; None for no limit.
-        overlong: what becomes of longer rows. "drop": left out and counted. "truncate": completions lose the left of
-            their prompt (BOS kept, all of a row alike), a step row its last steps, whole. "error": `RowError`.
-        step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
+        overlong: what becomes of longer rows. "drop": they are left out and counted. "truncate": completions lose the
+            left of their prompt (BOS stays, and all completions of a row lose the same), and a step row loses its last
+            steps, as whole steps. "error": `RowError`.
+        step_separator: text that ends each step; its tokens are appended to the step's, so they never merge with it.
         step_token: a single token of the vocabulary to stand for the separator instead.
         max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
         vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
-        positions: tokens of a sequence that the model has positions for; `max_length` is lowered to it. None: no bound.
+        positions: how many positions the model has; `max_length` is lowered to it. None: no bound.
         pad_token_id: the id that transformers' pooling skips; a completion that ends in it is a `RowError`. None: any
             token may end one.
     """
@@ -71,7 +72,7 @@ class Encoder(TokenSource):
 
     def tokenized_pair(self, row: Row) -> Row:
         """`pair` for a row that holds `chosen_ids` and `rejected_ids` already."""
-        return self._pair([self._given_ids(row, key) for key in ("chosen_ids", "rejected_ids")], _beside(row))
+        return self._pair([self._ids_of(row, key) for key in ("chosen_ids", "rejected_ids")], _beside(row))
 
     def ranked(self, row: Row) -> Row:
         """A ranked row -> `completion_ids` (K lists, each scored at its last token), `scores` (K), its `weight` if any.
@@ -79,9 +80,8 @@ class Encoder(TokenSource):
         Raises:
             RowError, DropRow: as `pair`; identical are all completions.
         """
-        rest = {key: value for key, value in row.items() if key != "completions"}
-        ids = [self.completion({**rest, "completions": one}, "completions") for one in row["completions"]]
-        return self._ranked(ids, row)
+        rows = [{**row, "completions": answer} for answer in row["completions"]]
+        return self._ranked([self.completion(row, "completions") for row in rows], row)
 
     def tokenized_ranked(self, row: Row) -> Row:
         """`ranked` for a row that holds `completion_ids` and `scores` already."""
@@ -91,7 +91,8 @@ class Encoder(TokenSource):
         scores = given_scores(row, len(ids))
         if len({*scores}) < 2:
             raise DropRow("all scores are the same")
-        ids = [self._given_ids({"completion_ids": one}, "completion_ids") for one in ids]
+        rows = [{"completion_ids": ids_of_answer} for ids_of_answer in ids]
+        ids = [self._ids_of(row, "completion_ids") for row in rows]
         return self._ranked(ids, {**_beside(row), "scores": scores})
 
     def scored(self, row: Row) -> Row:
@@ -101,18 +102,18 @@ class Encoder(TokenSource):
             RowError, DropRow: as `pair`.
         """
         input_ids = self.completion(row)
-        shared = common_prefix_length(self._alone(row), input_ids) if self._excess([input_ids]) > 0 else 0
-        (input_ids,), cut = self._fitted([input_ids], shared)
-        return {"input_ids": input_ids, "scores": row["scores"], "cut": cut, "cut_labels": 0, **_given(row, "weight")}
+        prompt_length = common_prefix_length(self._alone(row), input_ids) if self._excess([input_ids]) > 0 else 0
+        (input_ids,), cut = self._fitted([input_ids], prompt_length)
+        return {"input_ids": input_ids, "scores": row["scores"], **cut, **_columns(row, "weight")}
 
     def tokenized_scored(self, row: Row, *, count: int) -> Row:
-        """`scored` for a row that holds `input_ids` and `count` `scores` already; taken as it is, never cut."""
+        """`scored` for a row that holds `input_ids` and `count` `scores` already. It is never cut."""
         scores = given_scores(row, count, unrated=True)
         if all(map(math.isnan, scores)):
             raise DropRow("no attribute is rated")
-        encoded = {"input_ids": self._given_ids(row, "input_ids"), "scores": scores}
-        self._check_positions(len(encoded["input_ids"]))
-        return {**encoded, "cut": 0, "cut_labels": 0, **_given(_beside(row), "weight")}
+        input_ids = self._ids_of(row, "input_ids")
+        self._check_positions(len(input_ids))
+        return {"input_ids": input_ids, "scores": scores, **_cut(), **_columns(_beside(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
         """The ids of `row["prompt"]` followed by `row[key]`, as a pair of the same row would have them, uncut.
@@ -122,7 +123,8 @@ class Encoder(TokenSource):
         """
         return self._ended(check_ids(self._ids(row, key), key, self.vocab_size), key)
 
-    def _given_ids(self, row: Row, column: str) -> list[int]:
+    def _ids_of(self, row: Row, column: str) -> list[int]:
+        """The ids of a row that is tokenized already."""
         return self._ended(given_ids(row, column, self.vocab_size), column)
 
     def _ended(self, ids: list[int], column: str) -> list[int]:
@@ -138,39 +140,46 @@ class Encoder(TokenSource):
         ids, cut = self._fitted(ids)
         if ids[0] == ids[1]:
             raise DropRow("chosen and rejected are identical")
-        encoded = {"chosen_ids": ids[0], "rejected_ids": ids[1], "cut": cut, "cut_labels": 0}
-        return encoded | _given(row, *PAIR_EXTRAS)
+        return {"chosen_ids": ids[0], "rejected_ids": ids[1], **cut, **_columns(row, *PAIR_EXTRAS)}
 
     def _ranked(self, ids: list[list[int]], row: Row) -> Row:
         ids, cut = self._fitted(ids)
-        if all(one == ids[0] for one in ids):
+        if all(ids_of_answer == ids[0] for ids_of_answer in ids):
             raise DropRow("all completions are identical")
-        encoded = {"completion_ids": ids, "scores": row["scores"], "cut": cut, "cut_labels": 0}
-        return encoded | _given(row, "weight")
+        return {"completion_ids": ids, "scores": row["scores"], **cut, **_columns(row, "weight")}
 
     def _excess(self, sequences: list[list[int]]) -> int | float:
-        return max(map(len, sequences)) - (self.max_length or float("inf"))
+        """How many tokens the longest sequence has too many."""
+        return max(map(len, sequences)) - (self.max_length or math.inf)
 
-    def _fitted(self, sequences: list[list[int]], shared: int | None = None) -> tuple[list[list[int]], int]:
+    def _fitted(self, sequences: list[list[int]], prompt_length: int | None = None) -> tuple[list[list[int]], Row]:
         """Apply `max_length` and `overlong` to a row's sequences.
 
         Args:
-            shared: tokens of the prompt; what the sequences begin with together when None.
+            prompt_length: tokens of the prompt; what the sequences begin with together when None.
 
         Returns:
-            The sequences, and how many tokens were taken away.
+            The sequences, and the columns that say how many tokens were taken away.
         """
         excess = self._excess(sequences)
         if excess <= 0:
-            return sequences, 0
+            return sequences, _cut()
         self._refuse_overlong(self.max_length + excess, "max_length")
-        if shared is None:
-            shared = min(common_prefix_length(sequences[0], one) for one in sequences[1:])
-        shared = min(shared, *(len(one) - 1 for one in sequences))
-        start = int(bool(sequences[0]) and sequences[0][0] == self.tokenizer.bos_token_id)
-        if shared - start < excess:
+        first, *others = sequences
+        if prompt_length is None:
+            prompt_length = min(common_prefix_length(first, other) for other in others)
+        prompt_length = min(prompt_length, *(len(sequence) - 1 for sequence in sequences))
+        if prompt_length - self._bos_length(first) < excess:
             raise DropRow(f"longer than max_length={self.max_length} even without the prompt")
-        return [one[:start] + one[start + excess :] for one in sequences], excess * len(sequences)
+        return [self._without_left(sequence, excess) for sequence in sequences], _cut(excess * len(sequences))
+
+    def _bos_length(self, ids: list[int]) -> int:
+        return int(ids[:1] == [self.tokenizer.bos_token_id])
+
+    def _without_left(self, ids: list[int], excess: int) -> list[int]:
+        """The ids without the `excess` first ones; the BOS stays."""
+        start = self._bos_length(ids)
+        return ids[:start] + ids[start + excess :]
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -207,9 +216,8 @@ class Encoder(TokenSource):
             "labels": [float(label) for label in token_labels],
             "node_lengths": [len(prompt_ids), *(len(steps[index]) for index in kept)],
             "node_parents": [-1, *(node_of[parents[index]] for index in kept)],
-            "cut": length - len(input_ids),
-            "cut_labels": lost_labels,
-            **_given(row, "steps_labelled"),
+            **_cut(length - len(input_ids), lost_labels),
+            **_columns(row, "steps_labelled"),
         }
 
     def last_step(self, row: Row) -> Row:
@@ -217,15 +225,14 @@ class Encoder(TokenSource):
         return self.steps(row, last_step_only=True)
 
     def tokenized_steps(self, row: Row) -> Row:
-        """`steps` for a row that holds `input_ids` and a label a token already; taken as it is, never cut."""
+        """`steps` for a row that holds `input_ids` and a label for each token already. It is never cut."""
         input_ids = given_ids(row, "input_ids", self.vocab_size)
         labels = given_labels(row, len(input_ids))
         if all(label == UNLABELLED for label in labels):
             raise DropRow("no labelled step")
         lengths, parents = given_nodes(row, labels)
         self._check_positions(max(path_lengths(lengths, parents)))
-        encoded = {"input_ids": input_ids, "labels": labels, "node_lengths": lengths, "node_parents": parents}
-        return {**encoded, "cut": 0, "cut_labels": 0}
+        return {"input_ids": input_ids, "labels": labels, "node_lengths": lengths, "node_parents": parents, **_cut()}
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
         """The prompt's ids and which steps stay. The prompt loses its left only where not one step would fit."""
@@ -244,33 +251,38 @@ class Encoder(TokenSource):
         room = max(self.max_length - len(prompt_ids), shortest)
         excess = len(prompt_ids) + shortest - self.max_length
         if excess > 0:
-            start = int(prompt_ids[:1] == [self.tokenizer.bos_token_id])
-            if len(prompt_ids) - start < excess:
+            if len(prompt_ids) - self._bos_length(prompt_ids) < excess:
                 raise DropRow(f"the first step is longer than max_length={self.max_length} even without the prompt")
-            prompt_ids = prompt_ids[:start] + prompt_ids[start + excess :]
+            prompt_ids = self._without_left(prompt_ids, excess)
         return prompt_ids, [index for index in kept if ends[index] <= room]
 
     def _refuse_overlong(self, length: int, limit: str) -> None:
         """Raise for "drop" and "error"; return for "truncate"."""
         allowed = getattr(self, limit)
-        fixed = limit == "max_length" and allowed == self.positions
+        remedy = f"{limit}={allowed}. Raise {limit}, or set"
+        if limit == "max_length" and allowed == self.positions:  # which nobody can raise
+            remedy = f"the model's {allowed} positions. Set"
         if self.overlong == "error":
-            what = f"the model's {allowed} positions. Set" if fixed else f"{limit}={allowed}. Raise {limit}, or set"
-            raise OverlongRow(f"{length} tokens are more than {what} overlong='drop' or 'truncate'")
+            raise OverlongRow(f"{length} tokens are more than {remedy} overlong='drop' or 'truncate'")
         if self.overlong == "drop":
             raise DropRow(f"longer than {limit}={allowed}")
 
     def _check_positions(self, length: int) -> None:
-        """Of a row that is tokenized already, which is never cut."""
+        """A row that is tokenized already is never cut, so one that is too long cannot be used."""
         if self.positions is not None and length > self.positions:
             why = f"longer than the model's {self.positions} positions, and tokenized rows are not cut"
             raise OverlongRow(why) if self.overlong == "error" else DropRow(why)
 
 
 def _beside(row: Row) -> Row:
-    """What a tokenized row has beside its tokens; Arrow fills None where other rows have more."""
+    """The other columns of a tokenized row, without the None that Arrow fills in where other rows have more columns."""
     return checked_columns({column: value for column, value in row.items() if value is not None or column == "margin"})
 
 
-def _given(row: Row, *columns: str) -> Row:
+def _columns(row: Row, *columns: str) -> Row:
     return {column: row[column] for column in columns if column in row}
+
+
+def _cut(tokens: int = 0, labels: int = 0) -> Row:
+    """The columns that say what a row lost to fit."""
+    return {"cut": tokens, "cut_labels": labels}

@@ -1,4 +1,4 @@
-"""What tells a cache that its content is out of date: another state of a file, another text of the code that made it.
+"""How a cache learns that it is out of date: a file has another state, or the code that made it has another text.
 
 In: a file, or functions. Out: values that change with them. `datasets` knows a function of an importable module by its
 name alone, and a file by its modification time, which copies and archives keep.

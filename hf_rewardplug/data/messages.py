@@ -1,10 +1,10 @@
-"""Messages and tools as the user gave them: what Arrow filled in goes, and JSON text within a call is read once.
+"""Messages and tools as the user gave them: None that Arrow filled in is removed, JSON text within a call is read once.
 
 In: a message, tools or template arguments, as `datasets` or a caller gives them. Out: the same in the form that chat
 templates expect. Training and scoring call the same functions, so that both render the same text.
 
-Arrow gives every dict of a column the keys of all others, with None for those that it lacks. Such a None cannot be told
-from one that the user wrote (`"default": None` in a tool's schema), and plain dicts are scored by the same model, so
+Arrow gives every dict of a column the keys of all others, with None for those that it lacks. This None looks the
+same as one that the user wrote (`"default": None` in a tool's schema), and plain dicts are scored by the same model, so
 None-valued keys go in both. The order of keys is the column's too. JSON text (`tools`, `arguments`) keeps its None and
 its order.
 """
@@ -20,8 +20,8 @@ def without_none(value: Any) -> Any:
     {'b': [None, {'d': 0}], 'e': {}}
     """
     if isinstance(value, dict):
-        return {key: without_none(one) for key, one in value.items() if one is not None}
-    return [without_none(one) for one in value] if isinstance(value, list) else value
+        return {key: without_none(entry) for key, entry in value.items() if entry is not None}
+    return [without_none(entry) for entry in value] if isinstance(value, list) else value
 
 
 def cleaned_message(message: dict) -> dict:

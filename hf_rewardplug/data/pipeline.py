@@ -1,8 +1,8 @@
 """One raw row to its encoded examples: adapter, canonical form, encoder.
 
-In: a raw row and its number. Out: encoded examples with `BOOKKEEPING` columns that say why a row was left out, and what
-was cut from it. A row that the adapter, the checks or the chat template refuses is a `RowError` with the adapter,
-the row number and the column; or it is left out, if `on_bad_row` says so.
+In: a raw row and its number. Out: encoded examples with `BOOKKEEPING` columns that say why a row was left out, and how
+much was cut from it. A row that the adapter, the checks or the chat template refuses raises a `RowError` with the
+adapter, the row number and the column, or it is left out, if `on_bad_row` says so.
 """
 
 from collections import defaultdict
@@ -23,25 +23,25 @@ from .unrendered import UNRENDERED, Unrendered
 
 BOOKKEEPING = {
     "row": Value("int64"),
-    "place": Value("string"),  # of a row that is left out or cut: how it is called where its number does not say it
+    "place": Value("string"),  # what a row that is left out or cut is called, where its number does not say it
     "dropped": Value("string"),
-    "refused": Value("string"),  # of a row with a fault: `dropped` without what only this row has in it
+    "refused": Value("string"),  # of a row with a fault: `dropped` without the details of this row
     "cut": Value("int64"),
     "cut_labels": Value("int64"),
     UNRENDERED: Value("string"),
     ROW_LOOK: Value("string"),
 }
-"""columns that tell what became of a row, and go when it is told"""
+"""Columns that say what became of a row. They are removed when a report has counted them."""
 
-_PROBED = 100  # rows among which the first one that can be read tells the format
+_PROBED = 100  # the first of these rows that can be read determines the format
 
 ON_BAD_ROW = ("error", "drop")
-"""what becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported"""
+"""What becomes of a row that cannot be used: the run stops, or the row is left out, counted and reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowPipeline:
-    """One raw row -> its encoded examples: adapter, canonical form, encoder. Runs inside `datasets.map`.
+    """One raw row -> its encoded examples: adapter, canonical form, encoder. It runs inside `datasets.map`.
 
     Args:
         name: the data set's name in messages.
@@ -56,7 +56,7 @@ class RowPipeline:
         unread: raw columns that the adapter does not read; a part of a prompt in one of them makes a bad row.
         code: state of the code that encodes and of the files that rows come from (`fingerprint.py`), by which
             `datasets` finds its cache.
-        on_bad_row: one of `ON_BAD_ROW`. Of rows that are too long the encoder's `overlong` says it.
+        on_bad_row: one of `ON_BAD_ROW`. For rows that are too long the encoder's `overlong` decides.
     """
 
     name: str
@@ -73,7 +73,7 @@ class RowPipeline:
     on_bad_row: str = "error"
 
     def keeping(self, raw_columns: list[str], wanted: bool) -> "RowPipeline":
-        """The same, with the raw columns kept that do not get in the way of its own, if they are `wanted`."""
+        """The same pipeline; if the raw columns are `wanted`, those stay whose names it does not use itself."""
         ours = {*self.columns, *BOOKKEEPING, EXAMPLE_ID, FILE_ROW, FILE_NAME}
         return replace(self, kept=tuple(name for name in raw_columns if wanted and name not in ours))
 
@@ -130,7 +130,7 @@ class RowPipeline:
             return self._left_out(error, number)
 
     def _left_out(self, error: RowError, number: int) -> Row:
-        empty = {key: None if isinstance(kind, Value) else [] for key, kind in self.columns.items()}
+        empty = {name: None if isinstance(feature, Value) else [] for name, feature in self.columns.items()}
         refused = None if isinstance(error, DropRow) else error.general
         return {**self._bookkeeping(number), "dropped": error.what, "refused": refused, **empty}
 
@@ -173,7 +173,7 @@ def numbered_row(raw: Row, number: int) -> tuple[Row, int, str | None]:
 
 
 def choose_adapter(first: Row, name: str | None, column_mapping: dict | None) -> Adapter:
-    """The adapter called `name`, or the one that the columns of the `first` row tell.
+    """The adapter called `name`, or the one that fits the columns of the `first` row.
 
     Raises:
         ValueError: unknown name, unknown format, or a mapped column that the data do not have.
@@ -186,8 +186,10 @@ def choose_adapter(first: Row, name: str | None, column_mapping: dict | None) ->
 
 
 def adapter_of(rows: Iterable[Row], name: str | None, column_mapping: dict | None) -> Adapter:
-    """The adapter called `name`, or that of the first row which the format found for it can read: a bad first row must
-    not make another format of a data set. Where none of the first rows can be read, it is the first one's.
+    """The adapter called `name`, or else the one of the first row that can be read in the format of its columns.
+
+    A bad first row must not change the format of a data set. Where none of the first rows can be read, the format is
+    that of the first one.
 
     >>> hh = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No"}
     >>> adapter_of([{"chosen": None, "rejected": "No"}, hh], None, None).name

@@ -28,7 +28,7 @@ Piece = tuple[list[int], int]
 """tokens, and the index of the piece of the same row that they follow (-1: none)"""
 
 SideOf = Callable[[int], Hashable]
-"""tokens of a sequence -> its side; those on different sides may share no prefix (`model/positions.py` says why)"""
+"""The length of a sequence -> its side. Different sides share no prefix (`model/positions.py` says why)."""
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int], a_start: int = 0, b_start: int = 0) -> int:
@@ -105,7 +105,7 @@ def path_sides(lengths: Sequence[int], parents: Sequence[int], side_of: SideOf |
 
 @dataclass(eq=False, slots=True)
 class _Branch:
-    """Tokens that were added in one piece, or one behind the other, and what branches off from them."""
+    """Tokens that follow one another without a fork, and the branches that fork from them."""
 
     depth: int  # position of the first token in its sequences
     tokens: list[int] = field(default_factory=list)
@@ -114,7 +114,7 @@ class _Branch:
     end: int = -1  # where the branch and all that follows it ends there
 
     def forks_deepest_first(self):
-        """In the order in which they follow the branch, so that all that sees a token stands right behind it."""
+        """The order in which forks follow the branch in a row: whatever sees a token then directly follows it."""
         return sorted(self.forks.items(), reverse=True)
 
 
@@ -156,7 +156,7 @@ class PrefixTree:
         """unique tokens so far"""
 
     def add(self, tokens: Sequence[int], after: Place | None = None) -> Place | None:
-        """Put `tokens` behind the place `after` (None: at the beginning), along what is there already.
+        """Let `tokens` follow the place `after` (None: the beginning). Tokens that are there already are shared.
 
         Returns:
             The place of the last token; `after` where `tokens` is empty.
@@ -187,8 +187,8 @@ class PrefixTree:
         """Add rows of (tokens, parent) pieces and return each piece's place; the parent is an earlier piece, or -1.
 
         A sequence is a row of one piece, a solution a chain of its steps, PRM800K's alternatives a tree. The first
-        tokens behind a place carry on its branch and later ones fork from it, so the largest subtrees go first, which
-        makes the longest branches. Whatever the order, the result is right.
+        tokens that follow a place continue its branch and later ones fork from it. So the largest subtrees are added
+        first, which makes the longest branches. Whatever the order, the result is right.
 
         Args:
             side_of: sequences on different sides share nothing; a piece that is on both is placed on the first's.

@@ -14,7 +14,7 @@ from .columns import Unread
 from .unrendered import UNRENDERED
 
 REMEDY = "Name another `adapter`, or map columns with `column_mapping`."
-"""what to do where no row of a data set can be read"""
+"""What to do where no row of a data set can be read."""
 
 _REASONS, _ROWS, _REFUSED = 20, 10, 50  # reasons, rows of each, and refused rows of each that are printed
 
@@ -26,16 +26,16 @@ class PreparationReport:
     Attributes:
         name: which data set ("train", "eval" or the eval set's key).
         rows: raw rows read. examples: encoded examples kept (a ranked row gives several pairs).
-        dropped: reason -> raw row numbers, from 0. Of a data set that was read from files they are those of the file,
-            whatever split, shuffle or selection came after it (of several files: of all of them, by their names); of a
-            mixture or of rows made in Python the places in the data set.
+        dropped: reason -> raw row numbers, from 0. Where the data set was read from a file, they are the numbers of its
+            rows there, before any split, shuffle or selection; several files are numbered through, in the order of
+            their names. In a mixture, and where rows were made in Python, they are the places in the data set.
         refused: those reasons that are faults of the rows, which `on_bad_row="drop"` passes over.
         cut_rows: raw row numbers. cut_tokens, cut_labels: what they lost together.
         places: number -> what the row is called where its number does not say it: "row 3 of b.jsonl".
         unrendered: what the chat template leaves out -> raw row numbers.
         unread: columns that nobody reads.
-        seen: of a stream, whose rows are not known beforehand: the first 1,000 rows that were left out or cut while it
-            was read in this process.
+        seen: the report of a stream, whose rows are not known at the start: the first 1,000 rows that were left out or
+            cut while it was read in this process.
 
     >>> print(PreparationReport("train", rows=5, examples=3, dropped={"chosen and rejected are identical": [1, 4]}))
     train: 5 rows gave 3 examples.
@@ -56,7 +56,7 @@ class PreparationReport:
     seen: "PreparationReport | None" = field(default=None, compare=False)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is anything to report."""
         return bool(self.dropped or self.cut_rows or self.unrendered or self.unread)
 
     def __str__(self) -> str:
@@ -122,7 +122,7 @@ class PreparationReport:
         self.call(row, place)
 
     def note_unrendered(self, row: int, names: str | None, place: str | None) -> None:
-        """What the chat template leaves out of a row, a line each."""
+        """Note the names of what the chat template leaves out of a row, one a line."""
         for name in (names or "").splitlines():
             if row not in self.unrendered.setdefault(name, []):
                 self.unrendered[name].append(row)
@@ -145,7 +145,7 @@ def check_left(report: PreparationReport) -> None:
 
 
 def length_remedy(report: PreparationReport) -> str:
-    """What to do where rows are left out for their length; empty where none is.
+    """What to do where rows are left out for their length. It is empty if there are none.
 
     >>> length_remedy(PreparationReport("train", dropped={"chosen and rejected are identical": [0]}))
     ''

@@ -1,7 +1,7 @@
 """Raw data sets to encoded ones, with a report of every row that was left out or cut.
 
 In: a `datasets.Dataset` or `IterableDataset` of raw rows and a `RowPipeline`. Out: the data set with its token columns
-and a `rewardplug_id` (one number an encoded example, which tells evaluation what it has seen already), and a
+and a `rewardplug_id` (a number for each encoded example, by which evaluation counts each one once), and a
 `PreparationReport`.
 """
 

@@ -1,4 +1,4 @@
-"""Streams of raw rows to streams of encoded ones; rows left out or cut are counted while they are read.
+"""Streams of raw rows to streams of encoded ones. Rows that are left out or cut are counted while they are read.
 
 In: an `IterableDataset` and a `RowPipeline`. Out: the encoded stream, and a `PreparationReport` whose `seen` grows.
 """
@@ -58,12 +58,15 @@ def _check_first_rows(dataset: IterableDataset, pipeline: RowPipeline) -> None:
 
 @dataclass(eq=False)
 class _StreamEncoder:
-    """Raw rows -> encoded ones; counts those left out or cut aloud, and sees to it that all have a margin or none.
+    """Raw rows -> encoded ones, in `datasets.map`. It logs how many are left out or cut, and demands that either all
+    rows or none have a margin.
 
     Attributes:
-        seen: the report that grows. looks: counts what the rows looked like.
-        counts: of each fate. read: examples so far.
-        first: {column: whether the first example had it}.
+        seen: the report that grows.
+        looks: counts what the rows looked like.
+        read: how many examples have been read.
+        counts: how many of them were left out, cut or not rendered in full.
+        first: {column: whether the first example has it}.
         numbers: {what a row is called: its number in `seen`}.
     """
 
@@ -76,7 +79,7 @@ class _StreamEncoder:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        """The columns of the examples that are kept; a number such as `margin` that none of them has is no column."""
+        """The columns of the examples that are kept, without `margin` and other numbers that none of them has."""
         columns = [*self.pipeline.columns]
         output = {name: [] for name in (*self.pipeline.kept, *columns, EXAMPLE_ID)}
         for index, example in enumerate(self.pipeline.of_batch(batch, indices)):

@@ -1,12 +1,13 @@
 """A raw data set as its user sees it, and the format that reads it.
 
-In: a `Dataset` or `IterableDataset` of raw rows, and what the user says of formats and columns. Out: plain rows (lists
-and numbers; a transform applied; columns to ignore gone), the adapter, and the columns that nobody reads.
+In: a `Dataset` or `IterableDataset` of raw rows, and the user's options about formats and columns. Out: plain rows
+(lists and numbers, with a transform applied, without the columns to ignore), the adapter, and the columns that nobody
+reads.
 
     with_transform, set_transform           applied, once, as the `map` of TRL's trainers does
     set_format("torch", ...), with_format   lists and numbers again
     set_format(columns=[...])               these columns alone
-    Image, Audio, Video                     not decoded: nobody looks at what is in them
+    Image, Audio, Video                     not decoded, since nobody looks at their content
 """
 
 from collections.abc import Iterable
@@ -23,10 +24,10 @@ from .columns import Unread, check_ignored, looked_at, unread_columns
 from .fingerprint import code_state
 from .pipeline import adapter_of
 
-_MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # types of `datasets`, of which older versions lack some
+_MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # types of `datasets`; older versions lack some of them
 
 UNREAD_OF_PART = "Of the part "
-"""how the description of a mixture's rows begins that says which columns of a part are not read"""
+"""A mixture's description has a line that begins so for each part with columns that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ def opened(
     ignore_columns: Iterable[str] | None = None,
     beside: Iterable[str] = (),
 ) -> Opened | None:
-    """The data set with the adapter called `adapter`, or the one that its columns tell; None where it has no rows.
+    """The data set with the adapter called `adapter`, or the one that fits its columns; None where it has no rows.
 
     Args:
         column_mapping: {column that the format expects: column of the data}.
         ignore_columns: columns that are not to be read, by nobody.
-        beside: columns that are read by others than the adapter.
+        beside: columns that something else than the adapter reads.
 
     Raises:
         ValueError: an unknown format or column, or columns that look like parts of a prompt and are not read.
@@ -83,7 +84,7 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The data set's rows as lists, numbers and texts, as the user sees them.
 
     Raises:
-        ValueError: a transform gives rows of which no table can be made.
+        ValueError: Arrow cannot store the rows that a transform gives.
 
     >>> shout = lambda batch: {"chosen": [text.upper() for text in batch["chosen"]]}
     >>> rows = Dataset.from_dict({"chosen": ["four"], "id": [3]})
@@ -104,6 +105,7 @@ def plain_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 
 def _transformed(dataset: Dataset) -> Dataset:
+    """The rows that the user's transform gives, stored once."""
     transform = dataset.format["format_kwargs"].get("transform")  # its name alone is in the fingerprint
     fingerprint = Hasher.hash((dataset._fingerprint, code_state(transform)))
     options = {"batched": True, "remove_columns": dataset.column_names, "new_fingerprint": fingerprint}
@@ -117,9 +119,11 @@ def _transformed(dataset: Dataset) -> Dataset:
 
 
 def _undecoded(dataset: Dataset) -> Dataset:
-    for name, kind in dataset.features.items():
-        one = kind.feature if isinstance(kind, datasets.List | datasets.Sequence | datasets.LargeList) else kind
-        if type(one).__name__ in _MEDIA and one.decode:
-            stored = type(one)(decode=False)
-            dataset = dataset.cast_column(name, stored if one is kind else type(kind)(stored))
+    """Decoding a picture that nobody looks at costs time, and fails where the decoder is not installed."""
+    for name, feature in dataset.features.items():
+        is_list = isinstance(feature, datasets.List | datasets.Sequence | datasets.LargeList)
+        media = feature.feature if is_list else feature
+        if type(media).__name__ in _MEDIA and media.decode:
+            stored = type(media)(decode=False)
+            dataset = dataset.cast_column(name, type(feature)(stored) if is_list else stored)
     return dataset

@@ -19,7 +19,7 @@ TEXT, TURNS = "text", "turns"
 FORMS = (TEXT, TURNS)
 
 ROW_LOOK = "rewardplug_look"
-"""column of encoded rows with how each looked; it goes when it is counted"""
+"""The column that says how each row looked. It is removed when it has been counted."""
 
 
 def form_of(row: Row) -> str:

@@ -67,7 +67,7 @@ def writes_date(tokenizer: Any, **chat_template_kwargs: Any) -> bool:
         first, second = (_prefix(moment, template) + template for moment in _TWO_DATES)
         for messages, options in _CONVERSATIONS:
             arguments = {"tokenize": False, **options, **chat_template_kwargs}
-            with contextlib.suppress(Exception):  # a template raises whatever its author chose: it takes no tools, say
+            with contextlib.suppress(Exception):  # a template may refuse tools or roles, by any exception
                 rendered = (
                     tokenizer.apply_chat_template(messages, chat_template=source, **arguments)
                     for source in (first, second)
@@ -121,7 +121,7 @@ def _templates(tokenizer: Any) -> Iterator[str]:
 
 
 def _prefix(moment: datetime, template: str) -> str:
-    """A macro `strftime_now` that gives `moment`; the new line behind it is Jinja's to drop (`trim_blocks`)."""
+    """A macro `strftime_now` that gives `moment`; Jinja drops the new line that follows it (`trim_blocks`)."""
     directives = {*_DIRECTIVES.findall(template)}
     if _CALL_WITH_NAME.search(template):
         directives |= {f"%{letter}" for letter in ascii_letters}

@@ -28,19 +28,19 @@ def fold_system_turn(messages: list[dict]) -> list[dict]:
 
 
 def step_token_ids(tokenizer: Any, completions: list[str], separator_ids: list[int]) -> list[list[int]]:
-    """Token ids of each step with its separator behind it, each step tokenized by itself."""
+    """Token ids of each step, which is tokenized by itself, followed by the separator."""
     return [tokenizer(step, add_special_tokens=False)["input_ids"] + separator_ids for step in completions]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSource:
-    """What `Encoder` takes its token ids from.
+    """Text, conversations and steps as token ids, by one tokenizer. `Encoder` builds on it.
 
     Args:
         tokenizer: a `PreTrainedTokenizerBase`.
-        step_separator: text behind each step; its tokens are appended to the step's, so they never merge with it.
+        step_separator: text that ends each step; its tokens are appended to the step's, so they never merge with it.
         step_token: a single token of the vocabulary to stand for the separator instead.
-        chat_template_kwargs: arguments of the chat template; a row's own go before them.
+        chat_template_kwargs: arguments of the chat template; a row's own arguments override them.
     """
 
     tokenizer: Any
@@ -50,7 +50,7 @@ class TokenSource:
 
     @cached_property
     def separator_ids(self) -> list[int]:
-        """Token ids behind each step; the last of them is scored."""
+        """Token ids that end each step; the last of them is scored."""
         if self.step_token is None:
             ids = self.tokenizer.encode(self.step_separator, add_special_tokens=False)
             if not ids:
@@ -73,7 +73,7 @@ class TokenSource:
         probe = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
         try:
             self.tokenizer.apply_chat_template(probe, tokenize=False)
-        except Exception:  # a template raises whatever its author chose
+        except Exception:  # a template may raise any exception
             return True
         return False
 
@@ -84,7 +84,7 @@ class TokenSource:
 
     def _text_ids(self, text: str) -> list[int]:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if eos is not None and not text.endswith(self.tokenizer.eos_token):  # TRL's rule: white space behind it counts
+        if eos is not None and not text.endswith(self.tokenizer.eos_token):  # TRL's rule, which sees white space
             text += self.tokenizer.eos_token
         ids = self.tokenizer(text=text)["input_ids"]
         if bos is not None and ids[:2] == [bos, bos]:  # the text was rendered before, with its BOS
@@ -104,8 +104,8 @@ class TokenSource:
             return self.rendered(messages, row, tokenize=True, return_dict=True, **kwargs)["input_ids"]
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
-            what = "the chat template refuses the conversation"
-            raise RowError(f"{what} ({roles}): {error}", general=f"{what}: {error}") from error
+            fault = "the chat template refuses the conversation"
+            raise RowError(f"{fault} ({roles}): {error}", general=f"{fault}: {error}") from error
 
     def rendered(self, messages: list[dict], row: Row, **options: Any) -> Any:
         """What `apply_chat_template` gives for the messages, with the tools and the template arguments of `row`.
@@ -140,5 +140,6 @@ class TokenSource:
 def reserved_tokens(tokenizer: Any) -> list[str]:
     """Tokens of the vocabulary that its makers left for other people's use, lowest id first."""
     marks = ("reserved_special_token", "<unused", "extra_", "_pad_", "reserved_")
-    found = [(index, token) for token, index in tokenizer.get_vocab().items() if any(mark in token for mark in marks)]
-    return [token for _, token in sorted(found) if token.startswith("<")]
+    vocabulary = tokenizer.get_vocab()
+    reserved = [token for token in vocabulary if token.startswith("<") and any(mark in token for mark in marks)]
+    return sorted(reserved, key=vocabulary.get)

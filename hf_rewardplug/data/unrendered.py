@@ -1,8 +1,8 @@
 """What a chat template leaves out of a conversation: roles that it does not know, fields, a second system turn, tools.
 
-In: canonical rows. Out: for each, the names of what its template does not render. The truth is the template's own: a
-conversation of the same shape, with a mark in the place of each text, is rendered, and the marks are looked for. Once a
-shape, which is the roles and the fields of all turns, and not once a row.
+In: canonical rows. Out: for each row, the names of what its template does not render. Only the template itself knows
+this: a conversation of the same shape, with a mark in the place of each text, is rendered, and the marks are searched
+for in the result. The shape is the roles and the fields of all turns; each shape is rendered once.
 
     {"role": "developer", "content": "Be brief."}                            "'developer' turns"
     {"role": "assistant", "content": "4", "reasoning_content": "2+2=4"}      "'reasoning_content' of 'assistant' turns"
@@ -21,17 +21,17 @@ from .tokenizing import TokenSource
 logger = logging.getLogger(__name__)
 
 UNRENDERED = "unrendered"
-"""column of encoded rows with what was not rendered, a line each; it goes when it is counted"""
+"""The column that names what was not rendered, one name a line. It is removed when it has been counted."""
 
 _SAYS_NOTHING = ("role", "type", "id", "tool_call_id", "name")
-"""fields of turns and calls that tell what belongs together and are no text of the conversation"""
+"""Fields of turns and calls that link them to one another. They are no text of the conversation."""
 
 _THOUGHTS = "</think>"
 
 
 @dataclass(frozen=True)
 class Unrendered:
-    """Names what the template of `source` leaves out of a row; of text, which it does not render, tools alone."""
+    """Names what the template of `source` leaves out of a row. Text is not rendered, so it can lose only its tools."""
 
     source: TokenSource
     _shapes: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
@@ -50,27 +50,28 @@ class Unrendered:
         vars(self).update(state)
 
     def _names(self, turns: list[dict], row: Row, options: dict[str, Any]) -> tuple[str, ...]:
-        marks: dict[str, str] = {}
-        marked = [_marked_turn(turn, f"zq{index}", marks) for index, turn in enumerate(turns)]
+        marks = _Marks()
+        marked = [marks.turn(turn) for turn in turns]
         rest = {key: row[key] for key in ("tools", "chat_template_kwargs") if key in row}
         shape = json.dumps([marked, bool(rest.get("tools")), rest.get("chat_template_kwargs"), options], default=str)
         if shape not in self._shapes:
-            self._shapes[shape] = tuple(self._missing(marked, marks, rest, options))
+            self._shapes[shape] = tuple(self._missing(marked, marks.names, rest, options))
         return self._shapes[shape]
 
-    def _missing(self, marked: list[dict], marks: dict[str, str], rest: Row, options: dict[str, Any]) -> Iterator[str]:
+    def _missing(self, marked: list[dict], names: dict[str, str], rest: Row, options: dict[str, Any]) -> Iterator[str]:
+        """The names whose marks the rendered text lacks."""
         try:
             rendered = self.source.rendered(marked, rest, tokenize=False, **options)
             bare = self.source.rendered(marked, {**rest, "tools": None}, tokenize=False, **options)
-        except Exception:  # what the template refuses is told where the row itself is rendered
+        except Exception:  # the error shows where the row itself is rendered
             return
-        yield from dict.fromkeys(name for mark, name in marks.items() if mark not in rendered)
+        yield from dict.fromkeys(name for mark, name in names.items() if mark not in rendered)
         if rest.get("tools") and rendered == bare:
             yield "tools"
 
 
 class UnrenderedNotice:
-    """Warns of what the template leaves out of rows that are scored, once of each name."""
+    """Warns of what the template leaves out of rows that are scored, once for each name."""
 
     def __init__(self, source: TokenSource):
         self._unrendered, self._told = Unrendered(source), set()
@@ -85,7 +86,7 @@ class UnrenderedNotice:
 def _conversations(row: Row) -> Iterator[tuple[list[dict], dict[str, Any]]]:
     """The conversations that a row is encoded from, and how they are rendered."""
     prompt = row.get("prompt") or []
-    if isinstance(next(iter(row.get("completions", ())), None), str):  # steps, behind a conversation or text
+    if isinstance(next(iter(row.get("completions", ())), None), str):  # steps, which follow a conversation or text
         answers, options = [[]], {"add_generation_prompt": True}
     else:
         answers, options = [row[key] for key in ("chosen", "rejected", "completion") if key in row], {}
@@ -95,39 +96,51 @@ def _conversations(row: Row) -> Iterator[tuple[list[dict], dict[str, Any]]]:
             yield [*prompt, *answer], options
 
 
-def _marked_turn(turn: dict, mark: str, marks: dict[str, str]) -> dict:
-    """The turn with a mark for each text in it; `marks` gets each of them with the name of what it stands for.
+@dataclass
+class _Marks:
+    """Marks that stand in the place of a conversation's texts.
 
-    >>> marks = {}
-    >>> _marked_turn({"role": "assistant", "content": "Four.", "reasoning_content": "2+2=4"}, "zq1", marks)
-    {'role': 'assistant', 'content': 'zq1n0zz', 'reasoning_content': 'zq1n1zz'}
-    >>> list(marks.values())
+    Attributes:
+        names: of each mark, the name of what it stands for. No mark is a part of another.
+
+    >>> marks = _Marks()
+    >>> marks.turn({"role": "assistant", "content": "Four.", "reasoning_content": "2+2=4"})
+    {'role': 'assistant', 'content': 'zq0zz', 'reasoning_content': 'zq1zz'}
+    >>> list(marks.names.values())
     ["'assistant' turns", "'reasoning_content' of 'assistant' turns"]
     """
-    role, marked = turn["role"], {}
-    for key, value in turn.items():
-        own = f"'{role}' turns" if key == "content" else f"'{key}' of '{role}' turns"
-        if key == "content" and isinstance(value, str) and _THOUGHTS in value:
-            opening = "<think>\n" if value.lstrip().startswith("<think>") else ""
-            thoughts = _mark(mark, f"the thoughts of '{role}' turns", marks)
-            answer = _mark(mark, own, marks) if value.rpartition(_THOUGHTS)[2].strip() else ""
-            marked[key] = f"{opening}{thoughts}\n{_THOUGHTS}\n\n{answer}"
-        else:
-            marked[key] = value if key in _SAYS_NOTHING else _marked(value, mark, own, marks)
-    return marked
 
+    names: dict[str, str] = field(default_factory=dict)
 
-def _marked(value: Any, mark: str, name: str, marks: dict[str, str]) -> Any:
-    if isinstance(value, str):
-        return _mark(mark, name, marks) if value.strip() else value
-    if isinstance(value, dict):
-        kept = [key for key in value if key in ("id", "type") or (key in _SAYS_NOTHING and "arguments" not in value)]
-        return {key: one if key in kept else _marked(one, mark, name, marks) for key, one in value.items()}
-    return [_marked(one, mark, name, marks) for one in value] if isinstance(value, list) else value
+    def turn(self, turn: dict) -> dict:
+        """The turn with a mark for each text in it."""
+        role, marked = turn["role"], {}
+        for key, value in turn.items():
+            name = f"'{role}' turns" if key == "content" else f"'{key}' of '{role}' turns"
+            if key == "content" and isinstance(value, str) and _THOUGHTS in value:
+                marked[key] = self._with_thoughts(value, role, name)
+            else:
+                marked[key] = value if key in _SAYS_NOTHING else self._value(value, name)
+        return marked
 
+    def _with_thoughts(self, content: str, role: str, name: str) -> str:
+        """Some templates cut a turn at the end of its thoughts, so thoughts and answer have a mark each."""
+        opening = "<think>\n" if content.lstrip().startswith("<think>") else ""
+        thoughts = self._mark(f"the thoughts of '{role}' turns")
+        answer = self._mark(name) if content.rpartition(_THOUGHTS)[2].strip() else ""
+        return f"{opening}{thoughts}\n{_THOUGHTS}\n\n{answer}"
 
-def _mark(mark: str, name: str, marks: dict[str, str]) -> str:
-    """A mark that stands in no other one."""
-    own = f"{mark}n{len(marks)}zz"
-    marks[own] = name
-    return own
+    def _value(self, value: Any, name: str) -> Any:
+        if isinstance(value, str):
+            return self._mark(name) if value.strip() else value
+        if isinstance(value, list):
+            return [self._value(entry, name) for entry in value]
+        if not isinstance(value, dict):
+            return value
+        kept = _SAYS_NOTHING if "arguments" not in value else ("id", "type")
+        return {key: entry if key in kept else self._value(entry, name) for key, entry in value.items()}
+
+    def _mark(self, name: str) -> str:
+        mark = f"zq{len(self.names)}zz"
+        self.names[mark] = name
+        return mark
