@@ -1,5 +1,5 @@
-"""The arrows of the house: data -> model -> train -> integrations; score uses data and model, inspection data and
-what train's losses declare; nobody but train knows TRL, nobody but cli and `train.__main__` knows integrations."""
+"""The arrows of the house: data -> model -> train -> integrations; score uses data and model, inspection data,
+model and train's objectives; nobody but train knows TRL, nobody but cli and `train.__main__` knows integrations."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,7 @@ FORBIDDEN = {  # room -> what no module of it may import
     },
     "train": {"hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
     "score": {"trl", "hf_rewardplug.train", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
-    "inspection": {"trl", "hf_rewardplug.model", "hf_rewardplug.score", "hf_rewardplug.integrations"},
+    "inspection": {"trl", "hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.cli"},
     "integrations": {"trl", "hf_rewardplug.score", "hf_rewardplug.cli"},
 }
 

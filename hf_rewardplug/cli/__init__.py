@@ -5,7 +5,6 @@ Each command is a few lines over a function that Python can call too; what is he
 """
 
 import functools
-from contextlib import suppress
 from typing import Any
 
 import typer
@@ -248,15 +247,12 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
     quiet()
     from ..data.files import load_split
     from ..inspection import inspect_rows, load_tokenizer
-    from ..model.positions import learned_positions
     from .wording import example_text, lines
 
     dataset = load_split(name, split, config=options.get("dataset_config"))
     tokenizer, encoding = None, {}
     if options.get("model_name_or_path"):
         tokenizer, encoding = load_tokenizer(options["model_name_or_path"], options.get("chat_template"))
-        with suppress(OSError, ValueError):  # a folder with a tokenizer alone
-            encoding["positions"] = learned_positions(options["model_name_or_path"])
     found = inspect_rows(
         dataset,
         tokenizer,

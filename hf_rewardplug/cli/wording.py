@@ -16,66 +16,66 @@ from ..inspection.tokens import BATCH_ROWS
 from ..texts import clean, one_line
 from ..train.losses import LOSSES, names_of
 
-_TRAINERS = {"pairs": "RewardTrainer (ORM)", "scored": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
+_TRAINERS = {"pairs": "RewardTrainer (ORM)", "completions": "RewardTrainer (ORM)", "steps": "PRMTrainer (PRM)"}
 _DEFAULTS = ("bradley_terry", "cross_entropy")  # the trainers' own `loss_type`
 _HEAD, _TAIL = 48, 24  # tokens of a long part that are shown
 _REASONS = _SUBSETS = 8
 _CHARACTERS = 600  # of a part without tokens
 
 
-def lines(found: Inspection, tokenizer=None) -> Iterator[str]:
+def lines(inspection: Inspection, tokenizer=None) -> Iterator[str]:
     """All but the example."""
-    yield from _rows(found)
-    if found.tokens is not None:
-        yield from _tokens(found)
-    if found.tokens is not None and found.counts[TURNS]:
-        yield from _date(tokenizer, found.options.get("chat_template_kwargs") or {})
-    if found.merges is not None and found.merges.solutions:
-        yield from _merges(found, tokenizer)
+    yield from _rows(inspection)
+    if inspection.tokens is not None:
+        yield from _tokens(inspection)
+    if inspection.tokens is not None and inspection.counts[TURNS]:
+        yield from _date(tokenizer, inspection.options.get("chat_template_kwargs") or {})
+    if inspection.merges is not None and inspection.merges.solutions:
+        yield from _merges(inspection, tokenizer)
 
 
-def _rows(found: Inspection) -> Iterator[str]:
-    report = found.report
+def _rows(inspection: Inspection) -> Iterator[str]:
+    report = inspection.report
     read = f"{report.rows:,} rows"
-    if found.rows is not None and report.rows < found.rows:
-        read = f"the first {report.rows:,} of {found.rows:,} rows (--max-rows 0 reads all)"
-    yield f"{found.name}: {read}"
-    how = "by name" if found.named else "found from the columns"
-    yield f"  format      {found.adapter} ({how}), for {_TRAINERS[found.kind]}"
-    yield f"  columns     {', '.join(found.columns)}"
-    yield f"  loss_type   {_losses(found)}"
-    if found.attributes is not None:
-        yield f"  attributes  {', '.join(found.attributes)} (to be set, all or some of them)"
-    if found.subsets:
-        parts = [f"{name} {count:,}" for name, count in found.subsets.most_common(_SUBSETS)]
-        more = len(found.subsets) - len(parts)
+    if inspection.rows is not None and report.rows < inspection.rows:
+        read = f"the first {report.rows:,} of {inspection.rows:,} rows (--max-rows 0 reads all)"
+    yield f"{inspection.name}: {read}"
+    how = "by name" if inspection.named else "found from the columns"
+    yield f"  format      {inspection.adapter} ({how}), for {_TRAINERS[inspection.form]}"
+    yield f"  columns     {', '.join(inspection.columns)}"
+    yield f"  loss_type   {_losses(inspection)}"
+    if inspection.attributes is not None:
+        yield f"  attributes  {', '.join(inspection.attributes)} (to be set, all or some of them)"
+    if inspection.subsets:
+        parts = [f"{name} {count:,}" for name, count in inspection.subsets.most_common(_SUBSETS)]
+        more = len(inspection.subsets) - len(parts)
         yield f"  subsets     {', '.join(parts)}" + (f", and {more:,} more" if more else "")
-    yield f"  kept        {report.examples:,} {_what(found)}" + (
-        f" of {report.rows:,} rows" if report or found.refusals else ""
+    yield f"  kept        {report.examples:,} {_what(inspection)}" + (
+        f" of {report.rows:,} rows" if report or inspection.refusals else ""
     )
     if report.examples:
-        yield f"  form        {_form(found)}"
-    yield from {"pairs": _pairs, "scored": _scored, "steps": _steps}[found.kind](found)
-    if found.weights:
-        yield f"  weight      in {len(found.weights):,} {_what(found)}: {_spread(found.weights)}"
+        yield f"  form        {_form(inspection)}"
+    yield from {"pairs": _pairs, "completions": _scored, "steps": _steps}[inspection.form](inspection)
+    if inspection.weights:
+        yield f"  weight      in {len(inspection.weights):,} {_what(inspection)}: {_spread(inspection.weights)}"
     yield from (f"  {line.strip()}" for line in str(report).splitlines()[1:])
-    if not (report.dropped or report.cut_rows or found.refusals):
-        yield "  left out    none" + (", none cut" if found.tokens else "")
-    if found.refusals:
+    if not (report.dropped or report.cut_rows or inspection.refusals):
+        yield "  left out    none" + (", none cut" if inspection.tokens else "")
+    if inspection.refusals:
         yield "  REFUSED     training stops at the first of these (on_bad_row: drop leaves them out)"
-        for why, rows in list(found.refusals.items())[:_REASONS]:
+        for why, rows in list(inspection.refusals.items())[:_REASONS]:
             yield f"    {_counted(rows, report.places)}: {why}" if rows else f"    {why}"
-        if len(found.refusals) > _REASONS:
-            yield f"    ... and {len(found.refusals) - _REASONS:,} more reasons"
+        if len(inspection.refusals) > _REASONS:
+            yield f"    ... and {len(inspection.refusals) - _REASONS:,} more reasons"
 
 
-def _what(found: Inspection) -> str:
-    steps = "trees of steps" if found.counts["trees"] else "solutions"
-    return {"pairs": "pairs", "scored": "completions", "steps": steps}[found.kind]
+def _what(inspection: Inspection) -> str:
+    steps = "trees of steps" if inspection.counts["trees"] else "solutions"
+    return {"pairs": "pairs", "completions": "completions", "steps": steps}[inspection.form]
 
 
-def _form(found: Inspection) -> str:
-    text, turns = found.counts[TEXT], found.counts[TURNS]
+def _form(inspection: Inspection) -> str:
+    text, turns = inspection.counts[TEXT], inspection.counts[TURNS]
     if text and turns:
         return f"{text:,} text and {turns:,} conversations: a model of both scores each as it is handed over"
     return "conversations, as the chat template renders them" if turns else "text, which no chat template renders"
@@ -86,19 +86,19 @@ def _date(tokenizer, chat_template_kwargs: dict) -> Iterator[str]:
         yield "  The chat template writes the date into the prompt; training keeps that of its first day, and saves it."
 
 
-def _losses(found: Inspection) -> str:
-    if not found.losses:
+def _losses(inspection: Inspection) -> str:
+    if not inspection.losses:
         return "none takes all of these rows"
-    text = ", ".join(found.losses)
-    return text if set(_DEFAULTS) & set(found.losses) else f"{text} (to be set: the default takes no such rows)"
+    text = ", ".join(inspection.losses)
+    return text if set(_DEFAULTS) & set(inspection.losses) else f"{text} (to be set: the default takes no such rows)"
 
 
-def _pairs(found: Inspection) -> Iterator[str]:
-    counts = found.counts
+def _pairs(inspection: Inspection) -> Iterator[str]:
+    counts = inspection.counts
     if lists := counts["lists"]:
         sizes = sorted(int(key.rsplit(" ", 1)[1]) for key in counts if key.startswith("lists of "))
         of = f"{sizes[0]} to {sizes[-1]}" if sizes[0] < sizes[-1] else f"{sizes[0]}"
-        yield f"  lists       {lists:,} ranked lists of {of} completions, scored {_spread(found.scores['score'])}:"
+        yield f"  lists       {lists:,} ranked lists of {of} completions, scored {_spread(inspection.scores['score'])}:"
         yield f"              {' and '.join(names_of('lists'))} take each whole, other losses of pairs every pair"
     if ties := counts["ties"]:
         takers = " and ".join(loss.name for loss in LOSSES.values() if "tie" in loss.columns)
@@ -108,18 +108,18 @@ def _pairs(found: Inspection) -> Iterator[str]:
     if soft := counts["chosen_probability"]:
         yield f"  soft        chosen_probability in {soft:,} pairs"
     if "longer_wins" in counts:
-        wins = _percent(counts["longer_wins"], found.report.examples)
+        wins = _percent(counts["longer_wins"], inspection.report.examples)
         yield f"  baseline    the longer one is the chosen one in {wins}"
 
 
-def _scored(found: Inspection) -> Iterator[str]:
-    for number, (name, scores) in enumerate(found.scores.items()):
+def _scored(inspection: Inspection) -> Iterator[str]:
+    for number, (name, scores) in enumerate(inspection.scores.items()):
         title = "scores" if number == 0 else ""
-        yield f"  {title:<11} {'' if found.attributes is None else f'{name}: '}{len(scores):,}, {_spread(scores)}"
+        yield f"  {title:<11} {'' if inspection.attributes is None else f'{name}: '}{len(scores):,}, {_spread(scores)}"
 
 
-def _steps(found: Inspection) -> Iterator[str]:
-    counts = found.counts
+def _steps(inspection: Inspection) -> Iterator[str]:
+    counts = inspection.counts
     if labels := counts["labels"]:
         soft = f", {counts['soft']:,} of them soft" if counts["soft"] else ""
         yield f"  labels      {labels:,}{soft}, {_percent(counts['wrong'], labels)} wrong"
@@ -139,12 +139,12 @@ def _spread(numbers: list[float]) -> str:
     )
 
 
-def _tokens(found: Inspection) -> Iterator[str]:
-    tokens, limit = found.tokens, found.options.get("max_length")
+def _tokens(inspection: Inspection) -> Iterator[str]:
+    tokens, limit = inspection.tokens, inspection.options.get("max_length")
     yield ""
     yield f"Tokens of what is kept ({'no limit' if limit is None else f'max_length {limit}'})"
     yield f"  {'':<28}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}"
-    first = "beginnings that pairs share" if found.kind == "pairs" else "prompts"
+    first = "beginnings that pairs share" if inspection.form == "pairs" else "prompts"
     names = ((first, tokens.prompts), ("sequences", tokens.sequences))
     for name, spread in names:
         yield f"  {name:<28}{spread.p50:>8,}{spread.p90:>8,}{spread.p99:>8,}{spread.max:>8,}"
@@ -160,9 +160,9 @@ def _tokens(found: Inspection) -> Iterator[str]:
         yield f"  All rows as one tree: {best:.2f}; `group_by_prefix=True` goes towards that."
 
 
-def _merges(found: Inspection, tokenizer) -> Iterator[str]:
-    merges, token = found.merges, found.options.get("step_token")
-    separator = token or found.options.get("step_separator", "\n")
+def _merges(inspection: Inspection, tokenizer) -> Iterator[str]:
+    merges, token = inspection.merges, inspection.options.get("step_token")
+    separator = token or inspection.options.get("step_separator", "\n")
     yield ""
     yield f"Step separator {separator!r}"
     if not merges.differing:

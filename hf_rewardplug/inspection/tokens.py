@@ -1,16 +1,19 @@
 """Figures about encoded rows: lengths, what prefix sharing saves, and steps that joint text tokenizes otherwise.
 
-In: token lists (`array("i")` or lists), or step rows with their encoder. Out: small dataclasses of numbers. No torch.
+In: encoded rows, or step rows with their encoder. Out: small dataclasses of numbers. No torch.
 """
 
 import random
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from ..data.canonical import Row
 from ..data.encoding import Encoder
-from ..data.prefix_tree import common_prefix_length
+from ..data.prefix_tree import common_prefix_length, leaf_paths
+from ..data.step_nodes import chain_parents, pieces_of
 
 BATCH_ROWS = 8
 """rows of the random batches whose padding and sharing are counted"""
@@ -35,28 +38,42 @@ class Spread:
         return cls(*(ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 90, 99, 100)))
 
 
+def sequences_of(encoded: Row) -> list[array]:
+    """The token lists of an encoded row; of a tree of steps those of each path from the prompt to a leaf.
+
+    >>> sequences_of({"input_ids": [1, 2, 3], "node_lengths": [1, 1, 1], "node_parents": [-1, 0, 0]})
+    [array('i', [1, 2]), array('i', [1, 3])]
+    """
+    sequences = []
+    for pieces in pieces_of(encoded):
+        for path in leaf_paths([parent for _, parent in pieces]):
+            tokens = chain.from_iterable(pieces[index][0] for index in path)
+            sequences.append(array("i", tokens))  # a tenth of the memory of a list
+    return sequences
+
+
 def unique_tokens_of(sequences: Iterable[Sequence[int]]) -> int:
     """Tokens of the sequences as one prefix tree.
 
     >>> unique_tokens_of([[1, 2, 3], [7, 8], [1, 2, 4]])
     6
     """
-    ordered = sorted(sequences)  # what a sequence shares with all before it, it shares with its neighbour
+    ordered = sorted(sequences)  # of all sequences before it, each one shares most with its neighbour
     shared = sum(map(common_prefix_length, ordered, ordered[1:]))
     return sum(map(len, ordered)) - shared
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFigures:
-    """Tokens of the examples that are kept.
+    """How many tokens the kept examples have.
 
     Attributes:
-        prompts: tokens that both sequences of a pair begin with, those of a completion's prompt, or those before the
-            first step.
-        sequences: tokens of each chosen and rejected or scored one, of each solution, of each path of a tree of steps.
+        prompts: how long the prompt is: what both sequences of a pair begin with, or what stands before the completion
+            or the first step.
+        sequences: how long each sequence is (`sequences_of`).
         tokens, unique: of all sequences, and of all of them as one prefix tree.
-        batch_tokens, batch_unique, batch_padded: of batches of `BATCH_ROWS` random rows, all batches together: the
-            sequences' tokens, the same as packed prefix trees, and with what padded batches add.
+        batch_tokens, batch_unique, batch_padded: of all batches of `BATCH_ROWS` random rows together: tokens of the
+            sequences, of the packed prefix trees, and of the padded sequences.
 
     >>> figures = TokenFigures.of([1, 1], [[[5, 1], [5, 2, 3]], [[5, 1, 1, 1], [5, 9]]])
     >>> figures.tokens, figures.unique, figures.batch_padded, round(figures.padding, 3), figures.sharing
@@ -78,12 +95,12 @@ class TokenFigures:
 
     @property
     def sharing(self) -> float:
-        """Tokens of the sequences of a random batch for each one that is computed."""
+        """How many tokens of the sequences one computed token stands for, in a random batch."""
         return self.batch_tokens / self.batch_unique
 
     @classmethod
     def of(cls, prompts: list[int], rows: list[list[Sequence[int]]], *, seed: int = 0) -> "TokenFigures":
-        """Of the prompts' lengths, and of the sequences of each row."""
+        """The figures, from the prompts' lengths and the sequences of each row."""
         every = [sequence for row in rows for sequence in row]
         order, unique, padded = list(range(len(rows))), 0, 0
         random.Random(seed).shuffle(order)
@@ -105,16 +122,16 @@ class TokenFigures:
 
 @dataclass
 class Merges:
-    """Steps whose tokens are others where somebody tokenizes the joint text.
+    """Steps whose tokens change where somebody tokenizes the joint text.
 
-    Training tokenizes the prompt, each step and each separator by itself. Who joins the text first can get the end of
-    a step and its separator as one token, or lacks the space that SentencePiece puts before a text, and reads a score
-    that was never trained.
+    Training tokenizes the prompt, each step and each separator by itself. Whoever joins the text first can get the end
+    of a step and its separator as one token, or lacks the space that SentencePiece puts before a text. The score is
+    then read at a token that was never trained.
 
     Attributes:
-        solutions, differing: solutions looked at, and those whose joint encoding differs somewhere.
-        steps, merged: steps looked at, and those that give other tokens with the separator behind them.
-        example: the first place that differs, as texts of tokens: trained, joint.
+        solutions, differing: how many solutions were read, and how many differ somewhere when they are joined.
+        steps, merged: how many steps were read, and how many give other tokens together with their separator.
+        example: the first place that differs, as texts of tokens: as trained, and joint.
     """
 
     solutions: int = 0
@@ -126,18 +143,7 @@ class Merges:
     def add(self, encoder: Encoder, row: Row) -> None:
         """Look at a step row; of a tree, at each of its steps and at its first path."""
         tokenizer, separator = encoder.tokenizer, encoder.step_token or encoder.step_separator
-        steps = _first_path(row)
-        whole = replace(encoder, max_length=None, positions=None, max_completion_length=None)
-        chain = {"completions": steps, "labels": [1] * len(steps), "parents": list(range(-1, len(steps) - 1))}
-        encoded = whole.steps({**row, **chain})
-        trained, prompt_ids = encoded["input_ids"], encoded["input_ids"][: encoded["node_lengths"][0]]
-        text = "".join(step + separator for step in steps)
-        if isinstance(row["prompt"], str):
-            bos = [tokenizer.bos_token_id]
-            joint = _ids(tokenizer, row["prompt"] + text)
-            joint = bos + joint if prompt_ids[:1] == bos != joint[:1] else joint
-        else:  # a template's turns are tokens of their own
-            joint = prompt_ids + _ids(tokenizer, text)
+        trained, joint = _both_encodings(encoder, row, separator)
         self.solutions += 1
         self.differing += joint != trained
         self.steps += len(row["completions"])
@@ -147,8 +153,22 @@ class Merges:
             self.example = tuple([token_text(tokenizer, index) for index in ids] for ids in first_gap(trained, joint))
 
 
+def _both_encodings(encoder: Encoder, row: Row, separator: str) -> tuple[list[int], list[int]]:
+    """The tokens of the first path of a step row, uncut: as training encodes it, and with its text joined first."""
+    steps = _first_path(row)
+    uncut = replace(encoder, max_length=None, positions=None, max_completion_length=None)
+    solution = {"completions": steps, "labels": [1] * len(steps), "parents": chain_parents(len(steps))}
+    encoded = uncut.steps({**row, **solution})
+    trained, prompt_ids = encoded["input_ids"], encoded["input_ids"][: encoded["node_lengths"][0]]
+    text = "".join(step + separator for step in steps)
+    if not isinstance(row["prompt"], str):  # the tokens of a template's turns cannot merge with the steps
+        return trained, prompt_ids + _ids(encoder.tokenizer, text)
+    joint, bos = _ids(encoder.tokenizer, row["prompt"] + text), [encoder.tokenizer.bos_token_id]
+    return trained, bos + joint if prompt_ids[:1] == bos != joint[:1] else joint
+
+
 def token_text(tokenizer: Any, index: int) -> str:
-    """A token's text, with the space in front of it, which decoding the token alone drops (SentencePiece)."""
+    """A token's text with the space before it, which SentencePiece drops when the token is decoded alone."""
     piece = tokenizer.convert_ids_to_tokens(index)
     return piece.replace("▁", " ") if piece and piece.startswith("▁") else tokenizer.decode([index])
 
@@ -178,10 +198,5 @@ def _first_path(row: Row) -> list[str]:
     >>> _first_path({"completions": ["a", "b", "c"], "parents": [-1, -1, 0]})
     ['a', 'c']
     """
-    steps, parents = row["completions"], row.get("parents")
-    if parents is None:
-        return steps
-    path = []
-    while (last := path[-1] if path else -1) in parents:
-        path.append(parents.index(last))
-    return [steps[index] for index in path]
+    steps = row["completions"]
+    return [steps[index] for index in min(leaf_paths(row.get("parents") or chain_parents(len(steps))))]

@@ -32,14 +32,14 @@ def text_of(found, tokenizer=None) -> str:
 
 
 def test_the_defaults_are_the_trainers(tmp_path):
-    for config_class, kind in ((RewardConfig, "pairs"), (PRMConfig, "steps")):
+    for config_class, form in ((RewardConfig, "pairs"), (PRMConfig, "steps")):
         config = config_class(str(tmp_path), bf16=False)
-        assert (config.max_length, config.overlong) == (MAX_LENGTH, OVERLONG_OF[kind])
+        assert (config.max_length, config.overlong) == (MAX_LENGTH, OVERLONG_OF[form])
 
 
 def test_without_a_tokenizer_rows_are_counted_and_bad_ones_told():
     found = inspect_rows(Dataset.from_list(PAIRS), name="pairs")
-    assert (found.adapter, found.kind, found.rows, found.report.rows, found.report.examples) == (
+    assert (found.adapter, found.form, found.rows, found.report.rows, found.report.examples) == (
         *("preference", "pairs"),
         *(4, 4, 2),
     )
@@ -93,7 +93,7 @@ def test_trees_of_steps(assets, read_rows):
     name = str(assets / "prm800k_val" / "raw_tree_examples.jsonl")
     tokenizer, options = load_tokenizer(str(assets / "tokenizers" / "gemma2"))
     found = inspect_rows(load_split(name, "train"), tokenizer, max_length=None, **options)
-    assert (found.adapter, found.kind, found.report.examples, found.counts["trees"]) == ("prm800k", "steps", 6, 6)
+    assert (found.adapter, found.form, found.report.examples, found.counts["trees"]) == ("prm800k", "steps", 6, 6)
     ratings = [
         completion["rating"]
         for row in read_rows("prm800k_val/raw_tree_examples.jsonl")

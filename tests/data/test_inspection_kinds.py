@@ -50,13 +50,13 @@ DATA = {
     "lists": ("pairs", [ranked(1, 3, 1), ranked(0, 2)]),
     "lists of shares": ("pairs", [ranked(0.25, 1.0), ranked(0, 1, 0.5)]),
     "lists and pairs": ("pairs", [ranked(1, 0), pair()]),
-    "scores": ("scored", [completion(score=4.5), completion(score=-1)]),
-    "outcomes of completions": ("scored", [completion(label=True), completion(label=False)]),
-    "lists and scores": ("scored", [ranked(0.25, 1.0), completion(score=0.5)]),
-    "attributes": ("scored", [completion(attributes={"kind": 2.0, "brief": None})]),
-    "helpsteer": ("scored", HELPSTEER),
-    "attributes and lists": ("scored", [completion(attributes={"kind": 1.0}), ranked(1, 0)]),
-    "lists and attributes": ("scored", [ranked(1, 0), completion(attributes={"kind": 1.0})]),
+    "scores": ("completions", [completion(score=4.5), completion(score=-1)]),
+    "outcomes of completions": ("completions", [completion(label=True), completion(label=False)]),
+    "lists and scores": ("completions", [ranked(0.25, 1.0), completion(score=0.5)]),
+    "attributes": ("completions", [completion(attributes={"kind": 2.0, "brief": None})]),
+    "helpsteer": ("completions", HELPSTEER),
+    "attributes and lists": ("completions", [completion(attributes={"kind": 1.0}), ranked(1, 0)]),
+    "lists and attributes": ("completions", [ranked(1, 0), completion(attributes={"kind": 1.0})]),
     "steps": ("steps", [solution(1, 0), solution(1, -100, 1)]),
     "soft steps": ("steps", [solution(1, 0.25)]),
     "trees": ("steps", [TREE]),
@@ -90,16 +90,16 @@ def taken_by(loss: str, rows: list[dict], attributes: list[str] | None, folder) 
 
 @pytest.mark.parametrize("case", DATA)
 def test_the_kind_and_its_losses_are_those_that_train_on_it(case, tmp_path):
-    kind, rows = DATA[case]
+    form, rows = DATA[case]
     found = inspect_rows(as_dataset(rows))
-    assert found.kind == kind
+    assert found.form == form
     assert list(found.refusals.values()) == ([[1]] if case == "attributes and lists" else [])
     rows = rows[:1] if found.refusals else rows
     expected = [loss for loss in (*REWARD_LOSSES, *STEP_LOSSES) if taken_by(loss, rows, found.attributes, tmp_path)]
     assert sorted(found.losses) == sorted(expected)
     text = "\n".join(lines(found))
     told = ", ".join(found.losses) or "none takes all of these rows"
-    assert f"  loss_type   {told}" in text and {"steps": "PRMTrainer"}.get(kind, "RewardTrainer") in text
+    assert f"  loss_type   {told}" in text and {"steps": "PRMTrainer"}.get(form, "RewardTrainer") in text
     usual = {"bradley_terry", "cross_entropy"} & {*found.losses}
     assert ("the default takes no such rows" in text) == (bool(found.losses) and not usual)
 

@@ -17,10 +17,25 @@ from .ranked import RankedObjective
 from .scored import ScoredObjective
 from .steps import StepObjective
 
-__all__ = ["Objective", "PairObjective", "RankedObjective", "ScoredObjective", "StepObjective", "reward_objective"]
+__all__ = [
+    "OBJECTIVE_OF_FORM",
+    "Objective",
+    "PairObjective",
+    "RankedObjective",
+    "ScoredObjective",
+    "StepObjective",
+    "reward_objective",
+]
+
+OBJECTIVE_OF_FORM: dict[str, type[Objective]] = {
+    "pairs": PairObjective,
+    "lists": RankedObjective,
+    "completions": ScoredObjective,
+    "steps": StepObjective,
+}
+"""form of items (`Loss.form`) -> its objective"""
 
 
 def reward_objective(args) -> Objective:
     """The objective of a `RewardConfig`."""
-    objective_of = {"pairs": PairObjective, "lists": RankedObjective, "completions": ScoredObjective}
-    return objective_of[LOSSES[args.loss_type].form].from_config(args)
+    return OBJECTIVE_OF_FORM[LOSSES[args.loss_type].form].from_config(args)
