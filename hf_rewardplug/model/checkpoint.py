@@ -1,4 +1,4 @@
-"""A trained reward model from what a trainer saved: a plain transformers folder, or an adapter over its base model.
+"""A trained reward model, loaded from a plain transformers folder or from an adapter and its base model.
 
 In: a folder or hub id. Out: the model with its scored forward, and its tokenizer; or (`merge_adapter`) a plain folder
 again.
@@ -33,9 +33,11 @@ def load_checkpoint(
         kwargs: for `from_pretrained`, such as `dtype` (the checkpoint's own by default), `revision`.
 
     Raises:
-        ValueError: it is neither, its weights cannot be read, or have no head.
+        ValueError: it is none of these, its weights cannot be read, or they have no head.
     """
-    saved = SavedModel(name, {"trust_remote_code": False, "dtype": "auto", **kwargs})  # or transformers asks for trust
+    saved = SavedModel(
+        name, {"trust_remote_code": False, "dtype": "auto", **kwargs}
+    )  # None would make transformers ask at the terminal
     if "gguf_file" not in kwargs:
         check_place(name, saved.hub)
     of_tokenizer = {key: value for key, value in saved.hub.items() if key != "subfolder"}
@@ -46,18 +48,20 @@ def load_checkpoint(
         install_scored_forward(model, tokenizer, **labels)
         return model.eval(), tokenizer
     what = architecture(saved.config)
-    kind, num_labels = published(saved.config) or (kind_of_class(what), saved.config.num_labels)
-    if kind is None:
+    model_kind, num_labels = published(saved.config) or (kind_of_class(what), saved.config.num_labels)
+    if model_kind is None:
         raise ValueError(
             f"'{name}' is {what}; expected a sequence classifier (ORM), or a token classifier or causal LM "
             "(PRM), as `RewardTrainer` and `PRMTrainer` save them."
         )
-    if kind is LM:  # before the weights are read
+    if model_kind is LM:  # before the weights are read
         described_label_tokens(f"'{name}' is {what}", saved.config, tokenizer, **labels)
-    options = saved.arguments(kind, num_labels)
-    with saved.reading(kind):
-        model, info = kind.auto_class.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **options)
-    head = "" if kind is LM else f"{HEAD_NAME}."  # an LM is whole or none
+    options = saved.arguments(model_kind, num_labels)
+    with saved.reading(model_kind):
+        model, info = model_kind.auto_class.from_pretrained(
+            name, num_labels=num_labels, output_loading_info=True, **options
+        )
+    head = "" if model_kind is LM else f"{HEAD_NAME}."  # an LM must be complete
     if missing := sorted(key for key in info["missing_keys"] if key.startswith(head)):
         raise ValueError(
             f"'{name}' has no weights for its head ({', '.join(missing)}): it was never trained as a reward model, and "
@@ -87,12 +91,13 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
         if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
             model.set_submodule(name, module.modules_to_save["default"])
     model.save_pretrained(output_dir)
-    check_saved_head(output_dir, {} if (head := getattr(model, HEAD_NAME, None)) is None else head.state_dict())
+    head = getattr(model, HEAD_NAME, None)  # a causal LM has none
+    check_saved_head(output_dir, {} if head is None else head.state_dict())
     read(AutoTokenizer, adapter).save_pretrained(output_dir)
 
 
 def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
-    """The base model with the adapter on it, and in its config what the trainer wrote beside the adapter."""
+    """The base model with the adapter on it. Its config gets the entries that the trainer wrote beside the adapter."""
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}  # the adapter's; its config names its base's
     check_place(adapter, hub)
     refuse_pickled_adapter(adapter, hub)
@@ -104,31 +109,32 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
         )
     config = read(AutoConfig, adapter, _configuration_file=ADAPTER_MODEL_CONFIG, **hub)
     Description.checked(config, f"'{adapter}'")
-    kind, method = kind_of_task(peft_config.task_type), getattr(peft_config.peft_type, "value", None)
-    if kind is None or (merges and peft_config.is_prompt_learning):
+    model_kind, method = kind_of_task(peft_config.task_type), getattr(peft_config.peft_type, "value", None)
+    if model_kind is None or (merges and peft_config.is_prompt_learning):
         raise ValueError(
             f"'{adapter}' is a {method} adapter with task_type={peft_config.task_type}; expected "
             f"one {'that changes weights (LoRA), ' if merges else ''}with SEQ_CLS, TOKEN_CLS or CAUSAL_LM."
         )
     shared = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-    own = {
+    defaults = {
         "dtype": "auto",
         "trust_remote_code": False,
         "use_safetensors": True,
         "revision": peft_config.revision or "main",
     }
-    kwargs = {**own, **shared, **kwargs}
+    kwargs = {**defaults, **shared, **kwargs}
     base = peft_config.base_model_name_or_path
-    with SavedModel(base, kwargs).reading(kind):
-        model = kind.auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)
+    with SavedModel(base, kwargs).reading(model_kind):
+        model = model_kind.auto_class.from_pretrained(base, num_labels=config.num_labels, **kwargs)
     layers, shapes = saved_layers(config), adapter_head_shapes(adapter, hub)
     if hasattr(model, HEAD_NAME) and (layers or shapes.keys() == {"weight", "bias"}):
         setattr(model, HEAD_NAME, build_head(layers, shapes))
-    if config.get_text_config().vocab_size != vocabulary_size(model):  # a row for the pad token
-        model.resize_token_embeddings(config.get_text_config().vocab_size)
-    if kind is not LM:  # fp32 before the adapter's head is read
+    text_config = config.get_text_config()
+    if text_config.vocab_size != vocabulary_size(model):  # a row for the pad token
+        model.resize_token_embeddings(text_config.vocab_size)
+    if model_kind is not LM:  # fp32 before the adapter's head is read
         install_reward_head(model)
-    model.config.get_text_config().pad_token_id = config.get_text_config().pad_token_id
+    model.config.get_text_config().pad_token_id = text_config.pad_token_id
     for name in ("problem_type", "id2label", "label2id", "rewardplug"):
         if hasattr(config, name):
             setattr(model.config, name, getattr(config, name))

@@ -1,6 +1,6 @@
-"""What a trainer writes of a model into its config under `rewardplug`, as one object.
+"""The block `rewardplug` that a trainer writes into a model's config, as one object.
 
-In: a model's config, or the content of somebody's config.json. Out: a `Description`; or an error that names the field.
+In: a model's config, or the content of a config.json. Out: a `Description`; or an error that names the field.
 """
 
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,7 @@ _EXPECTED: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """The block of one config. What a block leaves out, or has as null, is None; what it has besides is not read.
+    """The block of one config. A field that the block leaves out, or has as null, is None; other entries are not read.
 
     Attributes:
         kind: "orm" or "prm" (`kinds.py`).
@@ -47,12 +47,12 @@ class Description:
 
     @property
     def step_end(self) -> str | None:
-        """The text behind each step at whose last token it is scored."""
+        """The text that ends each step; a step is scored at its last token."""
         return self.step_token or self.step_separator
 
     @classmethod
     def of(cls, config: Any) -> "Description":
-        """What `config` says, a model's config or a dict, without a check.
+        """The description in `config`, a model's config or a dict, without a check.
 
         >>> Description.of({"rewardplug": {"kind": "prm", "step_separator": "\\n"}}).step_end
         '\\n'
@@ -63,7 +63,7 @@ class Description:
 
     @classmethod
     def checked(cls, config: Any, place: str) -> "Description":
-        """`of`, of a config that was read from a file.
+        """The same as `of`, for a config that was read from a file, with a check.
 
         Args:
             place: whose config it is, for the error.
@@ -102,7 +102,7 @@ def _block(config: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return is_number(value) and abs(value) < 1e300  # which JSON may go beyond
+    return is_number(value) and abs(value) < 1e300  # JSON may hold greater numbers
 
 
 def _fault(place: str, name: str, value: Any, expected: str) -> ValueError:

@@ -140,7 +140,7 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
             gathered[match[1]] = value
     state = {}
     for name, parameter in head.named_parameters():
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 has nothing in the parameter itself
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 the parameter itself is empty
         own = parameter.detach() if parameter.shape == shape else torch.full(shape, torch.nan)
         state[name] = gathered[name] if name in gathered and gathered[name].shape == shape else own
     return state
@@ -173,7 +173,7 @@ def step_probabilities(logits_SC: torch.Tensor) -> torch.Tensor:
 def behind_virtual_tokens(
     model: nn.Module, score_positions: torch.Tensor, input_ids: torch.Tensor, **_
 ) -> torch.Tensor:
-    """Score positions (S,) behind the virtual tokens that PEFT's prompt tuning and P-tuning put before each row."""
+    """Score positions (S,), shifted by the virtual tokens that prompt tuning and P-tuning put before each row."""
     config = getattr(model, "active_peft_config", None)
     if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
         return score_positions

@@ -1,7 +1,7 @@
 """Heads that transformers' class does not build by itself: several layers, a bias; and any head in fp32.
 
-In: a head, or what a checkpoint's config and file say of its own. Out: the names of its layers for the config, the head
-built again, and the class whose `from_pretrained` builds it.
+In: a head, or a description of it in a checkpoint's config and file. Out: the names of its layers for the config, the
+head built again, and the class whose `from_pretrained` builds it.
 
     nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))    {"rewardplug": {"head": ["Linear", "ReLU", "Linear"]}}
 """
@@ -20,7 +20,7 @@ from transformers.modeling_utils import set_zero3_state
 
 from .attention import unwrapped
 from .description import Description
-from .head import HEAD_NAME
+from .head import HEAD_NAME, RewardHead
 from .kinds import Kind, published
 
 _PUBLISHED_LAYERS = ["Linear", "ReLU", "Linear"]
@@ -40,29 +40,36 @@ _WITHOUT_WEIGHTS = (
 
 
 def layer_names(head: nn.Module) -> list[str] | None:
-    """What `nn.Sequential` consists of; None where that cannot be told by names. Dropout is not scored with: Identity.
+    """The names of an `nn.Sequential`'s layers; None where names do not describe it.
+
+    Dropout does nothing when a model scores, so it is called Identity.
 
     >>> layer_names(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1)))
     ['Linear', 'ReLU', 'Identity', 'Linear']
     >>> layer_names(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 1)))
     """
-    names = []
-    for layer in head if type(head) is nn.Sequential else ():
-        name = "Identity" if isinstance(layer, nn.Dropout) else type(layer).__name__.replace("RewardHead", "Linear")
-        own = getattr(nn, name, None)
-        as_it_is = name in _WITHOUT_WEIGHTS and (repr(layer) == repr(own()) or name == "Identity")
-        if not as_it_is and name != "Linear":
-            return None
-        names.append(name)
-    return names if names and names[-1] == "Linear" else None
+    if type(head) is not nn.Sequential:
+        return None
+    names = [_layer_name(layer) for layer in head]
+    return names if None not in names and names[-1:] == ["Linear"] else None
 
 
-def beyond_plain(model: nn.Module, kind: Kind) -> str | None:
-    """What of a model's head plain transformers do not load, or None."""
+def _layer_name(layer: nn.Module) -> str | None:
+    """What the config calls a layer; None of a layer that a name alone does not describe."""
+    if type(layer) in (nn.Linear, RewardHead):
+        return "Linear"
+    if isinstance(layer, nn.Dropout | nn.Identity):
+        return "Identity"
+    name = type(layer).__name__
+    return name if name in _WITHOUT_WEIGHTS and repr(layer) == repr(getattr(nn, name)()) else None
+
+
+def beyond_plain(model: nn.Module, model_kind: Kind) -> str | None:
+    """Why plain transformers do not load a model's head, or None."""
     head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
     if head is not None and layer_names(head):
         return "has several layers, which they would draw anew"
-    if not kind.rates_steps and isinstance(head, nn.Linear) and head.bias is not None:
+    if not model_kind.rates_steps and isinstance(head, nn.Linear) and head.bias is not None:
         return "has a bias, which they leave out, so that all rewards are shifted"
     return None
 
@@ -88,10 +95,11 @@ def build_head(layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]]
 
     if layers is None:
         return linear("")
-    strange = [name for name in layers if name not in ("Linear", *_WITHOUT_WEIGHTS)]
-    absent = [f"{index}.weight" for index, name in enumerate(layers) if name == "Linear"]
-    absent = [name for name in absent if name not in shapes]
-    if strange or absent:
+    described = all(
+        f"{index}.weight" in shapes if name == "Linear" else name in _WITHOUT_WEIGHTS
+        for index, name in enumerate(layers)
+    )
+    if not described:
         raise ValueError(
             f"the config's rewardplug.head={list(layers)} does not describe a head with the parameters "
             f"{', '.join(shapes)}; expected Linear for each of them, and between {', '.join(_WITHOUT_WEIGHTS)}."
@@ -105,7 +113,7 @@ def with_saved_head(
 ) -> type[PreTrainedModel]:
     """A class that makes `model_class`'s models with a head of these `shapes` (none: its own), which stays fp32.
 
-    transformers rounds what it reads to one dtype, but for what a model keeps in fp32.
+    transformers rounds all weights to one dtype when it reads them, except those that a model keeps in fp32.
     """
 
     def __init__(self, config, *args, **kwargs):
@@ -130,11 +138,11 @@ def inner_module(module: nn.Module | None) -> nn.Module | None:
 
 
 def check_reloads(model: nn.Module) -> None:
-    """A checkpoint of `model` could be loaded: told before the first step.
+    """Check before the first step that a checkpoint of `model` could be loaded.
 
     Raises:
         ValueError: neither the model's class nor `build_head` would build the head that somebody put into it; or
-            transformers has opened an adapter, which it would save as it is not.
+            transformers has opened an adapter, which it would not save completely.
     """
     base = unwrapped(model)
     if getattr(base, "_hf_peft_config_loaded", False):
@@ -149,13 +157,13 @@ def check_reloads(model: nn.Module) -> None:
     with torch.device("meta"), set_zero3_state():
         built = dict(type(base)(copy.deepcopy(base.config)).named_children())
     for name, module in base.named_children():
-        own, there = inner_module(built.get(name)), inner_module(module)
-        same = type(own) is type(there) and (
-            isinstance(model, PeftModel) or [*own.state_dict()] == [*there.state_dict()]
+        own, actual = inner_module(built.get(name)), inner_module(module)
+        same = type(own) is type(actual) and (
+            isinstance(model, PeftModel) or [*own.state_dict()] == [*actual.state_dict()]
         )
         if not same and name != base.base_model_prefix:
             raise ValueError(
-                f"`model.{name}` is not what {type(base).__name__} builds, but {' '.join(repr(there).split())}: it "
+                f"`model.{name}` is not what {type(base).__name__} builds, but {' '.join(repr(actual).split())}: it "
                 f"would train, but no checkpoint of it could be loaded. As `model.{HEAD_NAME}` take a linear layer, or "
                 "an `nn.Sequential` of linear layers and, between them, activations as they are by default (ReLU, ...)."
             )

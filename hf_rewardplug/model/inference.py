@@ -1,4 +1,7 @@
-"""What a model is asked before it scores, the scored forward that fits it, and the mode and place where it scores."""
+"""What scoring needs of a model: a check, the scored forward that fits its head, eval mode, and a device.
+
+In: a loaded model and its tokenizer. Out: the model, ready to score, or an error that says why it cannot score.
+"""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from .label_tokens import install_label_tokens, label_token_ids
 def described_label_tokens(
     what: str, config: Any, tokenizer: PreTrainedTokenizerBase, good_token: str | None, bad_token: str | None
 ) -> tuple[int, int]:
-    """Ids of (bad, good): the given ones, or those that a causal LM's config names.
+    """Ids of (bad, good): of the tokens in the arguments, or else of the tokens that a causal LM's config names.
 
     Args:
         what: the model, for the error.
@@ -58,31 +61,31 @@ def install_scored_forward(
 
 
 def scorable_kind(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Kind:
-    """What the model is scored as: by its config, or else by its class.
+    """The kind that the model is scored as: by its config, or else by its class.
 
     Raises:
         ValueError: another head or number of labels, or a pooling head with the EOS as pad token.
     """
     description = Description.of(model.config)
-    kind = kind_of(type(unwrapped(model)).__name__, description)
-    if kind is LM:
-        return kind
-    check_model(model, kind)
+    model_kind = kind_of(type(unwrapped(model)).__name__, description)
+    if model_kind is LM:
+        return model_kind
+    check_model(model, model_kind)
     labels = model.config.num_labels
-    if labels not in labels_of(kind, description):
-        expected = "a process reward model has one or two" if kind is PRM else "an outcome reward model has one"
+    if labels not in labels_of(model_kind, description):
+        expected = "a process reward model has one or two" if model_kind is PRM else "an outcome reward model has one"
         raise ValueError(f"The model has {labels} labels; {expected}.")
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    if kind is not PRM and pools(model) and pad is not None and pad == eos:
+    if model_kind is not PRM and pools(model) and pad is not None and pad == eos:
         raise ValueError(
             f"The tokenizer pads with its EOS '{tokenizer.eos_token}', which this model's pooling skips: another token "
             "would be scored. Set another `pad_token`, in the tokenizer and in the model's config."
         )
-    return kind
+    return model_kind
 
 
 def pools(model: nn.Module) -> bool:
-    """Whether a sequence classifier scores where its own pooling looks, and not at the token that it is told."""
+    """Whether a sequence classifier scores where its own pooling looks, and not at `score_positions`."""
     base = unwrapped(model)
     return not hasattr(base, HEAD_NAME) or decodes(base)
 

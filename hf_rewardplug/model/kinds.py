@@ -83,12 +83,12 @@ PUBLISHED = {
 
 
 def kind_of_class(name: str) -> Kind | None:
-    """The kind that a class of transformers is loaded as; None of a class with another head, or of its own code.
+    """The kind that a class of transformers is loaded as; None for a class with another head, or of a model's own code.
 
     >>> kind_of_class("Qwen3ForTokenClassification").name, kind_of_class("GPT2LMHeadModel").name
     ('prm', 'lm')
     """
-    return next((kind for kind in _LOADED if name.endswith(kind.class_endings)), None)
+    return next((model_kind for model_kind in _LOADED if name.endswith(model_kind.class_endings)), None)
 
 
 def kind_of_task(task_type: str | None) -> Kind | None:
@@ -97,27 +97,27 @@ def kind_of_task(task_type: str | None) -> Kind | None:
     >>> kind_of_task("SEQ_CLS").name, kind_of_task("SEQ_2_SEQ_LM")
     ('orm', None)
     """
-    return next((kind for kind in _LOADED if kind.task_type == task_type), None)
+    return next((model_kind for model_kind in _LOADED if model_kind.task_type == task_type), None)
 
 
 def kind_of(class_name: str, description: Description) -> Kind:
-    """What a model is scored as: what its config says, or else what its class is for (a causal LM rates steps).
+    """The kind that a model is scored as: as its config says, or else as its class suggests (a causal LM rates steps).
 
     >>> kind_of("LlamaForCausalLM", Description()).name, kind_of("TheirRewardModel", Description(kind="prm")).name
     ('lm', 'prm')
     """
-    kind = kind_of_class(class_name) or ORM
-    says_orm = (description.kind or kind.config_name) == ORM.config_name
-    if says_orm == kind.rates_steps:
-        kind = ORM if says_orm else PRM
-    return ATTRIBUTES if kind is ORM and description.attribute_weights else kind
+    model_kind = kind_of_class(class_name) or ORM
+    says_orm = (description.kind or model_kind.config_name) == ORM.config_name
+    if says_orm == model_kind.rates_steps:
+        model_kind = ORM if says_orm else PRM
+    return ATTRIBUTES if model_kind is ORM and description.attribute_weights else model_kind
 
 
-def labels_of(kind: Kind, description: Description) -> tuple[int, ...]:
+def labels_of(model_kind: Kind, description: Description) -> tuple[int, ...]:
     """How many labels a model of this kind may have."""
-    if description.attribute_weights and not kind.rates_steps:
+    if description.attribute_weights and not model_kind.rates_steps:
         return (len(description.attribute_weights),)
-    return kind.labels
+    return model_kind.labels
 
 
 def attributes(config: Any) -> dict[str, float] | None:

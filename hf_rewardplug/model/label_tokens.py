@@ -5,9 +5,9 @@
     model(input_ids_1T, position_ids_1T, prefix_tree, score_positions_S)   -> the same from one packed row
     model(input_ids_BL, ...)                                               -> transformers' logits_BLV; `generate` too
 
-The scored forward is the family's own: only its LM head is told where to look, and for which tokens. So the logits get
-whatever the family does to them (Gemma's soft-cap, Granite's and Cohere's scale), and the hooks of DDP, DeepSpeed, FSDP
-and PEFT fire. The columns are those of a token classifier with two labels; the model stays a causal LM.
+The scored forward is the family's own: only its LM head computes fewer positions and tokens. So the logits get whatever
+the family does to them (Gemma's soft-cap, Granite's and Cohere's scale), and the hooks of DDP, DeepSpeed, FSDP and PEFT
+fire. The columns are those of a token classifier with two labels; the model stays a causal LM.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ def install_label_tokens(model: nn.Module, label_tokens: Sequence[int]) -> None:
                 "the tokenizer is another model's. Take the model's own, or resize the embeddings first."
             )
         module.label_tokens = torch.tensor(label_tokens)
-        if type(module) is nn.Linear:  # FSDP has a class of its own for what it shards
+        if type(module) is nn.Linear:  # FSDP replaces the class of a layer that it shards
             become(module, LabelTokenHead)
         if module.weight.requires_grad:
             add_rows_alone(module.weight)
@@ -138,10 +138,13 @@ def _lm_heads(base: nn.Module) -> list[nn.Linear]:
     head = base.get_output_embeddings()
     copies = getattr(head, "modules_to_save", None)
     heads = [head] if copies is None else [head.original_module, *copies.values()]
-    if odd := [one for one in heads if type(one) is not nn.Linear and not isinstance(one, LabelTokenHead)]:
+    for module in heads:
+        head_class = type(module)
+        if head_class is nn.Linear or isinstance(module, LabelTokenHead):
+            continue
         name = next((name for name, module in base.named_modules() if module is head), "lm_head")
         raise ValueError(
-            f"The LM head '{name}' is a {type(odd[0]).__module__}.{type(odd[0]).__name__}; expected a linear layer as "
+            f"The LM head '{name}' is a {head_class.__module__}.{head_class.__name__}; expected a linear layer as "
             f"it is. Leave it out of PEFT's `target_modules` (`modules_to_save=['{name}']` trains it) and of the "
             "quantization."
         )
@@ -150,7 +153,7 @@ def _lm_heads(base: nn.Module) -> list[nn.Linear]:
 
 def _scored_forward(self, *args, score_positions: torch.Tensor, **kwargs):
     """The family's own forward, whose LM heads compute the label tokens' logits at the scored positions alone."""
-    if getattr(self.config, "output_router_logits", False):  # for a loss of its own, which misreads a tree's mask
+    if getattr(self.config, "output_router_logits", False):  # the router's own loss would misread a tree's mask
         kwargs["output_router_logits"] = False
     heads = _lm_heads(self)
     try:

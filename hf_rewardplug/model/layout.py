@@ -1,8 +1,8 @@
-"""What the attention layers know of a packed row: which queries see which keys.
+"""Which queries of a packed row see which keys: the layout that the attention layers get.
 
     T packed tokens
     spans      (first query, end of queries, first key, end of keys); where both are equal the span is causal, a branch
-               and itself, the others are full: branches and what they branch from
+               and itself; the others are full: branches, and the part of an earlier branch that they continue
 
 In: spans and position ids from the collator. Out: the same tree as each kernel wants it.
 """
@@ -15,12 +15,12 @@ Span = tuple[int, int, int, int]
 
 
 class TreeLayout:
-    """What the attention layers know of a packed row; made once a forward, shared by all layers.
+    """The layout of a packed row. It is made once a forward and shared by all layers.
 
-    No dataclass: FSDP builds those anew for each layer, and what is cached here would be lost.
+    This is no dataclass: FSDP builds a dataclass anew for each layer, and the cache would be lost.
 
     Args:
-        spans: see above; whatever can be iterated over again and again.
+        spans: see above; any object that can be iterated over repeatedly.
         position_ids_T: positions in the sequences, which sliding windows count.
         longest: tokens of the longest sequence; a window that wide changes nothing.
         index: `tree_index` of the spans, where the collator made it.
@@ -58,7 +58,7 @@ def tree_index(spans: Iterable[Span], length: int) -> dict[str, torch.Tensor | i
     Returns:
         key_index, cu_seq_q, cu_seq_k, max_q, max_k: for each branch its queries, and its ancestors' keys, then its own;
             `key_index` is None where no branch has ancestors, since all keys then stand in order
-        subtree_end: (T,), index behind the last token that sees each token: q sees k where k <= q < subtree_end[k]
+        subtree_end: (T,), end of the tokens that see each token: q sees k where k <= q < subtree_end[k]
 
     >>> index = tree_index([(0, 4, 0, 4), (4, 6, 4, 6), (4, 6, 0, 2)], 6)
     >>> index["key_index"].tolist(), index["cu_seq_q"].tolist(), index["cu_seq_k"].tolist()
@@ -86,7 +86,7 @@ def tree_index(spans: Iterable[Span], length: int) -> dict[str, torch.Tensor | i
 
 
 def full_spans(spans: Iterable[Span]) -> list[Span]:
-    """The spans from branches to what they branch from."""
+    """The spans whose keys are an earlier branch, from which their queries branch off."""
     return [span for span in spans if span[:2] != span[2:]]
 
 

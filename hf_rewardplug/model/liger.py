@@ -35,7 +35,7 @@ _LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 """of language models; the first replaces torch's own function in the whole process"""
 
 _ACTIVATIONS = {"swiglu": {"silu", "swish"}, "geglu": {"gelu_pytorch_tanh"}}
-"""what Liger's MLPs compute, whatever the config says"""
+"""the activations that Liger's MLPs compute, even where the config names another"""
 
 
 def register_liger(model: nn.Module, device: torch.device) -> str | None:
@@ -53,11 +53,11 @@ def register_liger(model: nn.Module, device: torch.device) -> str | None:
         return f"liger-kernel is {installed or 'missing'}: `pip install 'liger-kernel>={OLDEST}'`"
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as registry
 
-    kind = unwrapped(model).config.model_type
-    if kind not in registry:
-        return f"Liger does not know '{kind}'"
-    if not hasattr(registry[kind], "for_bodies"):
-        registry[kind] = _for_bodies(registry[kind])
+    family = unwrapped(model).config.model_type
+    if family not in registry:
+        return f"Liger does not know '{family}'"
+    if not hasattr(registry[family], "for_bodies"):
+        registry[family] = _for_bodies(registry[family])
     return None
 
 

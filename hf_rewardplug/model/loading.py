@@ -8,6 +8,7 @@ import contextlib
 import copy
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -68,11 +69,11 @@ def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig,
         return f"it knows {len(tokenizer)} tokens, and the model's embedding has {rows} rows"
     try:
         beside, _ = PreTrainedConfig.get_config_dict(tokenizer.name_or_path, local_files_only=True)
-    except (OSError, ValueError):  # nothing is there, or nothing any more
+    except (OSError, ValueError):  # the folder has no config, or no longer exists
         return None
     text = beside.get("text_config") or beside
-    kinds = {beside.get("model_type"), text.get("model_type")}
-    if kinds != {None} and not kinds & {config.model_type, config.get_text_config().model_type}:
+    families = {beside.get("model_type"), text.get("model_type")}
+    if families != {None} and not families & {config.model_type, config.get_text_config().model_type}:
         return f"'{tokenizer.name_or_path}' is a {beside.get('model_type')}, and the model is a {config.model_type}"
     size = text.get("vocab_size") or rows
     if abs(size - rows) > 0.01 * rows:  # sizes of one family differ by a padding
@@ -90,14 +91,16 @@ _CONVERSATIONS = (
     [_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]}],
     [_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "content": "4"}],
 )
-"""one of each way in which a conversation may end"""
+"""Conversations that end in each way in which a conversation may end."""
 
 
 def conversation_ends(tokenizer: PreTrainedTokenizerBase, **chat_template_kwargs: Any) -> set[str]:
     """The last tokens of conversations that the chat template renders; empty without a template."""
     ends: set[str] = set()
-    for messages in _CONVERSATIONS if tokenizer.chat_template else ():
-        with contextlib.suppress(Exception):  # a template raises whatever its author chose: it knows no tools, say
+    if not tokenizer.chat_template:
+        return ends
+    for messages in _CONVERSATIONS:
+        with contextlib.suppress(Exception):  # a template may raise any error, for example because it knows no tools
             rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **chat_template_kwargs)
             ends |= {*tokenizer.convert_ids_to_tokens(rendered["input_ids"][-1:])}
     return ends
@@ -119,13 +122,11 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int, **chat
     taken = {*ends, tokenizer.bos_token}
     if tokenizer.pad_token not in ends:
         return tokenizer.pad_token
-    vocabulary = {token: index for token, index in tokenizer.get_vocab().items() if index < vocab_size}
-    named = [token for token in vocabulary if _PAD_MARKER.fullmatch(token)]
-    reserved = [token for token in vocabulary if _RESERVED_MARKER.fullmatch(token)]
-    for candidates in (named, reserved):
-        free = sorted((token for token in candidates if token not in taken), key=vocabulary.get)
-        if free:
-            return free[0]
+    free = {token: index for token, index in tokenizer.get_vocab().items() if index < vocab_size and token not in taken}
+    for marker in (_PAD_MARKER, _RESERVED_MARKER):
+        marked = filter(marker.fullmatch, free)
+        if first := min(marked, key=free.get, default=None):
+            return first
     if tokenizer.unk_token not in taken:
         return tokenizer.unk_token
     return "<|pad|>"
@@ -150,7 +151,7 @@ def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerB
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def add_adapter(model: PreTrainedModel, peft_config: Any, *, kind: Kind, args: Any) -> PeftModel:
+def add_adapter(model: PreTrainedModel, peft_config: Any, *, model_kind: Kind, args: Any) -> PeftModel:
     """`get_peft_model` with `reward_peft_config`, ready for gradient checkpointing.
 
     Args:
@@ -171,30 +172,32 @@ def add_adapter(model: PreTrainedModel, peft_config: Any, *, kind: Kind, args: A
         )
     zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
-    return get_peft_model(model, reward_peft_config(peft_config, kind), autocast_adapter_dtype=quantized or not zero3)
+    return get_peft_model(
+        model, reward_peft_config(peft_config, model_kind), autocast_adapter_dtype=quantized or not zero3
+    )
 
 
-def describe_checkpoint(model: PreTrainedModel | PeftModel, kind: Kind, **entries: Any) -> None:
-    """What a scorer must know, into the config that is saved with the model.
+def describe_checkpoint(model: PreTrainedModel | PeftModel, model_kind: Kind, **entries: Any) -> None:
+    """Write what a scorer must know into the config that is saved with the model.
 
     Args:
-        entries: of `Description`, beside what the kind itself says.
+        entries: fields of `Description`, except those that follow from `model_kind`.
     """
     head = inner_module(getattr(unwrapped(model), HEAD_NAME, None))
     if head is not None and (layers := layer_names(head)):
         entries["head"] = layers
-    if beyond := beyond_plain(model, kind):
+    if beyond := beyond_plain(model, model_kind):
         logger.warning(
             "Plain transformers and servers will not load the model: its head %s. `RewardScorer` and the trainers do.",
             beyond,
         )
-    model.config.rewardplug = {"kind": kind.config_name, "score_position": kind.score_position, **entries}
-    if not kind.rates_steps or (model.config.num_labels == 1 and kind is not LM):
+    model.config.rewardplug = {"kind": model_kind.config_name, "score_position": model_kind.score_position, **entries}
+    if not model_kind.rates_steps or (model.config.num_labels == 1 and model_kind is not LM):
         model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
 
 
-def let_head_train(model: PeftModel, kind: Kind) -> None:
-    """Make the head of an adapter that was handed over ready made train, be saved and be loaded again.
+def let_head_train(model: PeftModel, model_kind: Kind) -> None:
+    """Make the head of a ready-made adapter train, be saved and be loaded again.
 
     PEFT freezes it where the configuration has no task type, or a causal LM's, and `all-linear` wraps it in LoRA. (The
     LM head of a causal LM is left as the configuration has it.)
@@ -204,22 +207,23 @@ def let_head_train(model: PeftModel, kind: Kind) -> None:
     """
     config, base = model.active_peft_config, model.get_base_model()
     head = getattr(base, HEAD_NAME, None)
-    if config.is_prompt_learning or not (kind is LM or isinstance(head, nn.Module)):
+    if config.is_prompt_learning or not (model_kind is LM or isinstance(head, nn.Module)):
         return
     if config.inference_mode or not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "The adapter is frozen, so nothing would train. Load it with "
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
         )
-    config.task_type = kind.task_type
-    if kind is LM or (isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save):
+    config.task_type = model_kind.task_type
+    if model_kind is LM or (isinstance(head, ModulesToSaveWrapper) and model.active_adapter in head.modules_to_save):
         return
     if isinstance(head, BaseTunerLayer):
         setattr(base, HEAD_NAME, head.get_base_layer())
-        for names in ("target_modules", "feedforward_modules"):
-            if isinstance(found := getattr(config, names, None), set):
-                found.discard(HEAD_NAME)
-    config.modules_to_save = sorted({*(config.modules_to_save or ()), HEAD_NAME})
+        for option in ("target_modules", "feedforward_modules"):
+            modules = getattr(config, option, None)
+            if isinstance(modules, set):
+                modules.discard(HEAD_NAME)
+    config.modules_to_save = _with_head(config.modules_to_save)
     _set_trainable(model, model.active_adapter, [HEAD_NAME], inference_mode=False, wrapper_cls=ModulesToSaveWrapper)
     logger.warning(
         "PEFT had %s the reward head; now it trains and is saved with the adapter.",
@@ -232,22 +236,27 @@ def with_whole_head(quantization_config: Any) -> Any:
     fixed = copy.deepcopy(quantization_config)
     for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
         if hasattr(fixed, name):
-            setattr(fixed, name, sorted({*(getattr(fixed, name) or ()), HEAD_NAME}))
+            setattr(fixed, name, _with_head(getattr(fixed, name)))
     return fixed
 
 
-def reward_peft_config(peft_config: Any, kind: Kind) -> Any:
+def _with_head(names: Iterable[str] | None) -> list[str]:
+    """Names of modules, the head's among them."""
+    return sorted({*(names or ()), HEAD_NAME})
+
+
+def reward_peft_config(peft_config: Any, model_kind: Kind) -> Any:
     """A copy of `peft_config` under which the reward head trains, is saved and is loaded again.
 
     Without a task type, or with a causal LM's, PEFT freezes the head and saves nothing of it; `all-linear` would wrap
     it in LoRA. (The LM head of a causal LM may stay frozen.)
     """
     fixed = copy.deepcopy(peft_config)
-    fixed.task_type = kind.task_type
-    if kind is LM:
+    fixed.task_type = model_kind.task_type
+    if model_kind is LM:
         return fixed
     if hasattr(fixed, "modules_to_save"):
-        fixed.modules_to_save = sorted({*(fixed.modules_to_save or ()), HEAD_NAME})
+        fixed.modules_to_save = _with_head(fixed.modules_to_save)
     if getattr(fixed, "target_modules", None) == "all-linear" and not getattr(fixed, "exclude_modules", True):
         fixed.exclude_modules = [HEAD_NAME]  # PEFT keeps a sequence classifier's head out by itself, no other
     return fixed

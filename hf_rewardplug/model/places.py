@@ -1,7 +1,7 @@
 """Where a model's files are: in a folder, or on the hub.
 
-In: what somebody calls a model. Out: the path of a file of it, its config or its tokenizer; or an error that says what
-stands there instead.
+In: the name of a model, a folder or a hub id. Out: the path of one of its files, its config or its tokenizer; or an
+error that says what the place holds instead.
 """
 
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
 HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -17,12 +17,17 @@ HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder
 
 
 def find_file(name: str, file: str, hub: dict) -> Path | None:
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    """Where `file` of the model is, or None; a file of the hub is downloaded."""
+    quiet = {
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
     try:
-        found = cached_file(name, file, **quiet, **hub)
+        path = cached_file(name, file, **quiet, **hub)
     except OSError:  # no such repository: `check_place` says so
         return None
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)
 
 
 def is_adapter(name: str, hub: dict) -> bool:
@@ -39,7 +44,7 @@ def check_place(name: str, hub: dict) -> None:
     if any(find_file(name, file, hub) for file in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
         return
     if Path(name).is_dir():
-        newest = newest_checkpoint(Path(name))
+        newest = get_last_checkpoint(name)
         if newest is not None:
             raise ValueError(f"'{name}' holds checkpoints and no model of its own. The newest is '{newest}'; give it.")
         raise ValueError(
@@ -69,14 +74,15 @@ def read(auto_class: Any, name: str, **options: Any) -> Any:
         return auto_class.from_pretrained(name, **{**code, **here, **options})
     except Exception as error:  # tokenizers raise plain `Exception`s, and a strange config has every kind of error
         why = " ".join(str(error).split())[:600] or type(error).__name__
-        kind = "tokenizer" if "Tokenizer" in auto_class.__name__ else "config"
-        raise ValueError(f"The {kind} of '{name}' cannot be read: {why}. Copy it again, or save it there.") from error
+        part = "tokenizer" if "Tokenizer" in auto_class.__name__ else "config"
+        raise ValueError(f"The {part} of '{name}' cannot be read: {why}. Copy it again, or save it there.") from error
 
 
 def refuse_pickled_adapter(name: str, hub: dict) -> None:
-    """
+    """The adapter `name` has its weights in safetensors.
+
     Raises:
-        ValueError: the adapter `name` has its weights as a pickle, or has none.
+        ValueError: it has its weights as a pickle, or has none.
     """
     if find_file(name, SAFETENSORS_WEIGHTS_NAME, hub) is not None:
         return
@@ -88,12 +94,7 @@ def refuse_pickled_adapter(name: str, hub: dict) -> None:
     raise ValueError(f"The adapter '{name}' has no {SAFETENSORS_WEIGHTS_NAME}. Copy it again, or save it again.")
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The `checkpoint-<step>` of the last step in `folder`."""
-    return max((path for path in folder.iterdir() if step_of(path) is not None), key=step_of, default=None)
-
-
 def step_of(folder: Path) -> int | None:
     """The step of a checkpoint's folder, by its name."""
-    found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
-    return int(found[1]) if found else None
+    match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+    return int(match[1]) if match else None

@@ -1,14 +1,15 @@
-"""What a model's positions ask of texts: how long they may be, and that each is rotated by its own frequencies.
+"""What positions limit: how long a text may be, and which texts are rotated by the same frequencies.
 
-In: a model. Out: how many positions it has a table of; and where its rotary frequencies depend on a text's length, what
-tells the lengths apart.
+In: a model. Out: how many rows its table of positions has; and, where its rotary frequencies depend on a text's length,
+a function that says which lengths have the same.
 
     rotary frequencies    of texts up to the limit    of longer texts           limit
     LongRoPE              the short factors           the long factors          `original_max_position_embeddings`
     dynamic NTK           as they were trained        each length its own       `max_position_embeddings`
     all others            the same for all texts
 
-transformers takes those of the longest text for the whole batch, and with dynamic NTK those of a longer text before.
+transformers takes the frequencies of the longest text for the whole batch; with dynamic NTK even those of a longer text
+in an earlier batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +28,11 @@ Limit = tuple[int, bool]
 _ENDLESS = 2**31 - 1
 
 _TABLES = (
-    *("position_embeddings", "embed_positions", "wpe", "positions_embed", "char_position_embeddings"),
+    "position_embeddings",
+    "embed_positions",
+    "wpe",
+    "positions_embed",
+    "char_position_embeddings",
     "pos_encoding",  # CTRL's sines, which end like GPT-J's `embed_positions`
 )
 """what transformers' models call a table with a row for each position"""
@@ -72,11 +77,11 @@ def _table_rows(base: nn.Module) -> Iterator[int]:
 
 
 SideOf = Callable[[int], tuple[int, ...]]
-"""tokens of a text -> what is equal for texts with the same frequencies"""
+"""tokens of a text -> a value that is equal for texts with the same frequencies"""
 
 
 def rotary_sides(model: nn.Module) -> SideOf | None:
-    """What tells the lengths apart; None where texts of all lengths have the same frequencies."""
+    """Which lengths have the same frequencies; None where all lengths have."""
     limits = {limit for module in unwrapped(model).modules() for limit in _limits(module).values()}
     return partial(_sides, tuple(sorted(limits))) if limits else None
 
@@ -115,16 +120,18 @@ def longest_alike(tokens: int, limit: Limit) -> int:
 
 def _limits(module: nn.Module) -> dict[str | None, Limit]:
     """{layer type, or None where there is one for all layers: limit} of a rotary embedding that depends on lengths."""
-    kinds = getattr(module, "rope_type", None) or {}
-    found: dict[str | None, Limit] = {}
-    for layer_type, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+    rope_types = getattr(module, "rope_type", None) or {}
+    if not isinstance(rope_types, dict):
+        rope_types = {None: rope_types}
+    limits: dict[str | None, Limit] = {}
+    for layer_type, rope_type in rope_types.items():
         options = module.config.rope_parameters
         options = options if layer_type is None else options[layer_type]
-        if "dynamic" in kind:
-            found[layer_type] = module.config.max_position_embeddings, True
-        elif kind == "longrope" or "long_mscale" in options:  # the latter of PhiMoE
-            found[layer_type] = options["original_max_position_embeddings"], False
-    return found
+        if "dynamic" in rope_type:
+            limits[layer_type] = module.config.max_position_embeddings, True
+        elif rope_type == "longrope" or "long_mscale" in options:  # the latter of PhiMoE
+            limits[layer_type] = options["original_max_position_embeddings"], False
+    return limits
 
 
 def _keep_mask(body: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -149,11 +156,8 @@ def _rotate_each(rotary: nn.Module, args: tuple, kwargs: dict, output):
         rotary.forward(hidden, position_ids[:1, :1] * 0, *layer_type)  # a short text: dynamic NTK forgets a long one
         own = rotary.forward(hidden, position_ids.clamp(max=longest - 1), *layer_type)
         own = own if isinstance(own, tuple) else (own,)  # cosine and sine, or a complex number
-        if rotated is None:
-            rotated = own
-        else:
-            own_BL1 = torch.isin(length_BL, torch.tensor(lengths, device=length_BL.device))[..., None]
-            rotated = tuple(torch.where(own_BL1, *pair) for pair in zip(own, rotated, strict=True))
+        own_BL1 = torch.isin(length_BL, torch.tensor(lengths, device=length_BL.device))[..., None]
+        rotated = tuple(torch.where(own_BL1, *pair) for pair in zip(own, rotated or own, strict=True))
     return rotated if isinstance(output, tuple) else rotated[0]
 
 
@@ -167,7 +171,7 @@ def _text_lengths(position_ids: torch.Tensor, mask_BL: torch.Tensor | None) -> t
             [2, 2, 1]])
     """
     if mask_BL is not None:
-        position_ids = position_ids * mask_BL[:, -position_ids.shape[1] :].bool()  # behind PEFT's virtual tokens
+        position_ids = position_ids * mask_BL[:, -position_ids.shape[1] :].bool()  # without PEFT's virtual tokens
     text_BL = (position_ids == 0).long().cumsum(1)
     length_of_text = text_BL.new_zeros(len(text_BL), text_BL.shape[1] + 1)
     return length_of_text.scatter_reduce(1, text_BL, position_ids.long() + 1, "amax").gather(1, text_BL)

@@ -1,4 +1,4 @@
-"""A checkpoint that is looked at before it is loaded: safetensors alone, whole, with a head that fits.
+"""A checkpoint, checked before it is loaded: it is in safetensors, it is whole, and its head fits.
 
 In: a model's name (folder or hub id) and the kind that is wanted. Out: arguments for `from_pretrained`, or an error.
 transformers reads a cut-off file into an opaque error, falls back to pickles, and draws a new head where the
@@ -29,8 +29,16 @@ from .weights import model_head_shapes
 logger = logging.getLogger(__name__)
 
 FOREIGN_HEADS = (
-    *("v_head.summary", "v_head", "value_head.summary", "value_head", "reward_head", "rm_head", "regression_head"),
-    *("regression_layer", "classification_head", "classifier"),
+    "v_head.summary",
+    "v_head",
+    "value_head.summary",
+    "value_head",
+    "reward_head",
+    "rm_head",
+    "regression_head",
+    "regression_layer",
+    "classification_head",
+    "classifier",
 )
 """names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
 
@@ -66,7 +74,7 @@ class SavedModel:
 
     @cached_property
     def config(self) -> Any:
-        """The config, checked; of a public checkpoint with a known head without its code, whatever is allowed.
+        """The checked config. Known public checkpoints are read without their own code, even where that is allowed.
 
         Raises:
             ValueError: it cannot be read, or what a trainer wrote into it has been changed.
@@ -81,7 +89,7 @@ class SavedModel:
 
     @cached_property
     def head(self) -> dict[str, HeadTensor]:
-        """{key: tensor of a head, whatever its name}; empty where nothing can be looked at.
+        """{key: tensor of a head of any name}; empty where the files cannot be looked at.
 
         Raises:
             ValueError: the weights are cut off, or a pickle.
@@ -95,8 +103,8 @@ class SavedModel:
         """{parameter: shape} of the head that is called `score`."""
         return {tensor.parameter: tensor.shape for tensor in self.head.values() if tensor.head == HEAD_NAME}
 
-    def arguments(self, kind: Kind, num_labels: int) -> dict[str, Any]:
-        """The options for `kind.auto_class.from_pretrained`, with what makes the checkpoint's head arrive.
+    def arguments(self, model_kind: Kind, num_labels: int) -> dict[str, Any]:
+        """The options for `model_kind.auto_class.from_pretrained`, so that the checkpoint's head arrives.
 
         A linear head under another name (`FOREIGN_HEADS`, or OpenRLHF's `value_head_prefix` in the config) is mapped
         to `score` where its shape fits, and the log says so. (Of a causal LM the LM head counts.)
@@ -116,13 +124,13 @@ class SavedModel:
                 "`PeftModel.from_pretrained(base, adapter, is_trainable=True)`; to train what it makes of its base, "
                 "`merge_adapter` first."
             )
-        check_family(self.config, kind, f"'{self.name}'")
+        check_family(self.config, model_kind, f"'{self.name}'")
         options = {"use_safetensors": True, **self.options}
         if published(self.config):
             options["trust_remote_code"] = False  # the body is transformers' own, and the head is known
         if not self.head or options.get(_ANEW):
             return options
-        if kind is LM:  # whose head is the LM's, whatever stands beside it
+        if model_kind is LM:  # its LM head counts, even where the files hold another head too
             name = architecture(self.config)
             if kind_of_class(name) not in (LM, None):
                 raise ValueError(
@@ -130,7 +138,7 @@ class SavedModel:
                     "`bad_token` out."
                 )
             return options
-        foreign = self._head_to_rename(kind, num_labels)
+        foreign = self._head_to_rename(model_kind, num_labels)
         if foreign is not None:
             logger.warning("The head '%s' of '%s' is taken as '%s'.", foreign, self.name, HEAD_NAME)
             mapping = {rf"{_TOP}{re.escape(foreign)}\.": f"{HEAD_NAME}."}
@@ -138,20 +146,22 @@ class SavedModel:
         return options
 
     @contextmanager
-    def reading(self, kind: Kind) -> Iterator[None]:
-        """Within it `kind.auto_class.from_pretrained` builds the head that the checkpoint has, and keeps it fp32.
+    def reading(self, model_kind: Kind) -> Iterator[None]:
+        """Inside it `model_kind.auto_class.from_pretrained` builds the head that the checkpoint has, and keeps it fp32.
 
         By itself transformers drops a bias, draws a head of several layers anew, and rounds what it reads to one
         dtype. It also prints the shapes that do not fit, and raises an error that says "above".
         """
-        check_family(self.config, kind, f"'{self.name}'")
+        check_family(self.config, model_kind, f"'{self.name}'")
         shapes: dict[str, list[int]] = {}
         if self._in_safetensors and not self.options.get(_ANEW):
             shapes = self._own_head() or {tensor.parameter: tensor.shape for tensor in self.head.values()}
-        mapping, config_class = kind.auto_class._model_mapping, type(self.config)
+        mapping, config_class = model_kind.auto_class._model_mapping, type(self.config)
         before = mapping._extra_content.get(config_class)
         model_class = mapping[config_class] if config_class in mapping else None
-        if kind is not LM and isinstance(model_class, type):  # not its own code's, nor several
+        if model_kind is not LM and isinstance(
+            model_class, type
+        ):  # the model is not of its own code, and has a single class
             # `register` would not do: before transformers 5.18 or so it ignores a config of transformers' own.
             mapping._extra_content[config_class] = with_saved_head(model_class, saved_layers(self.config), shapes)
         try:
@@ -168,14 +178,14 @@ class SavedModel:
             if before is not None:
                 mapping._extra_content[config_class] = before
 
-    def _head_to_rename(self, kind: Kind, num_labels: int) -> str | None:
+    def _head_to_rename(self, model_kind: Kind, num_labels: int) -> str | None:
         """Another name under which the files hold the head; None where it is called `score`.
 
         Raises:
             ValueError: it does not fit.
         """
         shapes = {key: tensor.shape for key, tensor in self.head.items()}
-        built = self._built_shapes(kind, num_labels)
+        built = self._built_shapes(model_kind, num_labels)
         layers = saved_layers(self.config)
         weights = [tensor for tensor in self.head.values() if tensor.parameter == "weight"]
         if layers is not None:
@@ -195,14 +205,14 @@ class SavedModel:
             expected = {key: shape for key, shape in built.items() if key.startswith(f"{HEAD_NAME}.")}
         raise _misfit(self.name, shapes, expected)
 
-    def _built_shapes(self, kind: Kind, num_labels: int) -> dict[str, list[int]]:
+    def _built_shapes(self, model_kind: Kind, num_labels: int) -> dict[str, list[int]]:
         """{key: shape} of the model as transformers builds it."""
         config = copy.deepcopy(self.config)
         config.num_labels = num_labels
         trusted = self.options.get("trust_remote_code", False) and not published(config)
         try:
-            with torch.device("meta"), set_zero3_state():  # or ZeRO-3 would divide what is not there among its ranks
-                model = kind.auto_class.from_config(config, trust_remote_code=trusted)
+            with torch.device("meta"), set_zero3_state():  # ZeRO-3 would divide the empty tensors among its ranks
+                model = model_kind.auto_class.from_config(config, trust_remote_code=trusted)
         except (AssertionError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"'{self.name}' cannot be built as its config.json says: {error}.") from error
         return {key: list(value.shape) for key, value in model.named_parameters()}

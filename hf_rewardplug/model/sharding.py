@@ -7,7 +7,7 @@ fp32 whatever the body computes in. With `fully_shard` by hand:
     for layer in model.model.layers: fully_shard(layer, mp_policy=bf16)
     fully_shard(model, mp_policy=dataclasses.replace(bf16, output_dtype=torch.float32))
 
-accelerate has one policy for all groups: `ask_for_head_group` before it shards, `keep_head_fp32` behind it.
+accelerate has one policy for all groups: call `ask_for_head_group` before it shards, and `keep_head_fp32` after.
 """
 
 import dataclasses
@@ -24,7 +24,11 @@ FP32 = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float3
 
 
 def shard_head(model: nn.Module, **kwargs) -> None:
-    """`fully_shard` the head in fp32, before the layers and the model are sharded. `kwargs`: its, such as `mesh`."""
+    """Shard the head in fp32; call it before the layers and the model are sharded.
+
+    Args:
+        kwargs: for `fully_shard`, such as `mesh`.
+    """
     for head in reward_heads(model):
         fully_shard(head, **{**kwargs, "mp_policy": FP32})
 
@@ -43,7 +47,7 @@ def ask_for_head_group(model: nn.Module, fsdp_plugin: Any) -> None:
 
 
 def keep_head_fp32(model: nn.Module) -> None:
-    """Give the head's group, and what the model returns, fp32; before the first forward, later calls change nothing.
+    """Give the head's group and the model's outputs fp32. Call it before the first forward; again changes nothing.
 
     FSDP2 has no public call that changes a group's policy (torch 2.15), so its state is written to.
     """

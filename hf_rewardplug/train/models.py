@@ -82,7 +82,7 @@ def make_ready(model, args, tokenizer, *, kind: Kind, peft_config=None):
     if args.eos_token is not None:
         model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
     if peft_config is not None:
-        model = add_adapter(model, peft_config, kind=kind, args=args)
+        model = add_adapter(model, peft_config, model_kind=kind, args=args)
     elif is_peft_model(model):
         let_head_train(model, kind)
     if is_peft_model(model) and args.gradient_checkpointing:

@@ -4,7 +4,6 @@ import pytest
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.model.kinds import ORM
-from hf_rewardplug.model.places import newest_checkpoint
 from hf_rewardplug.model.saved import SavedModel
 
 
@@ -27,7 +26,6 @@ def test_a_run_s_folder_names_its_newest_checkpoint(load, tmp_path):
     for step in (2, 10, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-x").mkdir()
-    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
     with pytest.raises(ValueError, match=r"no model of its own. The newest is '.*checkpoint-10'; give it"):
         load(str(tmp_path))
 

@@ -66,7 +66,7 @@ def choose_kernel(heads: Heads) -> Kernel:
 
 
 def candidates(heads: Heads, capability: tuple[int, int]) -> tuple[list[Kernel], str | None]:
-    """The kernels that are worth a try on a card of this compute capability, fastest first, and why none is.
+    """The kernels to try on a card of this compute capability, fastest first; where there is none, also the reason.
 
     >>> heads = Heads(torch.device("cuda"), torch.bfloat16, 16, 2, 128, 128, 128**-0.5)
     >>> [kernel.__name__ for kernel in candidates(heads, (9, 0))[0]]
@@ -111,9 +111,9 @@ def _warn_once(reason: str) -> None:
 
 
 def _in_a_thread(function: Callable, *args):
-    """Call `function` where neither autocast nor inference mode is on, and where nobody counts saved tensors.
+    """Call `function` where neither autocast nor inference mode is on, and outside gradient checkpointing.
 
-    The check runs in the midst of a model's first forward. Its tensors must not become part of what a gradient
+    The check runs during a model's first forward. Its tensors must not become part of what a gradient
     checkpoint saves, and all these modes belong to their thread.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
@@ -121,7 +121,7 @@ def _in_a_thread(function: Callable, *args):
 
 
 def find_fault(kernel: Kernel, heads: Heads) -> str | None:
-    """What is wrong with `kernel` for these heads on their device, or None.
+    """Why `kernel` cannot be used for these heads on their device; None where it is right.
 
     Raises:
         torch.OutOfMemoryError: as `choose_kernel`.
@@ -171,25 +171,26 @@ def errors_on_small_tree(kernel: Kernel, heads: Heads) -> dict[str, float]:
     shapes = [(heads.query, heads.query_dim), (heads.key, heads.query_dim), (heads.key, heads.value_dim)]
     inputs = [random(*shape) for shape in shapes]
     weights = random(heads.query, heads.value_dim)
-    options = (layout, heads.scale, heads.softcap, heads.window)
 
-    def computed(function: Kernel, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        output_HTD = function(*(tensor.requires_grad_() for tensor in tensors), *options)
+    def computed(function: Kernel, dtype: torch.dtype) -> list[torch.Tensor]:
+        tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+        output_HTD = function(*tensors, layout, heads.scale, heads.softcap, heads.window)
         return [output_HTD.detach(), *torch.autograd.grad(output_HTD, tensors, weights.to(output_HTD))]
 
-    truth = computed(reference_attention, [tensor.detach().float() for tensor in inputs])
-    tensors = computed(kernel, inputs)
     names = ("output", "gradient of the queries", "gradient of the keys", "gradient of the values")
-    pairs = zip(names, tensors, truth, strict=True)
-    return {name: float((tensor.float() - exact).norm() / exact.norm()) for name, tensor, exact in pairs}
+    tensors, truth = computed(kernel, heads.dtype), computed(reference_attention, torch.float32)
+    return {
+        name: float((tensor.float() - exact).norm() / exact.norm())
+        for name, tensor, exact in zip(names, tensors, truth, strict=True)
+    }
 
 
 def small_tree(device: torch.device) -> TreeLayout:
-    """Two sequences of more than one block of FlexAttention; the first has a branch, and that one a branch.
+    """Two sequences of more than one block of FlexAttention; the first has a branch, and the branch has one too.
 
     tokens    0 ... 89 90 ... 169             one sequence of 170
-                     | 170 ... 199 200 ... 229    leaves it behind token 89
-                                 | 230 ... 261    leaves that one behind token 199
+                     | 170 ... 199 200 ... 229    branches off after token 89
+                                 | 230 ... 261    branches off from that branch, after token 199
               262 ... 299                     another sequence
     """
     spans = [(0, 170, 0, 170), (170, 230, 170, 230), (230, 262, 230, 262), (262, 300, 262, 300)]

@@ -29,8 +29,8 @@ class FlashAttention(torch.autograd.Function):
     Where `key_index` is None no branch has ancestors, and the keys are taken as they stand.
 
     The gathered keys and values are not saved. Each prefix stands in them once a branch, so that on 8 trees of 30 steps
-    they would take 55 GiB in Llama-3.1-8B; gathering them again in the backward takes 4 GiB. The gradients of one key,
-    of which there are as many as branches see it, are summed in fp32: a bf16 sum is 2 % off at 256 branches.
+    they would take 55 GiB in Llama-3.1-8B; gathering them again in the backward takes 4 GiB. A key gets a
+    gradient from each branch that sees it. These are summed in fp32: a bf16 sum is 2 % off at 256 branches.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ from ..layout import TreeLayout
 def reference_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, softcap=None, window=None):
     """Softmax over the keys that the tree lets each query see. Slow, and quadratic in T in memory.
 
-    Values are averaged over what a token sees: here two branches of one token each behind the same first token.
+    Values are averaged over what a token sees: here two branches of one token each after the same first token.
 
     >>> import torch
     >>> tree = TreeLayout([(0, 2, 0, 2), (2, 3, 2, 3), (2, 3, 0, 1)], torch.tensor([0, 1, 1]), 2)
