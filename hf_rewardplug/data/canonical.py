@@ -2,23 +2,25 @@
 
     preference   prompt (optional), chosen, rejected; optional margin, weight, chosen_probability, tie
     ranked       prompt (optional), completions, scores (higher is better); optional weight
-    scored       prompt (optional), completion, score, or attributes {name: score or None}; optional weight
+    scored       prompt (optional), completion, and a score or attributes {name: score or None}; optional weight
     stepwise     prompt, completions (the steps), labels
     outcome      prompt, completions (the steps), outcome
     step_tree    prompt, nodes [{text, label, parent}]
 
 Text or messages, optional `tools` and `chat_template_kwargs`. In: rows in this dialect, which is TRL's. Out: the same
-rows, validated (`expansion.py` makes of them what a loss trains on), without what Arrow filled into their messages
-(`messages.py`). Everything wrong with a row is a `RowError` that names the column; the caller adds the row number. Pure
+rows, validated and without the None that Arrow filled into their messages (`messages.py`). `expansion.py` turns them
+into the rows that a loss trains on. A fault is a `RowError` that names the column; the caller adds the row number. Pure
 Python: no torch, no transformers.
 """
 
 import json
+import math
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
 
-from ..checks import DropRow, RowError, finite, nonempty_list, shown
+from ..checks import DropRow, RowError, are_texts, expect, finite, nonempty_list, shown
 from .messages import cleaned_message, without_none
 
 Row = dict[str, Any]
@@ -27,7 +29,7 @@ UNLABELLED = -100
 """label of a step (and of every other token) that no loss and no metric sees"""
 
 EXAMPLE_ID = "rewardplug_id"
-"""column that tells the encoded examples of a data set apart"""
+"""column with a number for each encoded example of a data set"""
 
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 """fields of messages with something else than text"""
@@ -37,8 +39,8 @@ PROMPT_KEY = "rewardplug_prompt"
 
 PAIR_NUMBERS = ("margin", "weight", "chosen_probability")
 PAIR_EXTRAS = (*PAIR_NUMBERS, "tie")
-"""what may stand beside a pair (a `weight` beside other rows too): a number in all examples of a data set, or in none,
-and whether it is a tie"""
+"""Columns that may stand beside a pair (`weight` beside other rows too): numbers, each of them in all examples of a
+data set or in none, and whether the pair is a tie."""
 
 SUBSET = "rewardplug_subset"
 """column with the raw row's `subset` as text, for evaluation figures by subset"""
@@ -61,9 +63,18 @@ def prompt_key(row: Row) -> int:
     for names in (("chosen", "rejected"), ("chosen_ids", "rejected_ids"), ("completions",), ("completion_ids",)):
         if not prompt and names[0] in row:
             answers = row[names[0]] if len(names) == 1 else [row[name] for name in names]
-            together = takewhile(lambda ones: all(one == ones[0] for one in ones), zip(*answers, strict=False))
-            prompt = [ones[0] for ones in together]
+            prompt = common_beginning(answers)
     return hash63(json.dumps(prompt, sort_keys=True, default=str))
+
+
+def common_beginning(sequences: Iterable[Sequence]) -> list:
+    """What all the sequences begin with.
+
+    >>> common_beginning(["abc", "abd"])
+    ['a', 'b']
+    """
+    places = zip(*sequences, strict=False)
+    return [items[0] for items in takewhile(lambda items: all(item == items[0] for item in items), places)]
 
 
 def hash63(text: str) -> int:
@@ -73,63 +84,60 @@ def hash63(text: str) -> int:
 
 def checked_pair(row: Row) -> Row:
     """A preference row that can be encoded, or a `RowError`."""
-    checked = {key: text_or_messages(row, key) for key in ("chosen", "rejected")}
-    prompt = row.get("prompt")
-    if prompt is not None and prompt != []:
-        checked = {"prompt": text_or_messages(row, "prompt", may_be_empty=True), **checked}
+    checked = {**_prompt(row), **{key: text_or_messages(row, key) for key in ("chosen", "rejected")}}
     _check_alike(checked)
     return {**checked, **checked_columns(row), **template_arguments(row)}
 
 
 def checked_list(row: Row) -> Row:
     """A ranked row that can be encoded, or a `RowError`: a prompt or none, two completions or more, a score each."""
-    checked = {}
-    if row.get("prompt") not in (None, []):
-        checked["prompt"] = text_or_messages(row, "prompt", may_be_empty=True)
-    completions, scores = nonempty_list(row, "completions"), nonempty_list(row, "scores")
+    prompt, completions, scores = _prompt(row), nonempty_list(row, "completions"), nonempty_list(row, "scores")
     if len(completions) != len(scores):
         raise RowError(f"{len(scores)} scores for {len(completions)} completions", column="scores")
-    completions = [text_or_messages({"completions": one}, "completions") for one in completions]
-    _check_alike({**checked, **{f"completion {index}": one for index, one in enumerate(completions)}})
-    weight = {key: value for key, value in checked_columns(row).items() if key == "weight"}
+    completions = [text_or_messages({"completions": answer}, "completions") for answer in completions]
+    _check_alike({**prompt, **{f"completion {index}": answer for index, answer in enumerate(completions)}})
     scores = [finite(score, "scores") for score in scores]
-    return {**checked, "completions": completions, "scores": scores, **weight, **template_arguments(row)}
+    return {**prompt, "completions": completions, "scores": scores, **_weight(row), **template_arguments(row)}
+
+
+def _prompt(row: Row) -> Row:
+    """The row's prompt, which may be empty text; nothing where it has none."""
+    if row.get("prompt") in (None, []):
+        return {}
+    return {"prompt": text_or_messages(row, "prompt", may_be_empty=True)}
 
 
 def _check_alike(values: dict[str, Any]) -> None:
     if len({type(value) for value in values.values()}) > 1:
-        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in values.items())
-        raise RowError(f"text and messages are mixed ({found}). Give all of them as text or all as message lists")
+        types = ", ".join(f"{key}: {type(value).__name__}" for key, value in values.items())
+        raise RowError(f"text and messages are mixed ({types}). Give all of them as text or all as message lists")
+
+
+_RANGES = {"weight": (0, math.inf, "number of 0 or more"), "chosen_probability": (0, 1, "probability in [0, 1]")}
 
 
 def checked_columns(row: Row) -> Row:
-    """Those of `PAIR_EXTRAS` that a row has beside its texts or tokens, checked."""
-    checked = {}
-    if row.get("margin") is not None:
-        checked["margin"] = finite(row["margin"], "margin")
-    elif "margin" in row:
+    """The columns of `PAIR_EXTRAS` that a row has beside its texts or tokens, checked."""
+    if "margin" in row and row["margin"] is None:
         raise RowError("is None; every row needs a margin where the column exists", column="margin")
-    if (weight := row.get("weight")) is not None:  # a row of weight 2 counts as two
-        checked["weight"] = finite(weight, "weight")
-        if weight < 0:
-            raise RowError(f"expected a number of 0 or more, found {weight!r}", column="weight")
-    if (probability := row.get("chosen_probability")) is not None:
-        checked["chosen_probability"] = finite(probability, "chosen_probability")
-        if not 0 <= probability <= 1:
-            raise RowError(f"expected a probability in [0, 1], found {probability!r}", column="chosen_probability")
-    if (tie := row.get("tie")) is not None:
-        if not isinstance(tie, bool):
-            raise RowError(f"expected True or False, found {tie!r}", column="tie")
-        checked["tie"] = tie
+    checked = {name: finite(row[name], name) for name in PAIR_NUMBERS if row.get(name) is not None}
+    for name, (least, most, words) in _RANGES.items():
+        if name in checked and not least <= checked[name] <= most:
+            raise RowError(f"expected a {words}, found {row[name]!r}", column=name)
+    if row.get("tie") is not None:
+        checked["tie"] = expect(row["tie"], bool, "True or False", "tie")
     return checked
+
+
+def _weight(row: Row) -> Row:
+    return {key: value for key, value in checked_columns(row).items() if key == "weight"}
 
 
 def checked_completion(row: Row) -> Row:
     """A prompt (or none) with its `completion`, which may be empty, as text or as messages both; or a `RowError`."""
     checked = {"prompt": text_or_messages(row, "prompt")} if row.get("prompt") else {}
     checked["completion"] = text_or_messages(row, "completion", may_be_empty=True)
-    weight = {key: value for key, value in checked_columns(row).items() if key == "weight"}
-    return {"prompt": type(checked["completion"])(), **checked, **weight, **template_arguments(row)}
+    return {"prompt": type(checked["completion"])(), **checked, **_weight(row), **template_arguments(row)}
 
 
 def checked_steps(row: Row, column: str = "completions", *, empty_steps: bool = False) -> Row:
@@ -170,7 +178,7 @@ def _label(label: Any, index: int, column: str) -> int | float:
 
 
 def text_or_messages(row: Row, column: str, *, may_be_empty: bool = False) -> str | list[dict]:
-    """`row[column]` as text, or as messages without what Arrow filled in."""
+    """`row[column]` as text, or as messages without the None that Arrow filled in."""
     value = row.get(column)
     if isinstance(value, str):
         if not value and not may_be_empty:
@@ -202,11 +210,11 @@ def _message(message: Any, index: int, column: str) -> dict:
 def _joined(message: dict, index: int, column: str) -> str:
     """Text parts as one text: a template that knows no parts would write the Python list itself into the prompt."""
     parts = message["content"]
-    kinds = [part["type"] for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)]
-    if other := [kind for kind in kinds if kind != "text"]:
+    typed = [part for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)]
+    if other := [part["type"] for part in typed if part["type"] != "text"]:
         raise _no_text(message, index, other[0], column)
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    if not parts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+    texts = [part.get("text") for part in typed]
+    if not parts or len(texts) < len(parts) or not are_texts(texts):
         raise RowError(f"message {index} has content {shown(parts)}; expected text, or text parts only", column=column)
     return "".join(texts)
 
@@ -217,7 +225,7 @@ def _no_text(message: dict, index: int, held: str, column: str) -> RowError:
 
 
 def _encodable(text: str, column: str) -> str:
-    """Lone surrogates crash a tokenizer far from the row that brought them."""
+    """The text, unless it has lone surrogates, on which a tokenizer would crash without naming the row."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -259,7 +267,7 @@ def _tools(value: Any) -> list:
 
 
 def _from_json(value: Any, column: str) -> Any:
-    """JSON text as what it says; None-valued keys go where they may be Arrow's, and stay in JSON text."""
+    """What JSON text encodes, with its None; any other value without None-valued keys, which Arrow may have added."""
     try:
         return json.loads(value) if isinstance(value, str) and value else without_none(value)
     except json.JSONDecodeError as error:

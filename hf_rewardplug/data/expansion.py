@@ -1,7 +1,7 @@
 """A canonical row to the rows that a loss trains on: pairs, ranked lists, scored completions, or steps.
 
-In: a canonical row of any type (`canonical.py`). Out: rows of one type, validated, or a `RowError` that says which
-losses take such a row.
+In: a canonical row of any type (`canonical.py`). Out: rows of one type, validated, or a `RowError` that names the
+losses that take rows of its type.
 
     row             pairs              lists            scored                 steps
     preference      itself             a list of two    -                      -
@@ -11,7 +11,7 @@ losses take such a row.
     outcome         -                  -                -                      itself, for `min_form` alone
     step_tree       -                  -                -                      itself, for `cross_entropy` alone
 
-A tie gives no pair unless a loss has a model of ties; a list whose scores are all the same gives none.
+A tie gives no pair unless a loss has a model of ties. A list gives nothing where all its scores are the same.
 """
 
 import math
@@ -26,23 +26,27 @@ _SHARED = ("prompt", "tools", "chat_template_kwargs", "weight")
 _LOSSES = {"preference": "'bradley_terry'", "scored": "'mse', 'huber' or 'bce'"}
 
 
+_FORMS = (
+    ("step_tree", "nodes"),
+    ("stepwise", "completions", "labels"),
+    ("outcome", "completions", "outcome"),
+    ("ranked", "completions", "scores"),
+    ("preference", "chosen", "rejected"),
+    ("scored", "completion", "score"),
+    ("scored", "completion", "attributes"),
+)
+"""types of canonical rows, each with the columns that tell it"""
+
+
 def row_type(row: Row) -> str:
     """The type of a canonical row, in TRL's words where it has one.
 
     >>> row_type({"prompt": "2+2?", "completions": ["4."], "labels": [True]})
     'stepwise'
     """
-    for kind, columns in (
-        ("step_tree", ("nodes",)),
-        ("stepwise", ("completions", "labels")),
-        ("outcome", ("completions", "outcome")),
-        ("ranked", ("completions", "scores")),
-        ("preference", ("chosen", "rejected")),
-    ):
-        if all(column in row for column in columns):
-            return kind
-    if "completion" in row and ("score" in row or "attributes" in row):
-        return "scored"
+    for form, *columns in _FORMS:
+        if row.keys() >= {*columns}:
+            return form
     raise RowError(
         f"not a canonical row: it has {sorted(row)}. Expected chosen/rejected, completions with scores, labels or "
         "outcome, completion with score or attributes, or nodes"
@@ -64,11 +68,11 @@ def to_pairs(row: Row, *, ties: bool = False) -> list[Row]:
     >>> to_pairs({"chosen": "a", "rejected": "b", "tie": True}, ties=True)
     [{'chosen': 'a', 'rejected': 'b', 'tie': True}]
     """
-    kind = row_type(row)
-    if kind == "preference":
+    form = row_type(row)
+    if form == "preference":
         pair = checked_pair(row)
         pairs = [(pair, pair.pop("tie", False))]
-    elif kind == "ranked":
+    elif form == "ranked":
         completions, scores, rest = _ranked(row)
         pairs = []
         for a, b in combinations(range(len(scores)), 2):
@@ -77,7 +81,7 @@ def to_pairs(row: Row, *, ties: bool = False) -> list[Row]:
                 pair = checked_pair({**rest, "chosen": completions[best], "rejected": completions[worst]})
                 pairs.append((pair, scores[a] == scores[b]))
     else:
-        raise _other(kind, "pairs")
+        raise _other(form, "pairs")
     if ties:
         return [{**pair, "tie": tie} for pair, tie in pairs]
     return [pair for pair, tie in pairs if not tie]
@@ -91,12 +95,12 @@ def to_lists(row: Row) -> list[Row]:
     >>> to_lists({"prompt": "Hi", "completions": ["a", "b"], "scores": [3, 3]})
     []
     """
-    kind = row_type(row)
-    if kind == "ranked":
+    form = row_type(row)
+    if form == "ranked":
         completions, scores, rest = _ranked(row)
         return [{**rest, "completions": completions, "scores": scores}] if len({*scores}) > 1 else []
-    if kind != "preference":
-        raise _other(kind, "ranked lists")
+    if form != "preference":
+        raise _other(form, "ranked lists")
     pair = checked_pair(row)
     if pair.get("tie"):
         return []
@@ -120,21 +124,22 @@ def to_scored(row: Row, *, attributes: Sequence[str] | None = None, graded: bool
     >>> to_scored(rated, attributes=["helpful", "brief"])
     [{'prompt': 'Hi', 'completion': 'a', 'scores': [4.0, nan]}]
     """
-    kind = row_type(row)
-    if kind == "ranked":
+    form = row_type(row)
+    if form == "ranked":
         completions, scores, rest = _ranked(row)
         if attributes is not None:
             raise RowError("a ranked row has one score a completion, no `attributes`. Leave those out of the config")
-        rows = [({**rest, "completion": one}, [score]) for one, score in zip(completions, scores, strict=True)]
-    elif kind == "scored":
+        answers = zip(completions, scores, strict=True)
+        rows = [({**rest, "completion": completion}, [score]) for completion, score in answers]
+    elif form == "scored":
         rows = [(row, _scores(row, attributes))]
     else:
-        raise _other(kind, "scores")
+        raise _other(form, "scores")
     if graded:
-        column = "attributes" if attributes else "scores" if kind == "ranked" else "score"
+        column = "attributes" if attributes else "scores" if form == "ranked" else "score"
         for _, scores in rows:
             check_graded(scores, column)
-    return [{**checked_completion(one), "scores": scores} for one, scores in rows]
+    return [{**checked_completion(rated), "scores": scores} for rated, scores in rows]
 
 
 def check_graded(scores: Sequence[float], column: str) -> None:
@@ -162,13 +167,13 @@ def to_steps(row: Row, *, empty_steps: bool = False) -> list[Row]:
     >>> to_steps({"prompt": "p", "nodes": nodes})
     [{'prompt': 'p', 'completions': ['a', 'b', 'c'], 'labels': [1, 0, 1], 'parents': [-1, 0, 0]}]
     """
-    kind = row_type(row)
-    if kind == "stepwise":
+    form = row_type(row)
+    if form == "stepwise":
         return [checked_steps(row, empty_steps=empty_steps)]
-    if kind == "outcome":
+    if form == "outcome":
         raise RowError("the row has an outcome and no labels of its steps. loss_type='min_form' trains on such rows")
-    if kind != "step_tree":
-        raise _other(kind, "steps")
+    if form != "step_tree":
+        raise _other(form, "steps")
     nodes = [node if isinstance(node, dict) else {} for node in nonempty_list(row, "nodes")]
     parents = [node.get("parent") for node in nodes]
     for index, parent in enumerate(parents):
@@ -220,6 +225,7 @@ def to_outcomes(row: Row, *, empty_steps: bool = False) -> list[Row]:
 
 
 def _one_solution(row: Row) -> Row:
+    """The row, unless it is a tree: losses that rate or rank a whole solution cannot tell which one a tree is."""
     if row_type(row) == "step_tree":
         raise RowError(
             "a tree of steps is many solutions, and this loss takes one. Take loss_type='cross_entropy', or give every "
@@ -229,7 +235,7 @@ def _one_solution(row: Row) -> Row:
 
 
 def _ranked(row: Row) -> tuple[list, list[float], Row]:
-    """Completions, scores, and what they share."""
+    """The completions and scores of a checked ranked row, and its other columns."""
     rest = checked_list(row)
     return rest.pop("completions"), rest.pop("scores"), rest
 
@@ -258,12 +264,13 @@ def _number(value: object, column: str) -> float:
     return float(value) if isinstance(value, bool) else finite(value, column)
 
 
-def _other(kind: str, wanted: str) -> RowError:
-    article = "an" if kind == "outcome" else "a"
+def _other(form: str, wanted: str) -> RowError:
+    """The error for a row of a type that cannot give what a loss takes, with the remedy for that type."""
+    article = "an" if form == "outcome" else "a"
     if wanted == "steps":
         return RowError(
-            f"{article} {kind} row cannot train a process reward model. Use RewardTrainer, or data with steps"
+            f"{article} {form} row cannot train a process reward model. Use RewardTrainer, or data with steps"
         )
-    if kind in _LOSSES:
-        return RowError(f"a {kind} row gives no {wanted}. Take loss_type={_LOSSES[kind]}, or data with {wanted}")
-    return RowError(f"{article} {kind} row cannot train an outcome reward model. Use PRMTrainer, or data with {wanted}")
+    if form in _LOSSES:
+        return RowError(f"a {form} row gives no {wanted}. Take loss_type={_LOSSES[form]}, or data with {wanted}")
+    return RowError(f"{article} {form} row cannot train an outcome reward model. Use PRMTrainer, or data with {wanted}")

@@ -65,10 +65,14 @@ def load_split(
     files = _named_files(path, data_files)
     if ds_type is not None and {ds_type} != {file_format(file) for file in files}:
         return _by_datasets(ds_type, shown=name, data_files=exact_names(files), **options)
-    files = _files_of_split(path, _checked_files(path, files), split)
+    base, bracket, part = split.partition("[")
+    files = _checked_files(path, files)
+    if splits := _splits_of(path, files):
+        if base not in splits:
+            raise ValueError(f"'{path}' has no split '{base}'; it has {', '.join(sorted(splits))}.")
+        files = splits[base]
     if streaming:
         return stream_of(name, files, split, numbered)
-    _, bracket, part = split.partition("[")
     dataset = table_of(name, files, f"train{bracket}{part}")
     remember_files(dataset, files)
     return dataset
@@ -141,13 +145,27 @@ def _name_within(path: Path, file: Path) -> str:
 
 
 def split_names(path: str | Path, data_files: str | list | None = None) -> list[str]:
-    """The splits that the names of local files say, as on the hub; none where all rows are one split.
+    """The splits that the names of local files say, as on the hub; none where all rows are one split."""
+    return sorted(_splits_of(Path(path), _named_files(Path(path), data_files)))
+
+
+def _splits_of(path: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """The files of each split, where their names say several splits.
 
     Without this, a folder of `train.jsonl` and `test.jsonl` would be trained on as a whole.
     """
-    path = Path(path)
-    splits = {_split_of_name(_name_within(path, file)) for file in _named_files(path, data_files)} - {None}
-    return sorted(splits) if len(splits) > 1 else []
+    splits: dict[str | None, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_split_of_name(_name_within(path, file)), []).append(file)
+    unnamed = splits.pop(None, [])
+    if len(splits) < 2:
+        return {}
+    if unnamed:
+        raise ValueError(
+            f"'{path}' holds files of the splits {', '.join(sorted(splits))}, but the name of "
+            f"{_name_within(path, unnamed[0])} says none of them. Rename it, or name the files to read in `data_files`."
+        )
+    return splits
 
 
 def _split_of_name(name: str) -> str | None:
@@ -158,24 +176,6 @@ def _split_of_name(name: str) -> str | None:
     """
     word = _SPLIT_WORD.search(name.lower())
     return None if word is None else _SPLIT_WORDS[word[1]]
-
-
-def _files_of_split(path: Path, files: list[Path], split: str) -> list[Path]:
-    """Those of a folder's files that belong to the split, where their names say several splits."""
-    of_files = {file: _split_of_name(_name_within(path, file)) for file in files}
-    splits = sorted({name for name in of_files.values() if name is not None})
-    if len(splits) < 2:
-        return files
-    if unnamed := [_name_within(path, file) for file, name in of_files.items() if name is None]:
-        raise ValueError(
-            f"'{path}' holds files of the splits {', '.join(splits)}, but the name of {unnamed[0]} says none of them. "
-            "Rename it, or name the files to read in `data_files`."
-        )
-    base = split.partition("[")[0]
-    chosen = [file for file, name in of_files.items() if name == base]
-    if not chosen:
-        raise ValueError(f"'{path}' has no split '{base}'; it has {', '.join(splits)}.")
-    return chosen
 
 
 def is_saved(path: str | Path) -> bool:

@@ -39,25 +39,26 @@ def _exact(names: Sequence[str | Path]) -> DataFilesList:
     for name in names:
         if Path(name).is_file():
             table = plain_file(name)
-            found = DataFilesList([str(table.absolute())], [file_state(table)])
+            exact = DataFilesList([str(table.absolute())], [file_state(table)])
         else:
-            found = DataFilesList.from_local_or_remote([name])
-        files += found
-        states += found.origin_metadata
+            exact = DataFilesList.from_local_or_remote([name])
+        files += exact
+        states += exact.origin_metadata
     return DataFilesList(files, states)
 
 
 def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
-    """`datasets`' own reader, and a look at what it is lenient with."""
-    tables, kind = table_files(files), file_format(files[0])
-    options = {"parse_agent_traces": False} if kind == "json" and hasattr(JsonConfig, "parse_agent_traces") else {}
+    """The files read by `datasets`, and what it accepts although it is wrong, refused."""
+    tables, is_json = table_files(files), file_format(files[0]) == "json"
+    options = {"parse_agent_traces": False} if is_json and hasattr(JsonConfig, "parse_agent_traces") else {}
+    reader = _BUILDERS[file_format(files[0])]
     try:
-        count = sum(map(_count_json, files, tables)) if kind == "json" else None
-        dataset = datasets.load_dataset(_BUILDERS[kind], data_files=exact_names(tables), split=split, **options)
+        count = sum(map(_count_json, files, tables)) if is_json else None
+        dataset = datasets.load_dataset(reader, data_files=exact_names(tables), split=split, **options)
         if count not in (None, dataset.info.splits["train"].num_examples):
             for file in files:
                 check_rows(file)
-        return _typed_table(files, split) if kind == "json" and _dates(dataset.features) else dataset
+        return _typed_table(files, split) if is_json and _dates(dataset.features) else dataset
     except BrokenFile:
         raise
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
@@ -73,7 +74,8 @@ def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
 def _count_json(file: Path, table: Path) -> int:
     """The rows of a json file, counted once for a state of the file.
 
-    pyarrow takes any bytes for text, and two objects in one line for two rows; `datasets` a comma too many in a list.
+    pyarrow accepts any bytes as text and reads two objects in one line as two rows; `datasets` accepts a comma too many
+    in a list.
     """
 
     def write(_: Path, target: Path) -> None:
@@ -89,7 +91,7 @@ def _count_json(file: Path, table: Path) -> int:
 
 
 def _dates(feature: Any) -> bool:
-    """Whether pyarrow took text such as "2024-01-31" for dates, of which JSON has none."""
+    """Whether pyarrow made dates of text such as "2024-01-31"; JSON has no dates."""
     if isinstance(feature, datasets.Value):
         return feature.dtype.startswith(("timestamp", "date", "time"))
     if isinstance(feature, dict):
@@ -99,7 +101,7 @@ def _dates(feature: Any) -> bool:
 
 
 def _typed_table(files: list[Path], split: str) -> datasets.Dataset:
-    """The rows of json files with text as text, by Python's reader, which is slower."""
+    """The rows of json files with text as text. Python's reader is slower than pyarrow's and makes no dates."""
     schemas, rows = [], (row.row for _, row in read_files(files))
     while batch := list(islice(rows, _BATCH)):
         schemas.append(pa.Table.from_pylist(batch).schema)
@@ -116,7 +118,8 @@ def split_of(splits: Mapping[str, datasets.Dataset], split: str) -> datasets.Dat
         ValueError: there is no such split.
     """
     parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in splits.items()})
-    return datasets.concatenate_datasets([splits[one.splitname].select(range(one.from_, one.to)) for one in parts])
+    ranges = [(splits[part.splitname], range(part.from_, part.to)) for part in parts]
+    return datasets.concatenate_datasets([rows.select(numbers) for rows, numbers in ranges])
 
 
 def _rows_of(states: list[tuple]) -> Iterator[dict[str, Any]]:

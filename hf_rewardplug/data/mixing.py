@@ -62,7 +62,7 @@ def mixed(
     """
     rows = _checked_rows(parts, stopping_strategy, num_proc, on_bad_row)
     if shuffle and isinstance(rows[0], Dataset):
-        rows = [one.shuffle(seed=seed) for one in rows]
+        rows = [of_part.shuffle(seed=seed) for of_part in rows]
     return _interleaved(rows, [part.weight for part in parts], seed, stopping_strategy)
 
 
@@ -93,7 +93,7 @@ def mixed_and_held_out(
     most = equal_share(max_eval_rows, len(parts))
     if isinstance(rows[0], IterableDataset):
         most = most or equal_share(1000, len(parts))
-        train, held_out = [one.skip(most) for one in rows], rows
+        train, held_out = [of_part.skip(most) for of_part in rows], rows
     else:
         names = [part.subset for part in parts]
         prompts = [_prompts(place, part_rows) for place, part_rows in enumerate(rows)]
@@ -101,7 +101,7 @@ def mixed_and_held_out(
         sides = hold_out_prompts(dict(zip(names, rows, strict=True)), prompts, **options)
         train, held_out = zip(*sides, strict=True)
     train = _interleaved(train, [part.weight for part in parts], seed, stopping_strategy)
-    return train, _interleaved([at_most(one, most) for one in held_out])
+    return train, _interleaved([at_most(of_part, most) for of_part in held_out])
 
 
 def _prompts(place: int, rows: Dataset) -> list[str]:

@@ -124,9 +124,9 @@ class _Writer:
 
     def _text(self, row: Row, index: int, place: str | None) -> str:
         try:
-            found = self.adapter(rename_columns(row, self.column_mapping))
-            refuse_prompts(self.adapter, row, self.unread, found)
-            return json.dumps(found)
+            canonical = self.adapter(rename_columns(row, self.column_mapping))
+            refuse_prompts(self.adapter, row, self.unread, canonical)
+            return json.dumps(canonical)
         except DropRow as error:  # the trainer leaves it out and reports it
             return json.dumps({"empty": error.what})
         except Exception as error:  # as in `RowPipeline`: a third party's adapter can fail in any way

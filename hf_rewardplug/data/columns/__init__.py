@@ -88,10 +88,10 @@ def looked_at(rows: Iterable[Row]) -> list[Row]:
     (63, 2)
     """
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
-        found = []
-        with suppress(Exception):  # a broken row further on is told when it is read
-            found.extend(islice(rows, _FIRST))
-        return found
+        first: list[Row] = []
+        with suppress(Exception):  # a broken row further on is reported when it is read
+            first.extend(islice(rows, _FIRST))
+        return first
     count = len(rows)
     numbers = {*range(min(_FIRST, count)), *(number * count // _SPREAD for number in range(_SPREAD if count else 0))}
     return [rows[number] for number in sorted(numbers)]
@@ -207,18 +207,18 @@ def part_of_prompt(name: str, value: Any, known: KnownTexts | None) -> str | Non
     >>> part_of_prompt("question", "2+2?", known), part_of_prompt("remark", [{"bytes": b"png", "path": None}], known)
     (None, 'media')
     """
-    value, kind = parsed(value), kind_of_name(name)
+    value, role = parsed(value), kind_of_name(name)
     texts = list(texts_of(value))
-    if is_media(value) or (kind == MEDIA and (texts or isinstance(value, bytes | list))):
+    if is_media(value) or (role == MEDIA and (texts or isinstance(value, bytes | list))):
         return "media"
-    messages = is_messages(value) and not (kind == ANSWER and is_of_assistant(value))
+    messages = is_messages(value) and not (role == ANSWER and is_of_assistant(value))
     if is_tools(value):
         return "prompt"
-    if not texts or not (messages or _is_prompt(kind, texts, known)):
+    if not texts or not (messages or _is_prompt(role, texts, known)):
         return None
     if known is not None and known.holds(texts, answers=isinstance(value, list)):
         return None
-    return "beside" if kind in (PROMPT, MAYBE) and not messages and known is not None and known.is_trl else "prompt"
+    return "beside" if role in (PROMPT, MAYBE) and not messages and known is not None and known.is_trl else "prompt"
 
 
 def media_columns(columns: Mapping[str, Any]) -> list[str]:
@@ -230,14 +230,14 @@ def media_columns(columns: Mapping[str, Any]) -> list[str]:
     return [name for name, value in columns.items() if kind_of_name(name) == MEDIA and has_content(value)]
 
 
-def _is_prompt(kind: str, texts: list[str], known: KnownTexts | None) -> bool:
-    """Whether text of a column of this kind is a part of a prompt."""
-    if kind in (PROMPT, CONTEXT):
+def _is_prompt(role: str, texts: list[str], known: KnownTexts | None) -> bool:
+    """Whether text of a column of this role is a part of a prompt."""
+    if role in (PROMPT, CONTEXT):
         return not all(map(is_id, texts))
     sentences = any(map(is_sentence, texts))
-    if kind in (ANSWER, MAYBE) or known is None or known.has_prompt:
-        return kind == MAYBE and sentences
-    return sentences and not (kind == FREE and all(map(is_name, texts)))  # the rows have no prompt: this may be it
+    if role in (ANSWER, MAYBE) or known is None or known.has_prompt:
+        return role == MAYBE and sentences
+    return sentences and not (role == FREE and all(map(is_name, texts)))  # the rows have no prompt: this may be it
 
 
 def _refuse_written_messages(rows: Sequence[Row]) -> None:

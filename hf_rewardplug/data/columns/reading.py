@@ -1,15 +1,14 @@
-"""What the reading of one row has already: the texts of its prompt and of its answers.
+"""The texts that an adapter has read from one row: its prompts and its answers.
 
-In: the canonical rows that an adapter gave for a raw row, and a column's value. Out: whether the value adds anything.
-Many data sets hold their prompt twice: beside a whole conversation, or as `messages` beside `chosen`.
+In: the canonical rows that the adapter made of a raw row, and a column's value. Out: whether the value adds anything to
+them. Many data sets hold their prompt twice: beside a whole conversation, or as `messages` beside `chosen`.
 """
 
 import re
 from collections.abc import Collection, Iterable
-from itertools import takewhile
 from typing import Any
 
-from ..canonical import Row
+from ..canonical import Row, common_beginning
 from .values import texts_of
 
 _ANSWERS = ("chosen", "rejected", "completion", "completions")
@@ -50,19 +49,18 @@ class KnownTexts:
     def replaces(self, prompt: Any) -> bool:
         """Whether the row's prompt as text is nowhere in what was read: whole conversations beside it took its place.
 
-        >>> told = {"prompt": [{"role": "user", "content": "Name a prime number."}]}
-        >>> KnownTexts([told]).replaces("Prime?"), KnownTexts([told]).replaces("Human: Name a prime number.")
+        >>> known = KnownTexts([{"prompt": [{"role": "user", "content": "Name a prime number."}]}])
+        >>> known.replaces("Prime?"), known.replaces("Human: Name a prime number.")
         (True, False)
         """
         texts = list(texts_of(prompt)) if isinstance(prompt, str) else []
-        return any(not any(_within(one, text) or _within(text, one) for one in self._prompts) for text in texts)
+        return any(not any(_within(known, text) or _within(text, known) for known in self._prompts) for text in texts)
 
 
 def _beginning(row: Row) -> str:
     """What two texts without a prompt begin with together."""
     if not row.get("prompt") and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-        both = zip(row["chosen"], row["rejected"], strict=False)
-        return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+        return "".join(common_beginning([row["chosen"], row["rejected"]]))
     return ""
 
 

@@ -1,6 +1,6 @@
-"""What is wrong with columns that look like parts of a prompt and are not read, and what to do.
+"""The error for columns that look like parts of a prompt and are not read.
 
-In: the adapter, the columns, a row. Out: the words of an error, with the remedies that fit this row.
+In: the adapter, the columns, a row. Out: the error's text, with the remedies that fit this row.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _MOST = 4  # formats that are named
 
 
 def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
-    """The error's words.
+    """The error's text.
 
     Args:
         refused: {column: "prompt" or "media"}.
@@ -39,7 +39,7 @@ def refusal(adapter: Adapter, refused: Mapping[str, str], row: Row) -> str:
 
 
 def _formats(names: list[str], row: Row) -> list[str]:
-    """Formats that can read the row with what was refused, the last registered first."""
+    """Formats that can read the row and the refused columns, the last registered first."""
     fitting = [other for other in fitting_adapters(row) if other.reads(row).issuperset(names)]
     return [other.name for other in fitting if not other.fails(row)][::-1][:_MOST]
 

@@ -56,12 +56,10 @@ def texts_of(value: Any) -> Iterator[str]:
         if text := " ".join(value.split()):
             yield text
     elif isinstance(value, dict):
-        for key, one in value.items():
-            if key not in _NO_TEXT:
-                yield from texts_of(one)
+        yield from texts_of([inner for key, inner in value.items() if key not in _NO_TEXT])
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from texts_of(one)
+        for inner in value:
+            yield from texts_of(inner)
 
 
 def is_messages(value: Any) -> bool:
@@ -70,7 +68,7 @@ def is_messages(value: Any) -> bool:
     >>> is_messages([{"role": "user", "content": "Hi"}]), is_messages([[{"from": "gpt", "value": "a"}]])
     (True, True)
     """
-    if isinstance(value, list) and value and all(isinstance(one, dict | list) for one in value):
+    if isinstance(value, list) and value and all(isinstance(turn, dict | list) for turn in value):
         return all(map(is_messages, value))
     return isinstance(value, dict) and any(
         isinstance(value.get(role), str) and content in value
@@ -98,8 +96,8 @@ def is_tools(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(one, dict) for one in value)
-        and all(isinstance(one.get("function"), dict) or {"name", "parameters"} <= one.keys() for one in value)
+        and all(isinstance(tool, dict) for tool in value)
+        and all(isinstance(tool.get("function"), dict) or tool.keys() >= {"name", "parameters"} for tool in value)
     )
 
 
@@ -112,7 +110,7 @@ def is_media(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(is_media, value))
     if isinstance(value, dict):
-        stored = bool(value) and value.keys() <= {"bytes", "path"} and any(one is not None for one in value.values())
+        stored = value.keys() <= {"bytes", "path"} and any(part is not None for part in value.values())
         return stored or {"array", "sampling_rate"} <= value.keys()
     return type(value).__module__.partition(".")[0] not in _PLAIN
 

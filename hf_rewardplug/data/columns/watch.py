@@ -1,7 +1,7 @@
-"""Columns of rows that come one by one and need not have the same: what a format does not read is found as it comes.
+"""Unread columns of rows that come one by one, each with columns of its own.
 
-In: an adapter and a raw row, again and again. Out: nothing, or the error of `unread_columns`; what else is not read is
-told once.
+In: an adapter and a raw row, again and again. Out: nothing, or the error of `unread_columns`; other columns that are
+not read are logged once.
 """
 
 import logging
@@ -29,7 +29,7 @@ class RowWatch:
 
     def __init__(self, column_mapping: Mapping[str, str] | None = None):
         self._mapping = column_mapping
-        self._settled: dict[Adapter, set[str]] = {}  # columns that are read, or were met with content
+        self._settled: dict[Adapter, set[str]] = {}  # columns that are read, or had content before
 
     def __call__(self, adapter: Adapter, raw: Mapping[str, Any]) -> None:
         """
@@ -43,8 +43,7 @@ class RowWatch:
         new = [name for name in raw if name not in settled]
         if not new or not any(has_content(raw[name]) for name in new):
             return
-        found = unread_columns(adapter, [dict(raw)], column_mapping=self._mapping)
-        told = [name for name in found.names if name in new]
-        if told:
-            logger.warning("%s: columns that are not read: %s", adapter.name, ", ".join(told))
-        settled.update(name for name in raw if has_content(raw[name]) and name not in found.watched)
+        unread = unread_columns(adapter, [dict(raw)], column_mapping=self._mapping)
+        if new_names := [name for name in unread.names if name in new]:
+            logger.warning("%s: columns that are not read: %s", adapter.name, ", ".join(new_names))
+        settled.update(name for name in raw if has_content(raw[name]) and name not in unread.watched)

@@ -21,6 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...checks import listed
+
 _TEXTS = re.compile(
     r"(prompt|input|instruction|question|query|problem|context|system|chosen|rejected|completion|response|answer"
     r"|output|solution|text|content)(_?[a-d0-9])?",
@@ -89,8 +91,9 @@ def column_kinds(file: Iterable[bytes]) -> dict[str, set[str]]:
     records = csv_records(file)
     _, names = next(records, (1, []))
     if not names or "" in names or len({*names}) < len(names):
-        found = ", ".join(map(repr, names)) or "nothing"
-        raise CsvError(f"the header holds {found}; expected the names of the columns, each once", 1)
+        raise CsvError(
+            f"the header holds {listed(names) or 'nothing'}; expected the names of the columns, each once", 1
+        )
     if len(names) == 1 and (mark := re.search(r"[;\t|]", names[0])):
         raise CsvError(f"the header is one cell, {names[0]!r}; expected commas between cells, not {mark[0]!r}", 1)
     texts = {name for name in names if _TEXTS.fullmatch(name)}

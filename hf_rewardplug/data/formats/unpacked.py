@@ -43,7 +43,7 @@ def table_files(paths: Sequence[str | Path]) -> list[Path]:
     for file, names in zip(files, kinds, strict=True):
         if {*names} != {*kinds[0]}:
             raise BrokenFile(file, f"its columns are {', '.join(names)}, but '{files[0]}' has {', '.join(kinds[0])}", 1)
-    together = {name: sorted(set().union(*(one[name] for one in kinds))) for name in kinds[0]}
+    together = {name: sorted({cell for of_file in kinds for cell in of_file[name]}) for name in kinds[0]}
     return [_typed(file, together, list(names)) for file, names in zip(files, kinds, strict=True)]
 
 

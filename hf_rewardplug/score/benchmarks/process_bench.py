@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_rewardplug.checks import RowError, is_number, shown
+from hf_rewardplug.checks import RowError, check_share, shown
 from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
@@ -226,8 +226,7 @@ def _parts(
             return _read(Rows(tune_rows)), everything
         except ValueError as error:
             raise ValueError(f"tune_rows: {error}") from error
-    if not (is_number(share) and 0 < share < 1):
-        raise ValueError(f"tune_share={share!r} is not between 0 and 1. For rows of their own: tune_rows.")
+    check_share("tune_share", share, "For rows of their own: tune_rows.")
     tuned = [prompt_key({"prompt": one.prompt}) / 2**63 < share for one in solutions]
     return [one for one, held in zip(solutions, tuned, strict=True) if held], [i for i in everything if not tuned[i]]
 
