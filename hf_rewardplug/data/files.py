@@ -54,6 +54,10 @@ def load_split(
             be read (with the line).
     """
     path = Path(name)
+    if path.exists() and "+" in split:
+        rest = {"config": config, "data_files": data_files, "ds_type": ds_type, "streaming": streaming}
+        parts = [load_split(name, part, numbered=numbered, **rest) for part in split.split("+")]
+        return datasets.concatenate_datasets(parts)
     options = {"split": split, "streaming": streaming}
     if not path.exists():
         return _by_datasets(name, name=config, data_files=data_files, revision=revision, **options)

@@ -205,6 +205,10 @@ def test_a_folder_of_splits_is_not_trained_on_as_a_whole(folder, monkeypatch):
     ):
         assert [len(side) for side in splits(monkeypatch, config)] == [5, 3]
     assert [len(list(side)) for side in splits(monkeypatch, {**config, "dataset_streaming": True})] == [5, 3]
+    entry = {"path": "both", "split": "test[:2]+train[1:]"}
+    train, _ = splits(monkeypatch, {"datasets": [entry], "eval_datasets": ["plain.jsonl"]})
+    kept = [*text_pairs(3, seed=9)[:2], *text_pairs(5)[1:]]
+    assert sorted(map(str, train["canonical"])) == sorted(json.dumps([row]) for row in kept)
     with pytest.raises(ValueError, match="'both' has no split 'dev'; it has test, train"):
         splits(monkeypatch, {"dataset_name": "both", "dataset_train_split": "dev"})
     Path("both/more.jsonl").write_text(json.dumps(text_pairs(1)[0]))

@@ -1,7 +1,8 @@
 """Adapters: one raw row of a known data set -> its canonical row, or a list of them (empty: nothing to learn from it).
 
-In: a dict as `datasets` gives it. Out: preference, ranked, stepwise or step_tree rows in TRL's dialect; what these are
-and how they are checked stands in `hf_rewardplug.data.canonical`. Pure Python: no torch, no transformers, no datasets.
+In: a dict as `datasets` gives it. Out: preference, ranked, scored, stepwise, outcome or step_tree rows, in TRL's
+dialect where it has one. `hf_rewardplug.data.canonical` says what these are, and checks them. Pure Python: no torch, no
+transformers, no datasets.
 
     registry.py     names -> adapters, detection from columns, column_mapping, entry points
     recorded.py     which columns a function reads, where it does not say so

@@ -51,7 +51,7 @@ def text(row: Row, column: str, inside: str | None = None) -> str:
 def text_or_texts(row: Row, column: str) -> str | list[str]:
     """The text, or a list of several, as some formats have their rejected answers."""
     value = field(row, column)
-    several = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    several = isinstance(value, list) and bool(value) and all(isinstance(answer, str) for answer in value)
     return value if several else text(row, column)
 
 

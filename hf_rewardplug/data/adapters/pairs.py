@@ -170,7 +170,7 @@ def ms_swift(row: Row) -> Row:
         raise RowError(f"expected an assistant turn at the end, found a {conversation[-1]['role']} turn", "messages")
     if row.get("rejected_response") is not None:
         worse = text_or_texts(row, "rejected_response")
-        several = [[*conversation[:-1], assistant(one)] for one in ([worse] if isinstance(worse, str) else worse)]
+        several = [[*conversation[:-1], assistant(answer)] for answer in ([worse] if isinstance(worse, str) else worse)]
         worse = several[0] if isinstance(worse, str) else several
     else:
         worse = messages(row, "rejected_messages")

@@ -163,9 +163,9 @@ def _several(rejected: Any, chosen: Any) -> bool:
             f"is a list, {shown(chosen)}; expected one answer. Several rated ones go into 'completions', with 'scores'",
             "chosen",
         )
-    if not isinstance(rejected, list) or not any(isinstance(one, str | list) for one in rejected):
+    if not isinstance(rejected, list) or not any(isinstance(answer, str | list) for answer in rejected):
         return False
-    if len({type(one) for one in rejected}) > 1 or not all(rejected):
+    if len({type(answer) for answer in rejected}) > 1 or not all(rejected):
         raise RowError(
             f"{shown(rejected)}; expected one answer, or a list of several that are all text or all messages, none "
             "of them empty",
@@ -183,7 +183,7 @@ def _prompt_and_answers(prompt: Any, answers: list[Any]) -> tuple[Any, list[Any]
         messages({"prompt": prompt}, "prompt")  # which raises
     if texts:
         return prompt, answers
-    conversations = [messages({column: one}, column) for column, one in zip(*_named(answers), strict=True)]
+    conversations = [messages({column: answer}, column) for column, answer in zip(*_named(answers), strict=True)]
     return _with_text_prompt(prompt, conversations) if prompt else shared_and_own(conversations)
 
 
@@ -209,7 +209,7 @@ def _with_text_prompt(prompt: str, answers: list[list[Message]]) -> tuple[list[M
     if all(whole):
         return shared_and_own(answers)
     if any(whole):
-        other = answers[next(index for index, one in enumerate(whole) if one != whole[0])]
+        other = answers[next(index for index, conversation in enumerate(whole) if conversation != whole[0])]
         raise RowError(
             f"begins with role '{other[0]['role']}', 'chosen' with '{answers[0][0]['role']}'; "
             "expected two answers, or two whole conversations",

@@ -31,11 +31,11 @@ def module_of(place: str) -> tuple[ModuleType, str]:
     Raises:
         ValueError: there is no such file, or it cannot be run.
     """
-    found = _PLACE.fullmatch(place)
-    path = Path(found["path"]).expanduser()
+    parts = _PLACE.fullmatch(place)
+    path = Path(parts["path"]).expanduser()
     if not path.is_file():
         raise ValueError(f"adapter '{place}': there is no file '{path}'. Give its path from here, or a whole one.")
-    return _run(path.resolve(), file_state(path)), found["name"]
+    return _run(path.resolve(), file_state(path)), parts["name"]
 
 
 def functions_of(module: ModuleType) -> list[str]:

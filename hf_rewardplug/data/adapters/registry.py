@@ -43,8 +43,8 @@ class Adapter:
         result = self.function(row)
         rows = result if isinstance(result, list) else [result]
         if wrong := [type(row).__name__ for row in rows if not isinstance(row, dict)]:
-            found = f"a list with {wrong[0]}" if rows is result else wrong[0]
-            raise TypeError(f"adapter '{self.name}' returned {found}; expected a row (dict) or a list of rows")
+            returned = f"a list with {wrong[0]}" if rows is result else wrong[0]
+            raise TypeError(f"adapter '{self.name}' returned {returned}; expected a row (dict) or a list of rows")
         return rows
 
     def has_columns(self, columns: Iterable[str]) -> bool:

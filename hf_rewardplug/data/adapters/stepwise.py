@@ -258,8 +258,8 @@ def _first_step(segments: list[str]) -> tuple[int, int]:
     for index, segment in enumerate(segments):
         if index and _LATER_STEP.match(segment):
             break
-        if found := list(FIRST_STEP.finditer(segment)):
-            return index, found[-1].start()  # the last one: a question may quote "Step 1:" itself
+        if marks := list(FIRST_STEP.finditer(segment)):
+            return index, marks[-1].start()  # the last one: a question may quote "Step 1:" itself
     question, mark, step = segments[0].partition("?")
     if step.strip() and "?" not in step:
         return 0, len(question + mark)

@@ -78,6 +78,6 @@ def shared_and_own(conversations: list[list[Message]]) -> tuple[list[Message], l
     True
     """
     first, longest = conversations[0], min(map(len, conversations)) - 1
-    alike = (all(one[index] == first[index] for one in conversations) for index in range(longest))
+    alike = (all(turns[index] == first[index] for turns in conversations) for index in range(longest))
     shared = next((index for index, same in enumerate(alike) if not same), longest)
-    return first[:shared], [one[shared:] for one in conversations]
+    return first[:shared], [turns[shared:] for turns in conversations]

@@ -28,12 +28,11 @@ _AS_HERE = {"message_field_role": "role", "message_field_content": "content"}
 
 _FIELDS = {"field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools"}
 
-
 _OTHER_KEYS = ("adapter", "columns", "max_rows")  # axolotl has `type` for the first, and none for the others
-_OF_ENTRY = {key: kind for key, kind in get_type_hints(DataEntry).items() if key not in _OTHER_KEYS}
+_OF_ENTRY = {key: hint for key, hint in get_type_hints(DataEntry).items() if key not in _OTHER_KEYS}
 _OF_ENTRY |= {"data_files": str | list, "weight": float}  # what axolotl's schema takes
 TAKEN_OF_DATA = {"type", *_FIELDS, *RUN_OPTIONS, *_OF_ENTRY}
-_TYPES = {key: kind for key, kind in _OF_ENTRY.items() if key != "name"} | RUN_OPTIONS  # a name may be a list
+_TYPES = {key: hint for key, hint in _OF_ENTRY.items() if key != "name"} | RUN_OPTIONS  # a name may be a list
 
 
 def read_entries(
@@ -53,28 +52,26 @@ def read_entries(
     Raises:
         ValueError: an unknown key or type, a key that would change what is trained, or two values of a run's option.
     """
-    if not isinstance(raw, list) or not raw or not all(isinstance(one, dict) for one in raw):
+    if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
         raise ValueError(f"`{where}` is {raw!r}; expected a list of entries with `path` and `type`.")
     as_here = _AS_HERE | {"chat_template": template or "tokenizer_default"}
     entries, options, ignored = [], {}, {}
     for index, entry in enumerate(raw):
         place = f"{where}[{index}]"
-        given = {
-            key: value
-            for key, value in set_values(entry, options=_TYPES, place=f"{place}.").items()
-            if value != as_here.get(key)
-        }
-        ignored |= _not_taken(given, place)
-        for key in RUN_OPTIONS:
-            if key in given and options.setdefault(key, given[key]) != given[key]:
+        values = set_values(entry, options=_TYPES, place=f"{place}.")
+        keys = {key: value for key, value in values.items() if value != as_here.get(key)}
+        ignored |= _not_taken(keys, place)
+        for key in keys.keys() & RUN_OPTIONS:
+            if options.setdefault(key, keys[key]) != keys[key]:
                 raise ValueError(
-                    f"`{place}.{key}` is {given[key]!r}, but {options[key]!r} in an entry before: a model has one."
+                    f"`{place}.{key}` is {keys[key]!r}, but {options[key]!r} in an entry before: a model has one."
                 )
-        names = given["name"] if isinstance(given.get("name"), list) and given["name"] else [given.get("name")]
-        one_split = _has_one_split(given.get("path", ""), given.get("data_files"))
-        default = "test" if where == "test_datasets" and not one_split else "train"
-        entries += [_entry({"split": default, **given, "name": name}, place) for name in names]
-    missing = [key for key in options if len({str(one.get(key)) for one in raw}) > 1]
+        names = keys.get("name")
+        one_split = _has_one_split(keys.get("path", ""), keys.get("data_files"))
+        keys.setdefault("split", "test" if where == "test_datasets" and not one_split else "train")
+        for name in names if isinstance(names, list) and names else [names]:
+            entries.append(_entry({**keys, "name": name}, place))
+    missing = [key for key in options if len({str(entry.get(key)) for entry in raw}) > 1]
     if missing:
         raise ValueError(f"`{missing[0]}` is set in some entries of `{where}` alone: a model has one. Set it in all.")
     if len(entries) == 1 and entries[0].weight is not None:
@@ -90,9 +87,10 @@ def _has_one_split(path: str, data_files: list | str | None) -> bool:
     return (folder / "state.json").is_file() or not (is_saved(folder) or split_names(folder, data_files))
 
 
-def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
+def _not_taken(keys: dict[str, Any], place: str) -> dict[str, str]:
+    """{key: why it is ignored}, unless ignoring a key would change what is trained."""
     ignored = {}
-    for key, value in given.items():
+    for key, value in keys.items():
         if key in TAKEN_OF_DATA or value is False:
             continue
         if key in REFUSED_OF_DATA:
@@ -103,20 +101,20 @@ def _not_taken(given: dict[str, Any], place: str) -> dict[str, str]:
     return ignored
 
 
-def _entry(given: dict[str, Any], place: str) -> DataEntry:
-    if "path" not in given:
+def _entry(keys: dict[str, Any], place: str) -> DataEntry:
+    if "path" not in keys:
         raise ValueError(f"`{place}` has no `path`: a hub id, a file or a folder.")
-    kind = given.get("type")
-    if isinstance(kind, dict):
-        raise ValueError(f"`{place}.type` is {kind!r}; expected a format's name, other columns by `column_mapping`.")
-    if kind is not None:
+    adapter = keys.get("type")
+    if isinstance(adapter, dict):
+        raise ValueError(f"`{place}.type` is {adapter!r}; expected a format's name, other columns by `column_mapping`.")
+    if adapter is not None:
         try:
-            get_adapter(kind)
+            get_adapter(adapter)
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{place}.type`: {error}") from error
-    mapping = {_FIELDS[key]: given[key] for key in _FIELDS if key in given} | given.get("column_mapping", {})
-    taken = {key: given[key] for key in given if key in _OF_ENTRY}
-    return _local(DataEntry(**taken | {"adapter": kind, "column_mapping": mapping or None}))
+    mapping = {_FIELDS[key]: keys[key] for key in _FIELDS if key in keys} | keys.get("column_mapping", {})
+    taken = {key: keys[key] for key in keys if key in _OF_ENTRY}
+    return _local(DataEntry(**taken | {"adapter": adapter, "column_mapping": mapping or None}))
 
 
 def _local(entry: DataEntry) -> DataEntry:
@@ -139,12 +137,12 @@ def _local(entry: DataEntry) -> DataEntry:
 
 
 def is_mixture(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> bool:
-    """Whether rows are told apart by the entry that they came from."""
-    return len(entries) > 1 or len(test_entries) > 1 or any(one.subset for one in (*entries, *test_entries))
+    """Whether the rows are a mixture, whose figures are shown for each entry."""
+    return len(entries) > 1 or len(test_entries) > 1 or any(entry.subset for entry in (*entries, *test_entries))
 
 
 def format_options(entries: list[DataEntry], *, test_entries: list[DataEntry]) -> dict[str, Any]:
-    """How the trainer reads the rows of `train_and_held_out`: one entry's by its format, a mixture's by themselves.
+    """The trainer's options for the rows of `train_and_held_out`: the format of a single entry; none for a mixture.
 
     Raises:
         ValueError: the test set's format is another than the train set's.
@@ -152,9 +150,9 @@ def format_options(entries: list[DataEntry], *, test_entries: list[DataEntry]) -
     if is_mixture(entries, test_entries=test_entries):
         return {}
     formats = [
-        {"adapter": one.adapter, "column_mapping": one.column_mapping}
-        | ({"ignore_columns": one.ignore_columns} if one.ignore_columns else {})
-        for one in (*entries, *test_entries)
+        {"adapter": entry.adapter, "column_mapping": entry.column_mapping}
+        | ({"ignore_columns": entry.ignore_columns} if entry.ignore_columns else {})
+        for entry in (*entries, *test_entries)
     ]
     if formats[0] != formats[-1]:
         raise ValueError(
@@ -174,7 +172,9 @@ def train_and_held_out(
     on_bad_row: str = "error",
     load: Callable = load_entry,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Rows to train on, and held-out ones: of `test_datasets`, or so many (a share below 1), no prompt on both sides.
+    """Rows to train on and held-out rows, no prompt on both sides.
+
+    The held-out rows are those of `test_datasets`, or `val_set_size` of the rows: a share below 1, or a number.
 
     Args:
         ordered: the rows of one entry keep their order.
