@@ -15,49 +15,20 @@ TRL's own. The policy for long rows is `overlong`: "drop", "truncate" or "error"
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from ..checks import DropRow, OverlongRow, RowError, check_choice, check_whole, shown
+from ..checks import DropRow, RowError, shown
 from .canonical import PAIR_EXTRAS, UNLABELLED, Row, checked_columns
+from .length_limits import LengthLimits
 from .prefix_tree import common_prefix_length, path_lengths
 from .step_nodes import chain_parents
 from .token_checks import check_ids, given_ids, given_labels, given_nodes, given_scores, plain_list
-from .tokenizing import TokenSource, step_token_ids
-
-OVERLONG = ("drop", "truncate", "error")
+from .tokenizing import step_token_ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder(TokenSource):
-    """Token ids for rows, by one tokenizer and one set of options.
-
-    Args:
-        tokenizer: a `PreTrainedTokenizerBase`.
-        max_length: longest sequence in tokens, prompt included; None for no limit.
-        overlong: what becomes of longer rows. "drop": they are left out and counted. "truncate": completions lose the
-            left of their prompt (BOS stays, and all completions of a row lose the same), and a step row loses its last
-            steps, as whole steps. "error": `RowError`.
-        step_separator: text that ends each step; its tokens are appended to the step's, so they never merge with it.
-        step_token: a single token of the vocabulary to stand for the separator instead.
-        max_completion_length: longest sequence of steps in tokens, separators included; None for no limit.
-        vocab_size: rows of the model's embedding; a token id beyond them is a `RowError`. None: unknown.
-        positions: how many positions the model has; `max_length` is lowered to it. None: no bound.
-        pad_token_id: the id that transformers' pooling skips; a completion that ends in it is a `RowError`. None: any
-            token may end one.
-    """
-
-    max_length: int | None = None
-    overlong: str = "drop"
-    max_completion_length: int | None = None
-    vocab_size: int | None = None
-    positions: int | None = None
-    pad_token_id: int | None = None
-
-    def __post_init__(self):
-        check_choice("overlong", self.overlong, OVERLONG)
-        for name in ("max_length", "max_completion_length", "vocab_size"):
-            check_whole(name, getattr(self, name))
-        if self.positions is not None and self.positions < (self.max_length or math.inf):
-            object.__setattr__(self, "max_length", self.positions)
+class Encoder(LengthLimits):
+    """Token ids for rows of every form, by one tokenizer and one set of options, which `LengthLimits` lists."""
 
     # ---- completions ---------------------------------------------------------------------------------------------
 
@@ -112,7 +83,7 @@ class Encoder(TokenSource):
         if all(map(math.isnan, scores)):
             raise DropRow("no attribute is rated")
         input_ids = self._ids_of(row, "input_ids")
-        self._check_positions(len(input_ids))
+        self.check_positions(len(input_ids))
         return {"input_ids": input_ids, "scores": scores, **_cut(), **_columns(_beside(row), "weight")}
 
     def completion(self, row: Row, key: str = "completion") -> list[int]:
@@ -164,22 +135,14 @@ class Encoder(TokenSource):
         excess = self._excess(sequences)
         if excess <= 0:
             return sequences, _cut()
-        self._refuse_overlong(self.max_length + excess, "max_length")
+        self.refuse_overlong(self.max_length + excess, "max_length")
         first, *others = sequences
         if prompt_length is None:
             prompt_length = min(common_prefix_length(first, other) for other in others)
         prompt_length = min(prompt_length, *(len(sequence) - 1 for sequence in sequences))
-        if prompt_length - self._bos_length(first) < excess:
+        if prompt_length - self.bos_length(first) < excess:
             raise DropRow(f"longer than max_length={self.max_length} even without the prompt")
-        return [self._without_left(sequence, excess) for sequence in sequences], _cut(excess * len(sequences))
-
-    def _bos_length(self, ids: list[int]) -> int:
-        return int(ids[:1] == [self.tokenizer.bos_token_id])
-
-    def _without_left(self, ids: list[int], excess: int) -> list[int]:
-        """The ids without the `excess` first ones; the BOS stays."""
-        start = self._bos_length(ids)
-        return ids[:start] + ids[start + excess :]
+        return [self.without_left(sequence, excess) for sequence in sequences], _cut(excess * len(sequences))
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -195,28 +158,29 @@ class Encoder(TokenSource):
         """
         prompt_ids = self._prompt_ids(row)
         steps = step_token_ids(self.tokenizer, row["completions"], self.separator_ids)
-        labels, parents = row["labels"], row.get("parents") or chain_parents(len(steps))
+        labels = row["labels"]
+        parents = row.get("parents") or chain_parents(len(steps))
         if last_step_only:
             inner = set(parents)
             labels = [UNLABELLED if index in inner else label for index, label in enumerate(labels)]
         length = len(prompt_ids) + sum(map(len, steps))
         prompt_ids, kept = self._fitted_steps(prompt_ids, [len(step) for step in steps], parents)
-        lost_labels = sum(label != UNLABELLED for label in labels) - sum(labels[i] != UNLABELLED for i in kept)
+        kept_steps, kept_labels = [steps[index] for index in kept], [labels[index] for index in kept]
         if len(kept) < len(steps) and row.get("steps_labelled") is False and min(labels) < 1:
             raise DropRow("cut, and what its outcome comes from may lie behind the cut")
-        if all(labels[index] == UNLABELLED for index in kept):
+        if not _labelled(kept_labels):
             raise DropRow("no labelled step" if len(kept) == len(steps) else "no labelled step left after the cut")
-        token_labels = [UNLABELLED] * len(prompt_ids)
-        for index in kept:
-            token_labels += [UNLABELLED] * (len(steps[index]) - 1) + [labels[index]]
-        input_ids = prompt_ids + [token for index in kept for token in steps[index]]
+        token_labels = [float(UNLABELLED)] * len(prompt_ids)
+        for step, label in zip(kept_steps, kept_labels, strict=True):
+            token_labels += [float(UNLABELLED)] * (len(step) - 1) + [float(label)]
+        input_ids = [*prompt_ids, *chain.from_iterable(kept_steps)]
         node_of = {-1: 0, **{index: node for node, index in enumerate(kept, 1)}}
         return {
             "input_ids": check_ids(input_ids, "completions", self.vocab_size),
-            "labels": [float(label) for label in token_labels],
-            "node_lengths": [len(prompt_ids), *(len(steps[index]) for index in kept)],
+            "labels": token_labels,
+            "node_lengths": [len(prompt_ids), *map(len, kept_steps)],
             "node_parents": [-1, *(node_of[parents[index]] for index in kept)],
-            **_cut(length - len(input_ids), lost_labels),
+            **_cut(length - len(input_ids), _labelled(labels) - _labelled(kept_labels)),
             **_columns(row, "steps_labelled"),
         }
 
@@ -228,10 +192,10 @@ class Encoder(TokenSource):
         """`steps` for a row that holds `input_ids` and a label for each token already. It is never cut."""
         input_ids = given_ids(row, "input_ids", self.vocab_size)
         labels = given_labels(row, len(input_ids))
-        if all(label == UNLABELLED for label in labels):
+        if not _labelled(labels):
             raise DropRow("no labelled step")
         lengths, parents = given_nodes(row, labels)
-        self._check_positions(max(path_lengths(lengths, parents)))
+        self.check_positions(max(path_lengths(lengths, parents)))
         return {"input_ids": input_ids, "labels": labels, "node_lengths": lengths, "node_parents": parents, **_cut()}
 
     def _fitted_steps(self, prompt_ids: list[int], lengths: list[int], parents: Sequence[int]):
@@ -239,39 +203,22 @@ class Encoder(TokenSource):
         ends = path_lengths(lengths, parents)
         limit = max(ends) if self.max_completion_length is None else self.max_completion_length
         if max(ends) > limit:
-            self._refuse_overlong(max(ends), "max_completion_length")
+            self.refuse_overlong(max(ends), "max_completion_length")
         kept = [index for index, end in enumerate(ends) if end <= limit]
         longest = len(prompt_ids) + max((ends[index] for index in kept), default=0)
         if self.max_length is None or longest <= self.max_length:
             return prompt_ids, kept
-        self._refuse_overlong(longest, "max_length")
+        self.refuse_overlong(longest, "max_length")
         if not kept:
             return prompt_ids, kept
         shortest = min(ends[index] for index in kept)  # a first step
         room = max(self.max_length - len(prompt_ids), shortest)
         excess = len(prompt_ids) + shortest - self.max_length
         if excess > 0:
-            if len(prompt_ids) - self._bos_length(prompt_ids) < excess:
+            if len(prompt_ids) - self.bos_length(prompt_ids) < excess:
                 raise DropRow(f"the first step is longer than max_length={self.max_length} even without the prompt")
-            prompt_ids = self._without_left(prompt_ids, excess)
+            prompt_ids = self.without_left(prompt_ids, excess)
         return prompt_ids, [index for index in kept if ends[index] <= room]
-
-    def _refuse_overlong(self, length: int, limit: str) -> None:
-        """Raise for "drop" and "error"; return for "truncate"."""
-        allowed = getattr(self, limit)
-        remedy = f"{limit}={allowed}. Raise {limit}, or set"
-        if limit == "max_length" and allowed == self.positions:  # which nobody can raise
-            remedy = f"the model's {allowed} positions. Set"
-        if self.overlong == "error":
-            raise OverlongRow(f"{length} tokens are more than {remedy} overlong='drop' or 'truncate'")
-        if self.overlong == "drop":
-            raise DropRow(f"longer than {limit}={allowed}")
-
-    def _check_positions(self, length: int) -> None:
-        """A row that is tokenized already is never cut, so one that is too long cannot be used."""
-        if self.positions is not None and length > self.positions:
-            why = f"longer than the model's {self.positions} positions, and tokenized rows are not cut"
-            raise OverlongRow(why) if self.overlong == "error" else DropRow(why)
 
 
 def _beside(row: Row) -> Row:
@@ -281,6 +228,11 @@ def _beside(row: Row) -> Row:
 
 def _columns(row: Row, *columns: str) -> Row:
     return {column: row[column] for column in columns if column in row}
+
+
+def _labelled(labels: Sequence[float]) -> int:
+    """How many of the labels are labels of steps."""
+    return sum(label != UNLABELLED for label in labels)
 
 
 def _cut(tokens: int = 0, labels: int = 0) -> Row:

@@ -7,6 +7,7 @@ adapter, the row number and the column, or it is left out, if `on_bad_row` says 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -198,16 +199,13 @@ def adapter_of(rows: Iterable[Row], name: str | None, column_mapping: dict | Non
     Raises:
         ValueError: as `choose_adapter`.
     """
-    probed = list(islice(rows, 1)) if name is not None else islice(rows, _PROBED)
+    if name is not None:
+        return get_adapter(name)
     first = None
-    for row in probed:
+    for row in islice(rows, _PROBED):
         first = row if first is None else first
-        try:
-            chosen = choose_adapter(row, name, column_mapping)
-            if name is None:
-                chosen(rename_columns(numbered_row(row, 0)[0], column_mapping))
-            return chosen
-        except Exception:  # a third party's adapter can fail in any way; the row is refused where all rows are read
-            if name is not None:
-                raise
-    return choose_adapter(first, name, column_mapping)
+        with suppress(Exception):  # an adapter can fail in any way; the error shows where all rows are read
+            adapter = choose_adapter(row, None, column_mapping)
+            adapter(rename_columns(numbered_row(row, 0)[0], column_mapping))
+            return adapter
+    return choose_adapter(first, None, column_mapping)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checks import are_texts, check_choice, check_that, check_type, check_whole
 from ..data.canonical import ENCODERS_ARGUMENTS
-from ..data.encoding import OVERLONG
+from ..data.length_limits import OVERLONG
 from ..data.pipeline import ON_BAD_ROW
 from .losses import LOSSES_OF_OPTION, OPTIONS, REWARD_LOSSES, STEP_LOSSES
 
