@@ -4,12 +4,14 @@ import itertools
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_forked
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
@@ -40,27 +42,41 @@ AUTO_CLASS = {"orm_gemma": AutoModelForSequenceClassification, "prm_qwen": AutoM
 
 def start(recipe: str, folder: Path, *arguments: str, launcher: str | None = None) -> tuple[dict, str]:
     """Run a recipe to its end; its eval_results.json and everything that it printed."""
+    words = [*arguments, "--output_dir", str(folder / "out"), "--disable_tqdm", "true"]
+    if launcher == "accelerate":
+        words += ["--use_cpu", "true"]
+    script = ROOT / "recipes" / f"{recipe}.py"
+    if launcher is None:
+        printed = run_forked(run_script, str(script), words, log=folder / "printed.log", cwd=folder)
+    else:
+        printed = launch([*LAUNCHERS[launcher], str(script), *words], folder, cpu=launcher not in ("torchrun", "fsdp2"))
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "training.png", "trainer_state.json"):
+        assert (folder / "out" / name).stat().st_size > 100, name
+    AUTO_CLASS[recipe].from_pretrained(folder / "out")
+    AutoTokenizer.from_pretrained(folder / "out")
+    return json.loads((folder / "out" / "eval_results.json").read_text()), printed
+
+
+def run_script(script: str, words: list[str]) -> None:
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
+
+
+def launch(command: list[str], folder: Path, *, cpu: bool) -> str:
+    """Run a launcher's command to its end; everything that it printed. `cpu` tells DeepSpeed to take no GPU."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "HF_HOME": str(folder / "cache"),
         "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1" if launcher else "2",
+        "OMP_NUM_THREADS": "1",
     }
-    if launcher in ("torchrun", "fsdp2"):
+    if not cpu:
         del environment["DS_ACCELERATOR"]
-    command = [*LAUNCHERS.get(launcher, [sys.executable]), str(ROOT / "recipes" / f"{recipe}.py")]
-    command += [*arguments, "--output_dir", str(folder / "out"), "--disable_tqdm", "true"]
-    if launcher == "accelerate":
-        command += ["--use_cpu", "true"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-4000:]
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "training.png", "trainer_state.json"):
-        assert (folder / "out" / name).stat().st_size > 100, name
-    AUTO_CLASS[recipe].from_pretrained(folder / "out")
-    AutoTokenizer.from_pretrained(folder / "out")
-    return json.loads((folder / "out" / "eval_results.json").read_text()), done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def baselines(printed: str) -> list[float]:

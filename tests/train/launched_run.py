@@ -2,7 +2,7 @@
 
     python launched_run.py RUNS.json      a list of the arguments of `run`; each run writes `{output_dir}.json`
 
-`test_launchers.py` starts it and compares what the runs wrote and saved.
+`test_launchers.py` starts it, or forks ranks that call `main`, and compares what the runs wrote and saved.
 """
 
 import json
@@ -11,8 +11,6 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
 import torch
@@ -138,12 +136,12 @@ def run(
     AcceleratorState._reset_state()  # accelerate takes one DeepSpeed config a state
 
 
-def main() -> None:
-    for arguments in json.loads(Path(sys.argv[-1]).read_text()):
+def main(file: str) -> None:
+    for arguments in json.loads(Path(file).read_text()):
         run(**arguments)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[-1])

@@ -1,6 +1,7 @@
 """`launched_run.py` with a causal LM whose label tokens rate the steps, as the kind "lm"."""
 
 import functools
+import sys
 
 import launched_run
 
@@ -12,5 +13,10 @@ launched_run.TRAINERS["lm"] = (
     launched_run.solutions,
 )
 
+
+def main(file: str) -> None:
+    launched_run.main(file)
+
+
 if __name__ == "__main__":
-    launched_run.main()
+    main(sys.argv[-1])

@@ -5,10 +5,7 @@ python seeded_run.py MODEL_FOLDER OUTPUT_FOLDER SEED
 
 import hashlib
 import json
-import os
 import sys
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from datasets import Dataset
 from peft import LoraConfig
@@ -74,10 +71,10 @@ def digest(name: str, model: str, folder: str, seed: int) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    model, folder, seed = sys.argv[1:4]
+def main(words: list[str]) -> None:
+    model, folder, seed = words
     print(json.dumps({name: digest(name, model, folder, int(seed)) for name in RUNS}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

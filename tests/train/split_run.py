@@ -1,7 +1,7 @@
 """Trains two optimizer steps of eight rows and evaluates seven, on this process or as one of several ranks.
 
-    python split_run.py {orm,lists,prm,outcomes} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json
-        [--streaming] [--padded] [--tokens] [--planned_for_two] [--evaluate_first]
+    main([{orm,lists,prm,outcomes} BATCH_SIZE ACCUMULATION_STEPS MODEL_FOLDER OUT.json,
+        [--streaming] [--padded] [--tokens] [--planned_for_two] [--evaluate_first]])
 
 `--tokens` fills batches by a budget instead; `--planned_for_two` plans them for two ranks on one, so that two
 accumulated batches are what two ranks take at once. Writes the logs, the evaluation figures and a fingerprint of the
@@ -11,12 +11,8 @@ final weights. `test_splits.py` compares them.
 import json
 import os
 import random
-import sys
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
-import torch
 
 import hf_rewardplug as rp
 from hf_rewardplug.data.batching import BatchPlan
@@ -67,8 +63,8 @@ def outcomes(count: int, seed: int) -> list[dict]:
     return [{key: row[key] for key in ("prompt", "completions", "outcome")} for row in rows]
 
 
-def main() -> None:
-    kind, batch_size, accumulation, model, out = sys.argv[1:6]
+def main(words: list[str]) -> None:
+    kind, batch_size, accumulation, model, out, *flags = words
     trainer_class, config_class, rows = {
         "orm": (rp.RewardTrainer, rp.RewardConfig, pairs),
         "lists": (rp.RewardTrainer, rp.RewardConfig, lists),
@@ -77,9 +73,9 @@ def main() -> None:
     }[kind]
     loss = {"lists": {"loss_type": "plackett_luce"}, "outcomes": {"loss_type": "min_form"}}.get(kind, {})
     train, held_out = (datasets.Dataset.from_list(rows(count, seed)) for count, seed in ((16, 0), (7, 1)))
-    if "--streaming" in sys.argv:
+    if "--streaming" in flags:
         held_out = held_out.to_iterable_dataset(num_shards=2)
-    if "--planned_for_two" in sys.argv:
+    if "--planned_for_two" in flags:
         loaders.BatchPlan = lambda *args, **options: BatchPlan(*args, **{**options, "ranks": 2})
     args = config_class(
         output_dir=os.path.dirname(out),
@@ -98,12 +94,12 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        prefix_sharing="--padded" not in sys.argv,
-        max_tokens_per_batch=70 if "--tokens" in sys.argv else None,
+        prefix_sharing="--padded" not in flags,
+        max_tokens_per_batch=70 if "--tokens" in flags else None,
         **loss,
     )
     trainer = trainer_class(model, args, train_dataset=train, eval_dataset=held_out)
-    if "--evaluate_first" in sys.argv:
+    if "--evaluate_first" in flags:
         trainer.evaluate()
     trainer.train()
     figures = trainer.evaluate()
@@ -116,10 +112,3 @@ def main() -> None:
     if trainer.is_world_process_zero():
         with open(out, "w") as file:
             json.dump(result, file)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,24 +7,24 @@ PITFALLS 1, 2, 27 and 30: gradients times ranks, checkpoints without a head, cou
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import launched_run
 import psutil
 import pytest
 import torch
 import transformers
 from packaging.version import Version
 from peft import PeftModel
+from ranks import free_port, run_forked
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from hf_rewardplug.model.loading import ADAPTER_MODEL_CONFIG
 
-SCRIPT = Path(__file__).with_name("launched_run.py")
-ROOT = SCRIPT.parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
@@ -46,11 +46,13 @@ TUNINGS = ("full", "lora")
 
 
 def cells(everyday: set[str], *factors) -> list:
-    """Every combination; those that are not named are left to `make test-all`."""
+    """Every combination, with whether its launcher starts the ranks. The launchers themselves, which import everything
+    several times, are left to `make test-all`; every day some of the combinations run on forked ranks."""
     names = ["-".join(cell) for cell in itertools.product(*factors)]
     assert everyday <= set(names)
     return [
-        pytest.param(*name.split("-"), id=name, marks=() if name in everyday else pytest.mark.matrix) for name in names
+        *(pytest.param(*name.split("-"), False, id=f"{name}-forked") for name in names if name in everyday),
+        *(pytest.param(*name.split("-"), True, id=name, marks=pytest.mark.matrix) for name in names),
     ]
 
 
@@ -60,17 +62,26 @@ def skip_without_resume(launcher: str) -> None:
         pytest.skip("transformers before 5.18 cannot resume on several CPU ranks")
 
 
-def launch(launcher: str, runs: list[dict], folder: Path, *, dies: bool = False) -> None:
-    """Start the runs, on two ranks unless "plain", and see to it that no process stays behind."""
+def launch(
+    launcher: str, runs: list[dict], folder: Path, *, launched: bool = False, dies: bool = False, script=launched_run
+) -> None:
+    """Do the runs on two ranks, unless "plain". The launcher starts them, or they are forked."""
     file = folder / f"{Path(runs[-1]['output_dir']).name}-runs.json"
     file.write_text(json.dumps([{**run, **options(launcher)} for run in runs]))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    starter = {
-        "plain": [sys.executable],
-        "ddp": [*ACCELERATE, "--main_process_port", port],
-    }.get(launcher, [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port])
+    log = file.with_suffix(".log")
+    if launched and launcher != "plain":
+        launch_script(launcher, Path(script.__file__), file, log, dies)
+    else:
+        run_forked(script.main, str(file), ranks=1 if launcher == "plain" else 2, log=log, dies=dies)
+
+
+def launch_script(launcher: str, script: Path, file: Path, log: Path, dies: bool) -> None:
+    """Start the launcher, and see to it that no process stays behind."""
+    port = free_port()
+    if launcher == "ddp":
+        starter = [*ACCELERATE, "--main_process_port", port]
+    else:
+        starter = [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -78,9 +89,8 @@ def launch(launcher: str, runs: list[dict], folder: Path, *, dies: bool = False)
         "PYTHONPATH": str(ROOT),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    log = file.with_suffix(".log")
     with log.open("w") as output:
-        process = subprocess.Popen([*starter, str(SCRIPT), str(file)], stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen([*starter, str(script), str(file)], stdout=output, stderr=output, env=environment)
         try:
             status = process.wait(timeout=600)
         finally:
@@ -143,7 +153,7 @@ def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "kind", "tuning"),
+    ("launcher", "kind", "tuning", "launched"),
     cells(
         {
             "ddp-orm-lora",
@@ -156,7 +166,7 @@ def four_steps(assets: Path, kind: str, tuning: str, output_dir: Path, **more) -
         TUNINGS,
     ),
 )
-def test_two_ranks_are_one_process(launcher, kind, tuning, assets, one_process, tmp_path):
+def test_two_ranks_are_one_process(launcher, kind, tuning, launched, assets, one_process, tmp_path):
     skip_without_resume(launcher)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     checkpoint = str(whole / "checkpoint-2")
@@ -167,6 +177,7 @@ def test_two_ranks_are_one_process(launcher, kind, tuning, assets, one_process, 
             four_steps(assets, kind, tuning, resumed, checkpoint=checkpoint),
         ],
         tmp_path,
+        launched=launched,
     )
     expected, found = result(one_process(kind, tuning), "plain", steps=4), result(whole, launcher, steps=4)
     for log, expected_log in zip(found["logs"], expected["logs"], strict=True):
@@ -216,7 +227,10 @@ def test_a_head_of_another_name_arrives_under_zero_3(assets, tmp_path):
     for launcher in ("plain", "zero3"):
         folder = tmp_path / launcher
         launch(
-            launcher, [{**four_steps(assets, "orm", "full", folder), "model": str(foreign), "max_steps": 2}], tmp_path
+            launcher,
+            [{**four_steps(assets, "orm", "full", folder), "model": str(foreign), "max_steps": 2}],
+            tmp_path,
+            launched=True,
         )
         found[launcher] = result(folder, launcher, steps=2)
     for log, expected in zip(found["zero3"]["logs"], found["plain"]["logs"], strict=True):
@@ -225,18 +239,18 @@ def test_a_head_of_another_name_arrives_under_zero_3(assets, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "kind"),
+    ("launcher", "kind", "launched"),
     cells({"plain-orm", "ddp-prm"}, ("plain", "ddp", "zero2", "zero3"), CLASSES),
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_been(launcher, kind, assets, tmp_path):
+def test_a_killed_run_goes_on_as_if_nothing_had_been(launcher, kind, launched, assets, tmp_path):
     """kill -9 between the micro-batches of step 4 of 6, on the last rank; step 3 was saved."""
     skip_without_resume(launcher)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [four_steps(assets, kind, "full", folder, max_steps=6, save_steps=3) for folder in (whole, killed)]
-    launch(launcher, [runs[0], {**runs[1], "kill_in_step": 4}], tmp_path, dies=True)
+    launch(launcher, [runs[0], {**runs[1], "kill_in_step": 4}], tmp_path, launched=launched, dies=True)
     assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-3"]
     assert (killed / "killed").exists() and not (killed / "final").exists()
-    launch(launcher, [runs[1]], tmp_path)
+    launch(launcher, [runs[1]], tmp_path, launched=launched)
     expected, found = result(whole, launcher, steps=6), result(killed, launcher, steps=3)
     rounding = 0 if launcher == "plain" else 1e-7
     assert_same_logs(found, expected, rel=rounding)

@@ -219,13 +219,13 @@ def test_qlora(base, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "tuning"), launchers.cells({"zero3-full"}, ("ddp", "zero2", "zero3"), launchers.TUNINGS)
+    ("launcher", "tuning", "launched"), launchers.cells({"zero3-full"}, ("ddp", "zero2", "zero3"), launchers.TUNINGS)
 )
-def test_two_ranks_are_one_process(launcher, tuning, assets, tmp_path, monkeypatch):
-    monkeypatch.setattr(launchers, "SCRIPT", Path(lm_head_run.__file__))
+def test_two_ranks_are_one_process(launcher, tuning, launched, assets, tmp_path):
     alone, ranks, model = tmp_path / "alone", tmp_path / "ranks", assets / "stories260K"
     lm_head_run.launched_run.run(**launchers.four_steps(assets, "lm", tuning, alone), batch_size=4)
-    launchers.launch(launcher, [launchers.four_steps(assets, "lm", tuning, ranks)], tmp_path)
+    runs = [launchers.four_steps(assets, "lm", tuning, ranks)]
+    launchers.launch(launcher, runs, tmp_path, launched=launched, script=lm_head_run)
     expected, found = (launchers.result(*of, steps=4) for of in ((alone, "plain"), (ranks, launcher)))
     for log, expected_log in zip(found["logs"], expected["logs"], strict=True):
         for key in ("loss", "grad_norm", "accuracy", "num_tokens"):

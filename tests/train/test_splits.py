@@ -4,27 +4,17 @@ PITFALLS 1, 2, 14, 15 and 18: gradients times accumulation steps or processes, m
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).with_name("split_run.py")
-ACCELERATE = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
-    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-]
+import split_run
+from ranks import run_forked
 
 
 def run(kind: str, batch_size: int, accumulation: int, model: Path, folder: Path, *flags: str, ranks: int = 1) -> dict:
     out = folder / f"{kind}-{batch_size}-{accumulation}-{ranks}{''.join(flags)}.json"
-    launcher = [sys.executable] if ranks == 1 else ACCELERATE
-    command = [*launcher, str(SCRIPT), kind, str(batch_size), str(accumulation), str(model), str(out), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = (kind, str(batch_size), str(accumulation), str(model), str(out), *flags)
+    run_forked(split_run.main, words, ranks=ranks, log=out.with_suffix(".log"))
     result = json.loads(out.read_text())
     assert result["ranks"] == ranks
     return result
