@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     own_cache = tempfile.TemporaryDirectory(prefix="torch_extensions_")
     os.environ["TORCH_EXTENSIONS_DIR"] = own_cache.name
 
+import gc
 import json
 import logging
 import warnings
@@ -32,6 +33,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("REWARDPLUG_ASSETS", ROOT.parent / "shared" / "assets"))
+
+
+def pytest_collection_finish():
+    """Every `train` collects garbage, which walks all objects. Those of the imported modules stay anyway."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

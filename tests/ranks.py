@@ -4,11 +4,13 @@ Importing torch, transformers, TRL and DeepSpeed takes an interpreter ten second
 pytest worker, and every process is forked from it. What is tested here is the run, not the launcher that starts it.
 """
 
+import gc
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing import connection, get_context
 from pathlib import Path
 
@@ -20,6 +22,13 @@ def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
+
+
+def context_with_imports():
+    """multiprocessing's context; the server starts with its first process."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_BY_SERVER)
+    return context
 
 
 def run_forked(
@@ -37,10 +46,7 @@ def run_forked(
     Returns:
         What the processes printed.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED_BY_SERVER)
-    port = free_port()
-    processes = []
+    context, port, processes = context_with_imports(), free_port(), []
     for rank in range(ranks):
         variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         variables |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -75,7 +81,6 @@ def wait_until_all_end_or_one_fails(processes: list) -> None:
 
 def run_rank(function: Callable, arguments: tuple, environment: dict, log: Path, cwd: Path | None) -> None:
     """The forked process: it takes the variables of the test, not those that the server started with."""
-    import deepspeed.ops
     import torch
 
     os.environ.clear()
@@ -87,7 +92,11 @@ def run_rank(function: Callable, arguments: tuple, environment: dict, log: Path,
     if cwd is not None:
         os.chdir(cwd)
     torch.set_num_threads(1)
-    deepspeed.ops.__compatible_ops__ = {}  # a faster all-reduce, whose C++ takes a minute to compile
+    gc.freeze()  # as in conftest.py
+    if find_spec("deepspeed"):
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__ = {}  # a faster all-reduce, whose C++ takes a minute to compile
     function(*arguments)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
+from ranks import run_forked
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -222,21 +223,27 @@ def test_the_module_says_what_is_wrong(tmp_path):
     assert main([]).startswith("usage: ") and main(["--help"]).startswith("usage: ")
 
 
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("zero", [None, "zero2.json"])
-def test_two_ranks_train_what_one_does(zero, files, tmp_path):
+def test_two_ranks_train_what_one_does(zero, launched, files, tmp_path):
     if zero:
         pytest.importorskip("deepspeed")
     zero = {"deepspeed": str(ROOT / "recipes" / "deepspeed" / zero)} if zero else {}
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config(files, "orm", tmp_path / "two", save_steps=4, micro_batch_size=1, **zero)))
-    launcher = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-    ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [*launcher, "-m", "hf_rewardplug.train", str(file)]
-    subprocess.run(command, check=True, env=env, cwd=tmp_path, capture_output=True)
+    if launched:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        command = [*ACCELERATE, "-m", "hf_rewardplug.train", str(file)]
+        subprocess.run(command, check=True, env=env, cwd=tmp_path, capture_output=True)
+    else:
+        run_forked(main, [str(file)], ranks=2, log=tmp_path / "printed.log", cwd=tmp_path)
     state = json.loads((tmp_path / "two" / "checkpoint-4" / "trainer_state.json").read_text())
     two = [log["loss"] for log in state["log_history"] if "loss" in log]
     assert two == pytest.approx(losses(by_hand(files, "orm", tmp_path / "one")), rel=1e-4)

@@ -24,7 +24,7 @@ from hf_rewardplug.model.loading import reward_peft_config
 
 ACCELERATED = [name for name, config in CONFIGS.items() if config.model_type in MODEL_TYPE_TO_APPLY_LIGER_FN]
 ACCELERATED = [name for name in ACCELERATED if "window" not in name]  # which are attention's
-SLOW = {"qwen3_moe": pytest.mark.matrix}  # a minute in Triton's interpreter
+EVERYDAY = {"llama", "qwen3", "gemma2"}  # plain, norms of queries and keys, soft-caps; Triton's interpreter is slow
 
 
 def model_of(family: str, kind: str = "orm", prepare=lambda model: model):
@@ -74,7 +74,10 @@ def assert_computes_the_same(model, plain, batch: dict, plain_batch: dict | None
         assert difference <= 1e-4 * expected_gradients[name].norm() + 1e-7, name
 
 
-@pytest.mark.parametrize("family", [pytest.param(name, marks=SLOW.get(name, ())) for name in ACCELERATED])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.matrix) for name in ACCELERATED],
+)
 def test_packed_with_liger_is_padded_without(triton_here, family):  # noqa: F811
     padded, packed = batches("orm", random_rows("orm", count=2))
     plain, model = model_of(family), accelerated(model_of(family))

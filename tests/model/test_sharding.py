@@ -1,7 +1,6 @@
 """FSDP2 over gloo on two ranks: the head's group is fp32 in a bf16 model, by hand and the way accelerate shards."""
 
 import os
-import socket
 import types
 
 import pytest
@@ -12,6 +11,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from families import SIZES
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
+from ranks import context_with_imports, free_port
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForSequenceClassification, LlamaConfig
@@ -122,10 +122,8 @@ def check_way(way: str, rank: int, mended: bool) -> None:
 def on_two_ranks(check) -> None:
     """`check(rank, port)` in two processes. Torch's caches of meshes keep gloo's threads past `destroy_process_group`,
     and a thread that then wants the interpreter aborts a process that takes it down; a forkserver's child just ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    torch.multiprocessing.start_processes(check, (port,), nprocs=2, start_method="forkserver")
+    context_with_imports()  # start_processes takes the same server
+    torch.multiprocessing.start_processes(check, (free_port(),), nprocs=2, start_method="forkserver")
 
 
 @pytest.mark.slow

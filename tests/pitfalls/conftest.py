@@ -1,21 +1,18 @@
 """Trainers on the tiny real model, and one pair of gloo ranks for the tests that need two."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import two_ranks as two_ranks_runs
 from datasets import Dataset
+from ranks import run_forked
 from rows import solutions
 from small import quick, text_pairs
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 import hf_rewardplug
-
-HERE = Path(__file__).resolve().parent
 
 
 def as_dataset(rows):
@@ -85,15 +82,10 @@ def zero_3_ranks(tmp_path) -> dict:
 
 
 def run_two_ranks(what: str, folder: Path) -> dict:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE, HERE.parent / "train"))),
-    }
-    command = [sys.executable, str(HERE / "two_ranks.py"), what, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    names = {True: "mended", False: "undone"}
+    for mended, name in names.items():
+        run_forked(two_ranks_runs.run, what, folder, mended, ranks=2, log=folder / f"{name}.log")
     return {
         name: [json.loads((folder / f"{name}-{index}.json").read_text()) for index in range(2)]
-        for name in ("mended", "undone")
+        for name in names.values()
     }

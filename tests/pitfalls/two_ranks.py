@@ -1,16 +1,10 @@
-"""Runs on two gloo ranks, with the mends and without: `two_ranks.py {figures,zero_3} FOLDER`, see conftest.py.
-
-The ranks are forked behind the imports, which take longer than everything else.
-"""
+"""Runs on one of two gloo ranks, with the mends and without. conftest.py starts the ranks and reads what they wrote."""
 
 import json
 import os
-import socket
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 import trl
 from datasets import Dataset
@@ -54,9 +48,6 @@ def figures(folder: Path, mended: bool) -> dict:
 
 def zero_3(folder: Path, mended: bool) -> list[int]:
     """How many ranks a ZeRO-3 config under `torchrun` finds on CPUs, and which of them it is."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__ = {}  # a faster all-reduce, whose C++ takes a minute to compile
     os.environ.update(TORCHELASTIC_RUN_ID="pitfall", ACCELERATE_USE_DEEPSPEED="true")
     accelerator_config = deepspeed_on_cpu() if mended else None
     options = {"report_to": "none", "bf16": False, "accelerator_config": accelerator_config}
@@ -64,26 +55,9 @@ def zero_3(folder: Path, mended: bool) -> list[int]:
     return [args.world_size, args.process_index]
 
 
-def rank(index: int, port: int, what, folder: Path, mended: bool) -> None:
-    place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in place.items()})
-    found = what(folder, mended)
-    (folder / f"{'mended' if mended else 'undone'}-{index}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+RUNS = {"figures": figures, "zero_3": zero_3}
 
 
-if __name__ == "__main__":
-    what, folder = {"figures": figures, "zero_3": zero_3}[sys.argv[1]], Path(sys.argv[2])
-    context = torch.multiprocessing.get_context("fork")
-    for mended in (True, False):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        ranks = [context.Process(target=rank, args=(index, port, what, folder, mended)) for index in range(2)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        if any(process.exitcode for process in ranks):
-            sys.exit(1)
+def run(name: str, folder: Path, mended: bool) -> None:
+    found = RUNS[name](folder, mended)
+    (folder / f"{'mended' if mended else 'undone'}-{os.environ['RANK']}.json").write_text(json.dumps(found))

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,8 +9,10 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from rows import conversations, quick, solutions, text_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardScorer, RewardTrainer, merge_adapter
+from hf_rewardplug.cli import app
 from hf_rewardplug.demo import save_demo_model
 from hf_rewardplug.score.benchmarks import evaluate
 from hf_rewardplug.score.callback import BenchmarkCallback
@@ -256,30 +256,25 @@ def test_eval_rows_of_another_form_are_told(base, tmp_path, caplog):
 
 
 def command(*arguments):
-    """`rewardplug ...` in a process of its own, since a command quietens the whole process."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from hf_rewardplug.cli import app; app()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    return result
 
 
-def test_the_commands(talker, tmp_path):
+def test_the_commands(talker, tmp_path, caplog):
     """score, evaluate and inspect of strings and of conversations."""
     folder, expected = talker
     rows = [{"prompt": prompt, "completion": answer} for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("--device", "cpu", "-o")
-    done = command("score", folder, tmp_path / "rows.jsonl", *options, tmp_path / "a.jsonl")
+    command("score", folder, tmp_path / "rows.jsonl", *options, tmp_path / "a.jsonl")
     scores = [json.loads(line)["score"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert scores == pytest.approx(expected, abs=1e-5) and done.stderr.count(NOTICE) == 1
-    done = command("score", folder, tmp_path / "rows.jsonl", "--as-text", *options, tmp_path / "b.jsonl")
+    assert scores == pytest.approx(expected, abs=1e-5) and caplog.text.count(NOTICE) == 1
+    caplog.clear()
+    command("score", folder, tmp_path / "rows.jsonl", "--as-text", *options, tmp_path / "b.jsonl")
     scores = [json.loads(line)["score"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert scores == pytest.approx(plain(folder, [row["prompt"] + row["completion"] for row in rows]), abs=1e-5)
-    assert NOTICE not in done.stderr
+    assert NOTICE not in caplog.text
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in text_pairs(12, 1)))
     command("evaluate", folder, tmp_path / "pairs.jsonl", *options, tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]

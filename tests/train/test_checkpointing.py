@@ -102,10 +102,18 @@ def test_both_names_of_checkpointing_turn_it_on_and_off(config_class, tmp_path):
         assert [getattr(args, each) for each in names] == [on] * len(names)
 
 
+WAYS = [("full", True), ("full", False), ("lora", True), ("lora", False), ("adapter", True)]
+EVERYDAY = {("orm", "full", True), ("prm", "full", False), ("prm", "lora", True), ("orm", "adapter", True)}
+"""the other kind of each, and LoRA on padded rows, are left to `make test-all`"""
+
+
 @pytest.mark.parametrize(
-    ("tuning", "sharing"), [("full", True), ("full", False), ("lora", True), ("lora", False), ("adapter", True)]
+    ("kind", "tuning", "sharing"),
+    [
+        pytest.param(kind, *way, marks=() if (kind, *way) in EVERYDAY else pytest.mark.matrix)
+        for kind, way in itertools.product(KINDS, WAYS)
+    ],
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_checkpointing_trains_what_training_without_it_does(kind, tuning, sharing, assets, tmp_path):
     """Inputs of frozen layers must require gradients, or the reentrant form loses all that stand before the head."""
     layers, logs, weights = {mode: Layer() for mode in MODES}, {}, {}

@@ -1,5 +1,6 @@
 """Prefix sharing in training: the padded twin's numbers, reasons for falling back, batches by tokens and prompts."""
 
+import itertools
 import json
 import random
 
@@ -66,20 +67,30 @@ def logged(trainer, *keys: str) -> list[float]:
 LORA = {"peft_config": LoraConfig(r=2, target_modules="all-linear")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+WAYS = {
+    "plain": ({"gradient_checkpointing": False}, {}),
+    "checkpointing": ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}, {}),
+    "reentrant": ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, {}),
+    "padded length": ({"pad_to_multiple_of": 16, "gradient_accumulation_steps": 2}, {}),
+    "lora": ({}, LORA),
+    "worker": ({"dataloader_num_workers": 1}, {}),
+}
+EVERYDAY = {
+    *itertools.product(["plain"], KINDS),
+    *(("checkpointing", "orm"), ("reentrant", "tree"), ("padded length", "prm"), ("lora", "orm"), ("worker", "prm")),
+}
+"""each way with one kind; the other kinds are left to `make test-all`"""
+
+
 @pytest.mark.parametrize(
-    ("options", "trainer_options"),
+    ("way", "kind"),
     [
-        ({"gradient_checkpointing": False}, {}),
-        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}, {}),
-        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, {}),
-        ({"pad_to_multiple_of": 16, "gradient_accumulation_steps": 2}, {}),
-        ({}, LORA),
-        ({"dataloader_num_workers": 1}, {}),
+        pytest.param(*cell, marks=() if cell in EVERYDAY else pytest.mark.matrix)
+        for cell in itertools.product(WAYS, KINDS)
     ],
-    ids=["plain", "checkpointing", "reentrant", "padded length", "lora", "worker"],
 )
-def test_losses_and_figures_are_those_of_the_padded_twin(kind, options, trainer_options, model_path, tmp_path):
+def test_losses_and_figures_are_those_of_the_padded_twin(way, kind, model_path, tmp_path):
+    options, trainer_options = WAYS[way]
     packed, padded = (
         trained(kind, model_path, tmp_path, trainer_options=trainer_options, prefix_sharing=sharing, **options)
         for sharing in (True, False)
