@@ -17,7 +17,7 @@ from hf_rewardplug.cli import app
 from hf_rewardplug.cli.options import Aggregate, ChatTemplate, Overlong, bench_options
 from hf_rewardplug.cli.output import figure_rows
 from hf_rewardplug.data.chat_templates import CHAT_TEMPLATES
-from hf_rewardplug.data.encoding import OVERLONG
+from hf_rewardplug.data.length_limits import OVERLONG
 from hf_rewardplug.score import check
 from hf_rewardplug.score.aggregates import AGGREGATES
 
