@@ -39,7 +39,8 @@ FAMILIES = {
 }
 """`model_type`s whose outputs and gradients are tested against the padded computation; add yours once it is tested"""
 
-_PLAIN_CALLS = {"sdpa": "prefix_tree", "eager": "prefix_tree_eager"}  # no "sdpa" in the name: it means checks upstream
+# The names do not contain "sdpa": transformers would run checks for SDPA.
+_PLAIN_CALLS = {"sdpa": "prefix_tree", "eager": "prefix_tree_eager"}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -59,7 +60,8 @@ def share_prefixes(model: nn.Module) -> str | None:
         before = base.config._attn_implementation
         name = _PLAIN_CALLS.get(before, before)
         base.set_attn_implementation(name)
-        if base.config._attn_implementation != name:  # transformers has logged why
+        # transformers has logged the reason.
+        if base.config._attn_implementation != name:
             return f"its attention implementation cannot be changed from '{before}'"
     return reason
 
@@ -137,17 +139,21 @@ def prefix_tree_attention(
     if unknown := [name for name in ("s_aux", "position_bias") if options.get(name) is not None]:
         raise NotImplementedError(f"Prefix-tree attention does not know {unknown}; set `prefix_sharing=False`.")
     device = query.device.type
-    if torch.is_autocast_enabled(device):  # as it casts SDPA's: rotary embeddings leave fp32 beside a bf16 value
+    # Autocast does the same for SDPA: rotary embeddings leave fp32 queries and keys beside bf16 values.
+    if torch.is_autocast_enabled(device):
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     scale, softcap, window = (options.get(name) for name in ("scaling", "softcap", "sliding_window"))
     if scale is None:
         scale = query.shape[-1] ** -0.5
-    if window is not None and window >= prefix_tree.longest:  # it hides nothing
+    # A window as wide as the longest sequence hides nothing.
+    if window is not None and window >= prefix_tree.longest:
         window = None
     heads = (query.shape[1], key.shape[1], query.shape[-1], value.shape[-1])
     attend = choose_kernel(Heads(query.device, query.dtype, *heads, scale, softcap, window))
-    tensors = (tensor.squeeze(0) for tensor in (query, key, value))  # `[0]` copies a whole gradient in the backward
-    with torch.autocast(device, enabled=False):  # the kernels choose their own precision
+    # `[0]` would copy a whole gradient in the backward.
+    tensors = (tensor.squeeze(0) for tensor in (query, key, value))
+    # The kernels choose their own precision.
+    with torch.autocast(device, enabled=False):
         output_HTD = attend(*tensors, prefix_tree, scale, softcap, window)
     return output_HTD.transpose(0, 1)[None].contiguous(), None
 

@@ -35,9 +35,8 @@ def load_checkpoint(
     Raises:
         ValueError: it is none of these, its weights cannot be read, or they have no head.
     """
-    saved = SavedModel(
-        name, {"trust_remote_code": False, "dtype": "auto", **kwargs}
-    )  # None would make transformers ask at the terminal
+    # Without an answer transformers would ask at the terminal whether to run a model's own code.
+    saved = SavedModel(name, {"trust_remote_code": False, "dtype": "auto", **kwargs})
     if "gguf_file" not in kwargs:
         check_place(name, saved.hub)
     of_tokenizer = {key: value for key, value in saved.hub.items() if key != "subfolder"}
@@ -61,7 +60,8 @@ def load_checkpoint(
         model, info = model_kind.auto_class.from_pretrained(
             name, num_labels=num_labels, output_loading_info=True, **options
         )
-    head = "" if model_kind is LM else f"{HEAD_NAME}."  # an LM must be complete
+    # A causal LM must be complete.
+    head = "" if model_kind is LM else f"{HEAD_NAME}."
     if missing := sorted(key for key in info["missing_keys"] if key.startswith(head)):
         raise ValueError(
             f"'{name}' has no weights for its head ({', '.join(missing)}): it was never trained as a reward model, and "
@@ -88,7 +88,8 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
     """
     model = _adapted(adapter, merges=True, **kwargs).merge_and_unload(safe_merge=True)
     for name, module in list(model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # some methods (layer norm tuning) leave it
+        # Some methods leave the wrapper (layer norm tuning).
+        if isinstance(module, ModulesToSaveWrapper):
             model.set_submodule(name, module.modules_to_save["default"])
     model.save_pretrained(output_dir)
     head = getattr(model, HEAD_NAME, None)  # a causal LM has none
@@ -98,7 +99,8 @@ def merge_adapter(adapter: str, output_dir: str, **kwargs) -> None:
 
 def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     """The base model with the adapter on it. Its config gets the entries that the trainer wrote beside the adapter."""
-    hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}  # the adapter's; its config names its base's
+    # These are the adapter's; its config names those of its base model.
+    hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
     check_place(adapter, hub)
     refuse_pickled_adapter(adapter, hub)
     peft_config = read(PeftConfig, adapter, **hub)
@@ -130,7 +132,8 @@ def _adapted(adapter: str, merges: bool = False, **kwargs: Any) -> PeftModel:
     if hasattr(model, HEAD_NAME) and (layers or shapes.keys() == {"weight", "bias"}):
         setattr(model, HEAD_NAME, build_head(layers, shapes))
     text_config = config.get_text_config()
-    if text_config.vocab_size != vocabulary_size(model):  # a row for the pad token
+    # Training has added a row for the pad token.
+    if text_config.vocab_size != vocabulary_size(model):
         model.resize_token_embeddings(text_config.vocab_size)
     if model_kind is not LM:  # fp32 before the adapter's head is read
         install_reward_head(model)

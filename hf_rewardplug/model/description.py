@@ -88,7 +88,8 @@ class Description:
             if fits and name == "calibration":
                 fits = all(_is_number(value.get(key)) for key in ("mean", "std"))
             if fits and name == "attribute_weights":
-                labels = getattr(config, "num_labels", len(value))  # a dict does not say how many
+                # A dict does not say how many.
+                labels = getattr(config, "num_labels", len(value))
                 fits = len(value) == labels > 0 and all(map(_is_number, value))
             if fits and name == "head":
                 fits = all(isinstance(layer, str) for layer in value)
@@ -102,7 +103,8 @@ def _block(config: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return is_number(value) and abs(value) < 1e300  # JSON may hold greater numbers
+    # JSON may hold greater numbers.
+    return is_number(value) and abs(value) < 1e300
 
 
 def _fault(place: str, name: str, value: Any, expected: str) -> ValueError:

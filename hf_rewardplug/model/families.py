@@ -54,7 +54,8 @@ def check_model(model: Any, model_kind: Kind) -> None:
     name = type(unwrapped(model)).__name__
     class_kind = kind_of_class(name)
     if class_kind is None and not name.endswith("ForConditionalGeneration"):
-        return  # it may have a head of this kind: a class of its own code, or a body
+        # It may have a head of this kind: a class of its own code, or a body.
+        return
     check_family(model.config, model_kind, f"`model`, a {name},")
     if name.endswith(model_kind.class_endings):
         return

@@ -61,19 +61,22 @@ def install_reward_head(model: nn.Module) -> bool:
                 f"The reward head is quantized ({type(module).__name__}). Load the model with '{HEAD_NAME}' in the "
                 "quantization config's `llm_int8_skip_modules`, or give its name and `quantization_config`."
             )
-        if type(module) is nn.Linear:  # PEFT's copies of it in `modules_to_save` too
+        # PEFT's copies of the head in `modules_to_save` become heads too.
+        if type(module) is nn.Linear:
             become(module, RewardHead)
         if isinstance(module, RewardHead):
             _to_fp32(module)
     heads = reward_heads(base)
     body = getattr(base, getattr(base, "base_model_prefix", ""), None)
     scored = _picked_forward
-    if heads and decodes(base):  # its own forward makes what the decoder reads
+    # The model's own forward makes the decoder's inputs.
+    if heads and decodes(base):
         scored = _read_forward
     elif heads and body is not None and body is not base:
         scored = _scored_forward
     give_scored_forward(base, scored)
-    if conversions := getattr(base, "_weight_conversions", None):  # transformers saves under the names that it read
+    # Without this transformers would save the head under the name in the files that it read.
+    if conversions := getattr(base, "_weight_conversions", None):
         base._weight_conversions = [
             conversion for conversion in conversions if f"{HEAD_NAME}." not in conversion.target_patterns
         ]
@@ -86,7 +89,8 @@ def install_reward_head(model: nn.Module) -> bool:
 def become(module: nn.Linear, head_class: type[nn.Linear]) -> None:
     """Make a linear layer a head, in place."""
     module.__class__ = head_class
-    if "_old_forward" in vars(module):  # accelerate's hook, of a model over several devices, has bound it
+    # accelerate's hook for a model over several devices has bound the old forward.
+    if "_old_forward" in vars(module):
         module._old_forward = types.MethodType(head_class.forward, module)
 
 
@@ -129,7 +133,8 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
     has another name.
     """
     head = getattr(unwrapped(model), HEAD_NAME, None)
-    copies = getattr(head, "modules_to_save", None)  # PEFT's; the adapter's own is the one that trains
+    # PEFT has a copy for each adapter, and the active adapter's copy trains.
+    copies = getattr(head, "modules_to_save", None)
     if copies is not None:
         head = copies[model.active_adapter] if model.active_adapter in copies else None
     if head is None or not _trains(head):
@@ -140,7 +145,8 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
             gathered[match[1]] = value
     state = {}
     for name, parameter in head.named_parameters():
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 the parameter itself is empty
+        # Under ZeRO-3 the parameter itself is empty.
+        shape = getattr(parameter, "ds_shape", parameter.shape)
         own = parameter.detach() if parameter.shape == shape else torch.full(shape, torch.nan)
         state[name] = gathered[name] if name in gathered and gathered[name].shape == shape else own
     return state
@@ -192,7 +198,8 @@ def _trains(module: nn.Module) -> bool:
 
 def _to_fp32(head: nn.Module) -> None:
     for parameter in head.parameters():
-        if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):  # ZeRO-3 keeps its own dtype
+        # ZeRO-3 chooses the dtype of its parameters itself.
+        if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()
 
 
@@ -202,10 +209,12 @@ def _scored_forward(self, *args, score_positions: torch.Tensor, **kwargs):
     body = getattr(self, self.base_model_prefix)
     hidden_BLD = body(*args, **kwargs, return_dict=True).last_hidden_state
     hidden_SD = hidden_BLD.flatten(0, 1)[score_positions.to(hidden_BLD.device)]
-    dropout = getattr(self, "dropout", None)  # transformers' token classifiers have one before the head
+    # Transformers' token classifiers have one before the head.
+    dropout = getattr(self, "dropout", None)
     if isinstance(dropout, nn.Module):
         hidden_SD = dropout(hidden_SD)
-    logits_SC = getattr(self, HEAD_NAME)(hidden_SD)  # on the last device where the model is spread over several
+    # Where the model is spread over several devices, the head is on the last.
+    logits_SC = getattr(self, HEAD_NAME)(hidden_SD)
     return SequenceClassifierOutput(logits=logits_SC.to(score_positions.device))
 
 
@@ -226,4 +235,5 @@ def _picked_forward(self, *args, score_positions: torch.Tensor, **kwargs):
     logits = self._plain_forward(*args, **kwargs).logits
     if logits.ndim == 3:  # a token classifier: every position has logits
         return TokenClassifierOutput(logits=logits.flatten(0, 1)[score_positions].float())
-    return SequenceClassifierOutput(logits=logits.float())  # pooled: one a sequence, in order
+    # Pooled logits: one row a sequence, in order.
+    return SequenceClassifierOutput(logits=logits.float())

@@ -123,7 +123,8 @@ def with_saved_head(
         if known and isinstance(head, nn.Module) and {*shapes} != {name for name, _ in head.named_parameters()}:
             setattr(self, HEAD_NAME, build_head(layers, shapes))
         if published(config):
-            vars(config).pop("auto_map", None)  # names files of code that will not be saved
+            # `auto_map` names files of code that will not be saved.
+            vars(config).pop("auto_map", None)
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), rf"^{HEAD_NAME}\."}
         self.__class__ = model_class
 

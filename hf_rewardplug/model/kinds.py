@@ -41,7 +41,8 @@ class Kind:
     @property
     def auto_class(self) -> Any:
         """The class of transformers whose `from_pretrained` loads it."""
-        import transformers  # here alone: a report reads this table, and needs neither torch nor transformers
+        # Imported here, because a report reads this table without torch and transformers.
+        import transformers
 
         return getattr(transformers, f"AutoModel{self.class_endings[0]}")
 

@@ -39,15 +39,18 @@ class LabelTokenHead(nn.Linear):
     [[17.0, 5.0], [17.0, 5.0]]
     """
 
-    label_tokens: torch.Tensor  # ids of (bad, good); neither is a buffer, so that no checkpoint has a trace of them
-    score_positions: torch.Tensor | None = None  # (S,) in the flattened batch
+    # `label_tokens` are the ids of (bad, good). Neither attribute is a buffer: no checkpoint has a trace of them.
+    label_tokens: torch.Tensor
+    # `score_positions` (S,) count in the flattened batch.
+    score_positions: torch.Tensor | None = None
 
     def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
         if self.score_positions is None:
             return super().forward(hidden_BLD)
         device = hidden_BLD.device
         hidden_SD = hidden_BLD.flatten(0, -2)[self.score_positions.to(device)]
-        self.label_tokens = self.label_tokens.to(device)  # copied once, or each batch would wait for it
+        # Kept on the device, because otherwise each batch would wait for a copy.
+        self.label_tokens = self.label_tokens.to(device)
         weight_2D = F.embedding(self.label_tokens, self.weight, sparse=_adds_rows(self.weight))
         with torch.autocast(device.type, enabled=False):
             bias_2 = None if self.bias is None else self.bias[self.label_tokens].float()
@@ -125,7 +128,8 @@ def install_label_tokens(model: nn.Module, label_tokens: Sequence[int]) -> None:
                 "the tokenizer is another model's. Take the model's own, or resize the embeddings first."
             )
         module.label_tokens = torch.tensor(label_tokens)
-        if type(module) is nn.Linear:  # FSDP replaces the class of a layer that it shards
+        # FSDP replaces the class of a layer that it shards.
+        if type(module) is nn.Linear:
             become(module, LabelTokenHead)
         if module.weight.requires_grad:
             add_rows_alone(module.weight)
@@ -153,7 +157,8 @@ def _lm_heads(base: nn.Module) -> list[nn.Linear]:
 
 def _scored_forward(self, *args, score_positions: torch.Tensor, **kwargs):
     """The family's own forward, whose LM heads compute the label tokens' logits at the scored positions alone."""
-    if getattr(self.config, "output_router_logits", False):  # the router's own loss would misread a tree's mask
+    # The router's own loss would misread a tree's mask.
+    if getattr(self.config, "output_router_logits", False):
         kwargs["output_router_logits"] = False
     heads = _lm_heads(self)
     try:

@@ -98,7 +98,8 @@ def branches(spans: Iterable[Span]) -> list[tuple[int, int, list[tuple[int, int]
     """
     causal = sorted(span for span in spans if span[:2] == span[2:])
     waiting = sorted(full_spans(spans), key=lambda span: (-span[0], span[1], -span[2]))
-    with_ancestors, around = [], []  # `around`: the full spans that the branch lies in
+    # `around`: the full spans that the branch lies in.
+    with_ancestors, around = [], []
     for start, stop, *_ in causal:
         while around and around[-1][1] <= start:
             around.pop()

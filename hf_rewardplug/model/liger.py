@@ -46,7 +46,8 @@ def register_liger(model: nn.Module, device: torch.device) -> str | None:
     """
     if device.type not in DEVICES:
         return f"Triton kernels do not run on '{device.type}'"
-    if getattr(unwrapped(model), "use_kernels", False):  # which binds its own forwards at each `train()` and `eval()`
+    # `use_kernels` binds forwards of its own at each `train()` and `eval()`.
+    if getattr(unwrapped(model), "use_kernels", False):
         return "the model was loaded with `use_kernels=True`, which replaces the same layers"
     installed = version("liger-kernel") if is_liger_kernel_available() else None
     if installed is None or Version(installed) < Version(OLDEST):
@@ -66,7 +67,8 @@ def _for_bodies(apply: Callable) -> Callable:
 
     @functools.wraps(apply)  # Liger looks into the signature
     def apply_liger(*args, model: nn.Module | None = None, **options):
-        if model is None or "_plain_forward" not in vars(model):  # any other model is Liger's business
+        # Liger treats any other model as it always does.
+        if model is None or "_plain_forward" not in vars(model):
             return apply(*args, model=model, **options)
         body = getattr(model, model.base_model_prefix)
         named = inspect.signature(apply).parameters
@@ -90,26 +92,25 @@ def _apply_to_body(apply: Callable, body: nn.Module, options: dict) -> None:
     forwards likewise, so that a trained model can be moved to the CPU.
     """
     modeling = sys.modules[type(body).__module__]
-    before = dict(vars(modeling))
-    forwards = {module: vars(module).get("forward") for module in body.modules()}
+    places = [(modeling, name) for name in vars(modeling)]
+    places += [(module, "forward") for module in body.modules()]
+    before = [vars(owner).get(name) for owner, name in places]
     try:
         apply(model=body, **options)
-    except TypeError as error:  # some families name the classes that they take
+    except TypeError as error:  # some families accept only the classes that they name
         logger.warning("Liger does not take a %s: %s", type(body).__name__, error)
     patched = False
-    for name, plain in before.items():
-        fused = vars(modeling)[name]
-        if fused is not plain:
-            patched = True
-            new = not isinstance(plain, type) and not hasattr(plain, "by_device")
-            setattr(modeling, name, _by_device(fused, plain) if new else plain)
-    for module, forward in forwards.items():
-        fused = vars(module).get("forward")
-        if fused is not forward:
-            patched = True
-            new = not hasattr(forward, "by_device")
-            both = types.MethodType(_by_device(fused.__func__, type(module).forward), module) if new else forward
-            module.forward = both
+    for (owner, name), plain in zip(places, before, strict=True):
+        fused = vars(owner).get(name)
+        if fused is plain:
+            continue
+        patched = True
+        if isinstance(plain, type) or hasattr(plain, "by_device"):
+            setattr(owner, name, plain)
+        elif owner is modeling:
+            setattr(owner, name, _by_device(fused, plain))
+        else:
+            owner.forward = types.MethodType(_by_device(fused.__func__, type(owner).forward), owner)
     if not patched:
         logger.warning("Liger has no kernel for the layers of a %s; training goes on without it.", type(body).__name__)
 

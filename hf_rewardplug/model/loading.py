@@ -65,7 +65,8 @@ def _config(model: str | PreTrainedModel, **kwargs) -> PreTrainedConfig:
 
 def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int) -> str | None:
     """Why the tokenizer seems to be another model's: by the config where it came from, and by its size."""
-    if rows - len(tokenizer) > max(rows // 10, 128):  # embeddings are padded, but by less than a twentieth
+    # Embeddings are often padded, but by less than a twentieth.
+    if rows - len(tokenizer) > max(rows // 10, 128):
         return f"it knows {len(tokenizer)} tokens, and the model's embedding has {rows} rows"
     try:
         beside, _ = PreTrainedConfig.get_config_dict(tokenizer.name_or_path, local_files_only=True)
@@ -76,7 +77,8 @@ def _looks_foreign(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig,
     if families != {None} and not families & {config.model_type, config.get_text_config().model_type}:
         return f"'{tokenizer.name_or_path}' is a {beside.get('model_type')}, and the model is a {config.model_type}"
     size = text.get("vocab_size") or rows
-    if abs(size - rows) > 0.01 * rows:  # sizes of one family differ by a padding
+    # Vocabularies of one family differ by their padding alone.
+    if abs(size - rows) > 0.01 * rows:
         return f"'{tokenizer.name_or_path}' has a vocabulary of {size}, and the model's embedding has {rows} rows"
     return None
 
@@ -100,7 +102,8 @@ def conversation_ends(tokenizer: PreTrainedTokenizerBase, **chat_template_kwargs
     if not tokenizer.chat_template:
         return ends
     for messages in _CONVERSATIONS:
-        with contextlib.suppress(Exception):  # a template may raise any error, for example because it knows no tools
+        # A template may raise any error, for example because it knows no tools.
+        with contextlib.suppress(Exception):
             rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **chat_template_kwargs)
             ends |= {*tokenizer.convert_ids_to_tokens(rendered["input_ids"][-1:])}
     return ends
@@ -147,7 +150,8 @@ def set_pad_token(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerB
     if tokenizer.pad_token_id >= vocabulary_size(model):
         logger.warning("The embedding grows by a row for the new pad token: the vocabulary has no unused id.")
         model.resize_token_embeddings(tokenizer.pad_token_id + 1)
-    for config in (model.config, model.config.get_text_config()):  # an encoder-decoder pools by the first
+    # An encoder-decoder pools by the pad token of the outer config.
+    for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -193,7 +197,8 @@ def describe_checkpoint(model: PreTrainedModel | PeftModel, model_kind: Kind, **
         )
     model.config.rewardplug = {"kind": model_kind.config_name, "score_position": model_kind.score_position, **entries}
     if not model_kind.rates_steps or (model.config.num_labels == 1 and model_kind is not LM):
-        model.config.problem_type = "regression"  # servers return the raw score, not a sigmoid of it
+        # With this, servers return the raw score, not a sigmoid of it.
+        model.config.problem_type = "regression"
 
 
 def let_head_train(model: PeftModel, model_kind: Kind) -> None:
@@ -258,5 +263,6 @@ def reward_peft_config(peft_config: Any, model_kind: Kind) -> Any:
     if hasattr(fixed, "modules_to_save"):
         fixed.modules_to_save = _with_head(fixed.modules_to_save)
     if getattr(fixed, "target_modules", None) == "all-linear" and not getattr(fixed, "exclude_modules", True):
-        fixed.exclude_modules = [HEAD_NAME]  # PEFT keeps a sequence classifier's head out by itself, no other
+        # PEFT itself excludes only a sequence classifier's head.
+        fixed.exclude_modules = [HEAD_NAME]
     return fixed

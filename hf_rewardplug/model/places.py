@@ -68,7 +68,8 @@ def read(auto_class: Any, name: str, **options: Any) -> Any:
     Raises:
         ValueError: it cannot be read.
     """
-    code = {"trust_remote_code": False} if auto_class.__name__.startswith("Auto") else {}  # PEFT's has none
+    # PEFT's configs take no such argument.
+    code = {"trust_remote_code": False} if auto_class.__name__.startswith("Auto") else {}
     here = {"local_files_only": True} if Path(name).is_dir() else {}
     try:
         return auto_class.from_pretrained(name, **{**code, **here, **options})

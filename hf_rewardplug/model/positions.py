@@ -33,7 +33,8 @@ _TABLES = (
     "wpe",
     "positions_embed",
     "char_position_embeddings",
-    "pos_encoding",  # CTRL's sines, which end like GPT-J's `embed_positions`
+    # CTRL's sines, which end like GPT-J's `embed_positions`.
+    "pos_encoding",
 )
 """what transformers' models call a table with a row for each position"""
 
@@ -64,15 +65,18 @@ def _table_rows(base: nn.Module) -> Iterator[int]:
     for module in base.modules():
         for name in _TABLES:
             table = getattr(module, name, None)
-            table = getattr(table, "base_layer", getattr(table, "original_module", table))  # in PEFT's wrappers
+            # PEFT may have wrapped the table.
+            table = getattr(table, "base_layer", getattr(table, "original_module", table))
             weight = table if torch.is_tensor(table) else getattr(table, "weight", None)
-            shape = getattr(weight, "ds_shape", getattr(weight, "shape", ()))  # ZeRO-3 has no row in the parameter
+            # Under ZeRO-3 the parameter itself is empty.
+            shape = getattr(weight, "ds_shape", getattr(weight, "shape", ()))
             if len(shape) != 2:
                 continue
             padding, counted = getattr(table, "padding_idx", None), getattr(module, "position_ids", None)
             rows = shape[0] - (getattr(table, "offset", 0) if padding is None else padding + 1)
             yield min(rows, counted.shape[-1]) if torch.is_tensor(counted) else rows
-        if hasattr(module, "build_mpt_alibi_tensor"):  # MPT's distances are a table too
+        # MPT has a table of distances.
+        if hasattr(module, "build_mpt_alibi_tensor"):
             yield module.config.max_seq_len
 
 
@@ -95,7 +99,8 @@ def separate_lengths(model: nn.Module) -> SideOf | None:
     for name, rotary in list(base.named_modules()):
         if _limits(rotary) and _rotate_each not in rotary._forward_hooks.values():
             body = base.get_submodule(name.rpartition(".")[0])
-            body.register_forward_pre_hook(_keep_mask, with_kwargs=True)  # functions: copies of the model keep them
+            # The hooks are functions, so that copies of the model keep them.
+            body.register_forward_pre_hook(_keep_mask, with_kwargs=True)
             rotary.register_forward_hook(_rotate_each, with_kwargs=True)
     return rotary_sides(model)
 
@@ -153,9 +158,11 @@ def _rotate_each(rotary: nn.Module, args: tuple, kwargs: dict, output):
         alike.setdefault(longest_alike(length, limit), []).append(length)
     rotated = None
     for longest, lengths in alike.items():
-        rotary.forward(hidden, position_ids[:1, :1] * 0, *layer_type)  # a short text: dynamic NTK forgets a long one
+        # After a short text dynamic NTK no longer uses the frequencies of a long one.
+        rotary.forward(hidden, position_ids[:1, :1] * 0, *layer_type)
         own = rotary.forward(hidden, position_ids.clamp(max=longest - 1), *layer_type)
-        own = own if isinstance(own, tuple) else (own,)  # cosine and sine, or a complex number
+        # The output is cosine and sine, or a complex number.
+        own = own if isinstance(own, tuple) else (own,)
         own_BL1 = torch.isin(length_BL, torch.tensor(lengths, device=length_BL.device))[..., None]
         rotated = tuple(torch.where(own_BL1, *pair) for pair in zip(own, rotated or own, strict=True))
     return rotated if isinstance(output, tuple) else rotated[0]
@@ -171,7 +178,8 @@ def _text_lengths(position_ids: torch.Tensor, mask_BL: torch.Tensor | None) -> t
             [2, 2, 1]])
     """
     if mask_BL is not None:
-        position_ids = position_ids * mask_BL[:, -position_ids.shape[1] :].bool()  # without PEFT's virtual tokens
+        # The mask has columns for PEFT's virtual tokens, and the positions have none.
+        position_ids = position_ids * mask_BL[:, -position_ids.shape[1] :].bool()
     text_BL = (position_ids == 0).long().cumsum(1)
     length_of_text = text_BL.new_zeros(len(text_BL), text_BL.shape[1] + 1)
     return length_of_text.scatter_reduce(1, text_BL, position_ids.long() + 1, "amax").gather(1, text_BL)

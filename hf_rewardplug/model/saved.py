@@ -42,7 +42,8 @@ FOREIGN_HEADS = (
 )
 """names that heads have in checkpoints of TRL's PPO, OpenRLHF, LLaMA-Factory, InternLM2, ArmoRM and others"""
 
-_TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"  # a body has a `classifier` too (LongCat's router)
+# Only at the top, because a body may have a `classifier` too (LongCat's router).
+_TOP = r"^(?:(?:module|model|base_model|pretrained_model)\.)?"
 
 _ANEW = "ignore_mismatched_sizes"
 
@@ -127,10 +128,12 @@ class SavedModel:
         check_family(self.config, model_kind, f"'{self.name}'")
         options = {"use_safetensors": True, **self.options}
         if published(self.config):
-            options["trust_remote_code"] = False  # the body is transformers' own, and the head is known
+            # The body is transformers' own, and the head is known.
+            options["trust_remote_code"] = False
         if not self.head or options.get(_ANEW):
             return options
-        if model_kind is LM:  # its LM head counts, even where the files hold another head too
+        # Its LM head counts, even where the files hold another head too.
+        if model_kind is LM:
             name = architecture(self.config)
             if kind_of_class(name) not in (LM, None):
                 raise ValueError(
@@ -159,9 +162,8 @@ class SavedModel:
         mapping, config_class = model_kind.auto_class._model_mapping, type(self.config)
         before = mapping._extra_content.get(config_class)
         model_class = mapping[config_class] if config_class in mapping else None
-        if model_kind is not LM and isinstance(
-            model_class, type
-        ):  # the model is not of its own code, and has a single class
+        # Only transformers' own classes: a model of its own code has no class here, and some configs have several.
+        if model_kind is not LM and isinstance(model_class, type):
             # `register` would not do: before transformers 5.18 or so it ignores a config of transformers' own.
             mapping._extra_content[config_class] = with_saved_head(model_class, saved_layers(self.config), shapes)
         try:
@@ -211,7 +213,8 @@ class SavedModel:
         config.num_labels = num_labels
         trusted = self.options.get("trust_remote_code", False) and not published(config)
         try:
-            with torch.device("meta"), set_zero3_state():  # ZeRO-3 would divide the empty tensors among its ranks
+            # ZeRO-3 would divide the empty tensors among its ranks.
+            with torch.device("meta"), set_zero3_state():
                 model = model_kind.auto_class.from_config(config, trust_remote_code=trusted)
         except (AssertionError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"'{self.name}' cannot be built as its config.json says: {error}.") from error

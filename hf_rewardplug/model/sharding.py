@@ -38,7 +38,8 @@ def ask_for_head_group(model: nn.Module, fsdp_plugin: Any) -> None:
 
     A causal LM's head stays in the model's own group, where the embedding is that it may share its weight with.
     """
-    if not reward_heads(model):  # accelerate stops at a class that is not there
+    # accelerate raises an error where no module has the class.
+    if not reward_heads(model):
         return
     base = unwrapped(model)
     base._no_split_modules = [*(base._no_split_modules or ()), RewardHead.__name__]
@@ -56,7 +57,8 @@ def keep_head_fp32(model: nn.Module) -> None:
             state = head._get_fsdp_state()
             state._mp_policy = FP32
             for group in getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]:
-                for owner in (group, *group.fsdp_params):  # from torch 2.15 on each parameter has the policy itself
+                # From torch 2.15 on each parameter has the policy too.
+                for owner in (group, *group.fsdp_params):
                     owner.mp_policy = FP32
     if isinstance(model, FSDPModule):
         state = model._get_fsdp_state()

@@ -16,7 +16,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from .head import HEAD_NAME
 from .places import find_file
 
-_OF_HEAD = re.compile(rf"(?:^|\.){HEAD_NAME}\.(.+)$")  # a parameter of the head in a file that was saved here
+# The key of a head's parameter in a file that was saved by this package.
+_OF_HEAD = re.compile(rf"(?:^|\.){HEAD_NAME}\.(.+)$")
 
 
 def why_not_readable(path: Path) -> str | None:

@@ -60,7 +60,8 @@ def choose_kernel(heads: Heads) -> Kernel:
     """
     if heads.device.type != "cuda":
         return span_attention
-    if heads.window is not None:  # a small tree shows only a small window
+    # The small tree of the check would not notice a larger window.
+    if heads.window is not None:
         heads = heads._replace(window=min(heads.window, 40))
     return _checked_kernel(heads)
 

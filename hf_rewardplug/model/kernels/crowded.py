@@ -36,7 +36,8 @@ class Cores:
     def __init__(self, usage=usage):
         self.usage = usage
         self.before: tuple[float, int] | None = None
-        self.enough: threading.Event | None = None  # set: the idle threads end
+        # The idle threads end when this is set.
+        self.enough: threading.Event | None = None
 
     def look(self) -> None:
         """To be called often; it costs a microsecond."""

@@ -19,7 +19,8 @@ def flash_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, so
     if softcap is not None:
         raise ValueError(f"Flash attention has no soft-cap, got softcap={softcap}. Use `flex_attention`.")
     rows_THD = (tensor.transpose(0, 1) for tensor in (query_HTD, key_KTD, value_KTD))
-    left = -1 if window is None else window - 1  # keys to the left of a query's own, which the window includes
+    # A window includes the query's own key; `left` counts the keys before it.
+    left = -1 if window is None else window - 1
     return FlashAttention.apply(*rows_THD, layout.on(query_HTD.device), scale, left).transpose(0, 1)
 
 

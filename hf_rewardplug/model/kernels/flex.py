@@ -37,7 +37,8 @@ def flex_attention(query_HTD, key_KTD, value_KTD, layout: TreeLayout, scale, sof
         enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
         kernel_options=kernel_options(query_HTD.shape[-1], query_HTD.dtype, shared_memory(query_HTD.device)),
     )
-    return output_1HTD.squeeze(0)  # `[0]` copies a whole gradient in the backward
+    # `[0]` would copy a whole gradient in the backward.
+    return output_1HTD.squeeze(0)
 
 
 def kernel_options(dim: int, dtype: torch.dtype, memory: int) -> dict:
@@ -64,7 +65,8 @@ def kernel_options(dim: int, dtype: torch.dtype, memory: int) -> dict:
     32
     """
     options = {"FORCE_USE_FLEX_ATTENTION": True}
-    padded = 1 << (dim - 1).bit_length()  # as wide as Triton makes a head
+    # Triton makes a head as wide as the next power of two.
+    padded = 1 << (dim - 1).bit_length()
     head, large = padded * dtype.itemsize, memory >= 160 * 1024
     if head <= 128 or (large and (head <= 256 or padded == dim)):
         return options
@@ -79,9 +81,8 @@ def shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 1 << 30
     properties = torch.cuda.get_device_properties(device)
-    return getattr(
-        properties, "shared_memory_per_block_optin", 65_536
-    )  # AMD's cards, which do not say it, have as much
+    # torch does not report it for AMD's cards, which have 65,536 bytes.
+    return getattr(properties, "shared_memory_per_block_optin", 65_536)
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,7 +99,8 @@ def _compiled_flex():
     patched = torch._dynamo.config.patch(specialize_float=True, recompile_limit=64)(compiled)
 
     def in_turn(*args, **kwargs):
-        with lock:  # before torch 2.13 the configuration is that of all threads
+        # Before torch 2.13 all threads share the configuration.
+        with lock:
             return patched(*args, **kwargs)
 
     return in_turn
@@ -123,7 +125,8 @@ def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
     if ("block_mask", window) in index:
         return index["block_mask", window]
     end_T, position_ids_T = index["subtree_end"], index["position_ids"]
-    before_T = None if window is None else position_ids_T - window  # here, not T x T times in the mask
+    # Computed once here; the mask would compute it T x T times.
+    before_T = None if window is None else position_ids_T - window
 
     def visible(batch, head, query, key):
         return (key <= query) & (query < end_T[key])
@@ -138,7 +141,8 @@ def _block_mask(layout: TreeLayout, window: int | None, device: torch.device):
     some_NN = below_NN & (_blocks(end_T, 0).amax(1) > first_N[:, None])
     all_NN = below_NN & (_blocks(end_T, 0).amin(1) > last_N[:, None]) & whole_N[:, None]
     if window is not None:
-        most, least = 1 << 62, -(1 << 62)  # exact as a double, which `F.pad` makes of them
+        # `F.pad` turns these into doubles, which hold them exactly.
+        most, least = 1 << 62, -(1 << 62)
         some_NN &= _blocks(position_ids_T, least).amax(1) > _blocks(before_T, most).amin(1)[:, None]
         all_NN &= _blocks(position_ids_T, most).amin(1) > _blocks(before_T, least).amax(1)[:, None]
     some_NN = (some_NN & ~all_NN) | torch.eye(len(first_N), dtype=torch.bool, device=device)

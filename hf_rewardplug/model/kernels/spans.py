@@ -76,7 +76,8 @@ Block(q0=900, q1=999, k0=0, k1=500, masked=False)]
         causal.append(Block(start, stop, start, stop))
     starts, full = [block.q0 for block in causal], []
     for q0, q1, k0, k1 in sorted(full_spans(spans), key=lambda span: (span[2], span[0])):
-        q0 = max(q0, causal[bisect_right(starts, k0) - 1].q1)  # queries before are in the causal block of the keys
+        # Earlier queries are in the causal block of the keys.
+        q0 = max(q0, causal[bisect_right(starts, k0) - 1].q1)
         if q0 >= q1:
             continue
         last = full[-1] if full else None
@@ -106,7 +107,8 @@ class SpanAttention(torch.autograd.Function):
         for block in attention.blocks:
             output, lse = attention.forward(block)
             lse_so_far = lse_KGT[:, :, block.queries]
-            share = torch.sigmoid(lse.to(wide) - lse_so_far)  # of this block's keys in the softmax; 1 of the first
+            # The share of this block's keys in the softmax so far; it is 1 for the first block.
+            share = torch.sigmoid(lse.to(wide) - lse_so_far)
             output_KGTD[:, :, block.queries].lerp_(output.to(wide), share[..., None])
             torch.logaddexp(lse_so_far, lse.to(wide), out=lse_so_far)
         output_KGTD = output_KGTD.to(query_HTD.dtype)
