@@ -92,25 +92,26 @@ def _apply_to_body(apply: Callable, body: nn.Module, options: dict) -> None:
     forwards likewise, so that a trained model can be moved to the CPU.
     """
     modeling = sys.modules[type(body).__module__]
-    places = [(modeling, name) for name in vars(modeling)]
-    places += [(module, "forward") for module in body.modules()]
-    before = [vars(owner).get(name) for owner, name in places]
+    before = dict(vars(modeling))
+    forwards = {module: vars(module).get("forward") for module in body.modules()}
     try:
         apply(model=body, **options)
-    except TypeError as error:  # some families accept only the classes that they name
+    except TypeError as error:  # some families name the classes that they take
         logger.warning("Liger does not take a %s: %s", type(body).__name__, error)
     patched = False
-    for (owner, name), plain in zip(places, before, strict=True):
-        fused = vars(owner).get(name)
-        if fused is plain:
-            continue
-        patched = True
-        if isinstance(plain, type) or hasattr(plain, "by_device"):
-            setattr(owner, name, plain)
-        elif owner is modeling:
-            setattr(owner, name, _by_device(fused, plain))
-        else:
-            owner.forward = types.MethodType(_by_device(fused.__func__, type(owner).forward), owner)
+    for name, plain in before.items():
+        fused = vars(modeling)[name]
+        if fused is not plain:
+            patched = True
+            new = not isinstance(plain, type) and not hasattr(plain, "by_device")
+            setattr(modeling, name, _by_device(fused, plain) if new else plain)
+    for module, forward in forwards.items():
+        fused = vars(module).get("forward")
+        if fused is not forward:
+            patched = True
+            new = not hasattr(forward, "by_device")
+            both = types.MethodType(_by_device(fused.__func__, type(module).forward), module) if new else forward
+            module.forward = both
     if not patched:
         logger.warning("Liger has no kernel for the layers of a %s; training goes on without it.", type(body).__name__)
 
