@@ -53,14 +53,14 @@ def load_split(
         ValueError: `name` is nowhere, a file or folder of another format, has no such split, or is a file that cannot
             be read (with the line).
     """
-    path = Path(name)
-    if path.exists() and "+" in split:
-        rest = {"config": config, "data_files": data_files, "ds_type": ds_type, "streaming": streaming}
-        parts = [load_split(name, part, numbered=numbered, **rest) for part in split.split("+")]
-        return datasets.concatenate_datasets(parts)
-    options = {"split": split, "streaming": streaming}
+    path, options = Path(name), {"split": split, "streaming": streaming}
     if not path.exists():
         return _by_datasets(name, name=config, data_files=data_files, revision=revision, **options)
+    if "+" in split:
+        same = {"config": config, "data_files": data_files, "ds_type": ds_type, "streaming": streaming}
+        return datasets.concatenate_datasets(
+            [load_split(name, part, numbered=numbered, **same) for part in split.split("+")]
+        )
     if data_files is None and is_saved(path):
         saved = _of_saved(path, split)
         return saved.to_iterable_dataset() if streaming else saved
@@ -69,11 +69,15 @@ def load_split(
     files = _named_files(path, data_files)
     if ds_type is not None and {ds_type} != {file_format(file) for file in files}:
         return _by_datasets(ds_type, shown=name, data_files=exact_names(files), **options)
+    return _of_files(name, _checked_files(path, files), split, streaming=streaming, numbered=numbered)
+
+
+def _of_files(name: str, files: list[Path], split: str, *, streaming: bool, numbered: bool):
+    """The rows of files of one format that belong to the split."""
     base, bracket, part = split.partition("[")
-    files = _checked_files(path, files)
-    if splits := _splits_of(path, files):
+    if splits := _splits_of(Path(name), files):
         if base not in splits:
-            raise ValueError(f"'{path}' has no split '{base}'; it has {', '.join(sorted(splits))}.")
+            raise ValueError(f"'{name}' has no split '{base}'; it has {', '.join(sorted(splits))}.")
         files = splits[base]
     if streaming:
         return stream_of(name, files, split, numbered)

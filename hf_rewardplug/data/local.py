@@ -64,7 +64,7 @@ def table_of(name: str, files: list[Path], split: str) -> datasets.Dataset:
     except Exception as error:  # pyarrow's and datasets' own, with the file in the log and not in the message
         try:
             count = sum(map(check_rows, files))
-        except BrokenFile as broken:  # which tells the line
+        except BrokenFile as broken:  # which names the line
             raise broken from error
         if not count:
             raise ValueError(f"'{name}' has no rows. Give some.") from error

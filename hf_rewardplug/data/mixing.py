@@ -4,7 +4,7 @@ In: `Part`s, all of them `Dataset`s or all of them streams. Out: one data set of
 
     canonical    JSON list of the canonical rows that the part's own adapter gave for one raw row; pairs, ranked lists,
                  steps and trees have no Arrow schema in common
-    subset       the part's name, by which evaluation tells its figures apart
+    subset       the part's name, by which evaluation shows its figures
     source_row   number of the raw row within its part: of the part's file, where it was read from one
 
 which the adapter `mixed` reads again, so that trainers and scoring take it like any other data set. Everything drawn is
@@ -49,7 +49,7 @@ def mixed(
             is through first; rows of the others may be left. "all_exhausted": when every part is through; the others
             begin again meanwhile, so rows come twice or more (with a small weight the mixture gets very long).
             "all_exhausted_without_replacement": every row once; the shares are the weights' until a part is through.
-        shuffle: shuffle each part by `seed` first, so that a part of which not all rows are drawn gives a random sample
+        shuffle: shuffle each part by `seed` first, so that a part that is not drawn whole gives a random sample
             and not its beginning; `Dataset`s alone.
         num_proc: processes that read the rows of a `Dataset`.
         on_bad_row: what becomes of a row that its adapter cannot read: "error", or "drop": it is handed on with what is

@@ -85,13 +85,13 @@ def canonical_rows(part: Part, *, num_proc: int | None = None, on_bad_row: str =
         raise
     if on_bad_row == "drop":
         _check_readable(rows, part.subset)
-    if str(raw.unread):  # which the trainer's report tells
+    if str(raw.unread):  # for the trainer's report
         rows.info.description = f"{UNREAD_OF_PART}'{part.subset}': {raw.unread}"
     return rows
 
 
 def _check_readable(rows: Dataset | IterableDataset, subset: str) -> None:
-    """One part of a wrong format must not hide behind the others."""
+    """A `ValueError` where a part has no row that its format can read: the other parts' rows would hide it."""
     texts = rows["canonical"] if isinstance(rows, Dataset) else (row["canonical"] for row in islice(rows, _PROBED))
     first = None
     for text in texts:

@@ -1,6 +1,6 @@
 """Where the rows of a data set stand in the files that they were read from.
 
-In: a `Dataset`, behind any split, shuffle, selection or filter. Out: an `Origin`, which has the number and the name of
+In: a `Dataset`, after any split, shuffle, selection or filter. Out: an `Origin`, which has the number and the name of
 each row. Rows are numbered from 0, lines from 1 as in editors.
 
     read from a file        its row                                  "row 7", in errors "row 7 (line 8 of a.jsonl)"
@@ -104,7 +104,7 @@ def _numbers(dataset: Dataset, blocks: list[MemoryMappedTable]) -> np.ndarray | 
     """The rows' numbers in the table that `datasets` read or made; None where they are their positions.
 
     `_indices` are the rows that `select`, `shuffle`, `filter` and `sort` leave; a slice of neighbours is cut from the
-    table itself. `datasets` tells neither of them in public.
+    table itself. `datasets` has no public name for either.
     """
     starts = [_rows_before(block.path) + _sliced(block) for block in blocks] or [_sliced_in_memory(dataset.data)]
     lengths = [len(block) for block in blocks] or [len(dataset.data)]

@@ -6,10 +6,10 @@ In: an adapter and rows of a data set. Out: the columns that nobody reads, or a 
     the adapter reads it                                -
     `ignored` of the adapter, ignore_columns            -
     holds nothing in the rows that are looked at        watched: a later row with a part of a prompt in it is refused
-    looks like a part of a prompt, and its text is      ValueError; told by name where it is another name of what TRL's
+    looks like a part of a prompt, and its text is      ValueError; reported where it is another name of what TRL's
     not in what the adapter reads                       `prompt` holds, which is read (`input`, `question`)
     an id, a source, a score by its name                -
-    anything else                                       told once, by name
+    anything else                                       reported once, by name
 
 A part of a prompt is known by its value (messages, tools, images, sound), by its name (`names.py`), or, where rows have
 no prompt at all, by being text. Once a data set, not once a row: the rows of `looked_at` stand for the others.
@@ -98,7 +98,7 @@ def looked_at(rows: Iterable[Row]) -> list[Row]:
 
 
 def check_ignored(ignore_columns: Iterable[str] | None, columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns to ignore, each of which is there.
+    """The columns to ignore, if all of them are there.
 
     >>> check_ignored(["sytem"], ["system", "prompt"])
     Traceback (most recent call last):
@@ -123,7 +123,7 @@ def unread_columns(
     Args:
         rows: raw, without the columns to ignore.
         beside: columns that are read by others than the adapter.
-        ignored: the columns to ignore, to be told.
+        ignored: the columns to ignore, for the report.
 
     Raises:
         ValueError: columns look like parts of a prompt, and the adapter would leave them out; or it reads messages that
@@ -163,7 +163,7 @@ def _is_label(name: str, rows: Sequence[Row]) -> bool:
 
 
 def beside_tokens(columns: Iterable[str], read: Iterable[str]) -> Unread:
-    """Columns of rows that are tokenized already and nobody reads: told, since the tokens may hold them.
+    """Columns that nobody reads of rows that are tokenized already: reported, since the tokens may hold them.
 
     >>> print(beside_tokens(["chosen_ids", "rejected_ids", "id", "context"], ["chosen_ids", "rejected_ids", "margin"]))
     columns that are not read: context
@@ -255,7 +255,7 @@ def _refuse_written_messages(rows: Sequence[Row]) -> None:
 def _known(adapter: Adapter, row: Row) -> KnownTexts | None:
     try:
         return KnownTexts(adapter(row), _filled(adapter, row))
-    except Exception:  # a bad row, or a third party's adapter: told where all rows are read
+    except Exception:  # a bad row, or a third party's adapter: reported where all rows are read
         return None
 
 

@@ -1,7 +1,8 @@
 """Files of rows, read strictly: json, jsonl, csv, parquet and arrow, each also gzipped.
 
 In: files of one format. Out: `FileRow`s in order, each with its number in the file, its line where the format has
-lines, and its row or what is wrong with it; or a `BrokenFile`, with the line, where nothing behind it can be read.
+lines, and its row or what is wrong with it; or a `BrokenFile`, with the line, where the rest of the file cannot be
+read.
 
     json      a list of objects, one object, or one object a line, whatever the suffix      json_rows.py
     jsonl     the same; blank lines are no rows

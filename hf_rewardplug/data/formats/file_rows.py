@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
-"""suffix -> format; a `.gz` may stand behind each"""
+"""suffix -> format; each may be followed by `.gz`"""
 
 FILE_ROW, FILE_NAME = "rewardplug_row", "rewardplug_file"
 """columns of a stream of files: the row's number in its file, and the file's name where there are several"""
 
 
 def file_format(path: str | Path) -> str | None:
-    """The format that a file's name tells, or None."""
+    """The format by a file's name, or None."""
     name = Path(path).name.lower().removesuffix(".gz")
     return FILE_FORMATS.get(Path(name).suffix)
 

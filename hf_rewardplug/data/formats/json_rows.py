@@ -1,7 +1,7 @@
 """Text of JSON to rows, one by one, each with the line that it begins in.
 
 In: the bytes of a list of objects, of one object, or of one object a line, whatever the file's suffix. Out: `FileRow`s.
-Stricter than the readers of other packages: no comma behind the last object, no column twice, no bytes beside UTF-8.
+Stricter than the readers of other packages: no comma after the last object, no column twice, nothing but UTF-8.
 """
 
 import json
@@ -50,7 +50,7 @@ def is_list(table: Path) -> bool:
 
 
 def _one_object(file: IO[bytes]) -> dict[str, Any] | None:
-    """An object that goes on behind its first line, as one that is printed for readers does."""
+    """The only object of a file, if it is written over several lines."""
     first = next((line for line in file if line.strip()), b"")
     if first.strip().removeprefix(_BOM) != b"{":
         return None
