@@ -36,9 +36,3 @@ def aggregated(probabilities: Sequence[float], aggregate: str) -> float:
     [0.5, 0.4, 0.8, 0.65]
     """
     return AGGREGATES[aggregate](probabilities)
-
-
-def check_aggregate(aggregate: str) -> None:
-    """A `ValueError` unless it is one of `AGGREGATES`."""
-    if aggregate not in AGGREGATES:
-        raise ValueError(f"aggregate={aggregate!r} is not one of {', '.join(AGGREGATES)}.")

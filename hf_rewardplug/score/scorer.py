@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checks import RowError, check_whole
+from ..checks import RowError, check_choice, check_whole
 from ..data.adapters.fields import TEMPLATE_ARGUMENTS
 from ..data.canonical import template_arguments
 from ..data.collator import StepCollator
@@ -39,7 +39,7 @@ from ..model.inference import install_scored_forward, own_device, pools, scorabl
 from ..model.kinds import attributes
 from ..model.layout import tree_index
 from ..model.positions import learned_positions, separate_lengths
-from .aggregates import aggregated, check_aggregate
+from .aggregates import AGGREGATES, aggregated
 from .forward import ScoredRows
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .rendering import TrainedForm
@@ -106,7 +106,7 @@ class RewardScorer(ScoredRows):
             description = replace(description, step_separator=step_separator, step_token=None)
         self.kind = scorable_kind(model, tokenizer).config_name
         check_whole("max_tokens_per_batch", max_tokens_per_batch)
-        check_aggregate(aggregate)
+        check_choice("aggregate", aggregate, AGGREGATES)
         self.calibration, self.attributes = description.calibration, attributes(model.config)
         if normalize and not self.calibration:
             raise ValueError(
@@ -293,6 +293,6 @@ class RewardScorer(ScoredRows):
     def _solutions(self, prompts, steps, aggregate: str | None = None, **more) -> Any:
         if self.kind != "prm":
             raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
-        check_aggregate(aggregate or "min")
+        check_choice("aggregate", aggregate or "min", AGGREGATES)
         rows, nest = self._rows(prompts, steps, Solutions, **more)
         return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))

@@ -8,16 +8,12 @@ somebody else's, and stays as it is.
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None
+from ..locks import is_still_at, lock_file
 
 _BEGINNINGS = (b'{"file": ', b'{"line": ', b'{"row": ')
 """how a record of the rejects begins"""
@@ -31,9 +27,7 @@ def is_stream(out: str | Path) -> bool:
 
 @contextlib.contextmanager
 def opened(out: Path) -> Iterator[IO[bytes]]:
-    """`out`, to append to, for one run at a time; a file that is still empty at the end goes if it is new.
-
-    The lock is the kernel's, and ends with the process, whatever ends it.
+    """Open `out` to append to it, for one run at a time. A new file that is still empty at the end is removed.
 
     Raises:
         ValueError: another run writes to it.
@@ -45,10 +39,10 @@ def opened(out: Path) -> Iterator[IO[bytes]]:
     new = not out.exists()
     with open(out, "ab") as file:
         try:
-            _ = fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError:
             raise ValueError(f"another run writes to '{out}' now. Wait for it, or choose another output.") from None
-        if not (out.exists() and os.path.samestat(os.fstat(file.fileno()), out.stat())):
+        if not is_still_at(out, file):
             raise ValueError(f"another run took '{out}' away just now. Try again.")
         try:
             yield file
@@ -102,7 +96,7 @@ def read_rejects(out: str | Path) -> dict[tuple, dict] | None:
         records = [json.loads(line) for line in lines]
     except (ValueError, RecursionError):
         return None
-    ours = (isinstance(one, dict) and {"line", "row"} & one.keys() and "error" in one for one in records)
+    ours = (isinstance(each, dict) and {"line", "row"} & each.keys() and "error" in each for each in records)
     return {place_of(record): record for record in records} if all(ours) else None
 
 

@@ -18,12 +18,8 @@ from typing import IO
 from accelerate.utils import is_peft_model
 
 from ..data.fingerprint import file_state
+from ..locks import HAS_LOCKS, is_still_at, lock_file
 from ..model.loading import ADAPTER_MODEL_CONFIG
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +96,13 @@ class OutputTrainer:
 
 def _take(folder: Path) -> bool:
     """Whether the lock had to be taken: this process may hold it already."""
-    if fcntl is None or folder in _HELD:
+    if not HAS_LOCKS or folder in _HELD:
         return False
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = open(folder / _LOCK, "a+", encoding="utf-8")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError as error:
             file.seek(0)
             raise ValueError(
@@ -116,7 +112,7 @@ def _take(folder: Path) -> bool:
         except OSError as error:
             logger.warning("output_dir='%s' cannot be locked (%s): nothing keeps other runs out of it.", folder, error)
             return False
-        if (folder / _LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
+        if is_still_at(folder / _LOCK, file):
             break  # else its last holder has just removed it
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
