@@ -109,6 +109,21 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
     form = TrainedForm(name, tokenizer, description, description.chat_template_kwargs)
     rows = _built_in(kind, _built_in_forms(tokenizer, form.rows)) if rows is None else rows
     cases = list(_cases(rows, kind, separator or "\n", form))
+    yield from _scoring(name, kind, config, tokenizer, cases, adapter=adapter, label_tokens=labels, dtype=dtype)
+
+
+def _scoring(
+    name: str,
+    kind: Kind,
+    config: Any,
+    tokenizer: Any,
+    cases: list[dict],
+    *,
+    adapter: bool,
+    label_tokens: tuple[int, int] | None,
+    dtype: str | None,
+) -> Iterator[Finding]:
+    """Load the model with plain transformers, and compare its scores of `cases` with this package's."""
     try:
         model, missing = load_plain(name, kind, config, adapter=adapter)
     except Exception as error:  # weights that do not fit the config: of any kind, as the config goes
@@ -117,8 +132,15 @@ def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Findi
         yield Finding("loading", f"plain transformers cannot load it: {why}", False, remedy)
         return
     yield findings.head(model, missing)
-    weights = {"label_tokens": labels, "attribute_weights": description.attribute_weights}
-    expected = plain_scores(model, tokenizer, cases, separator=separator or "\n", **weights)
+    description = Description.of(config)
+    expected = plain_scores(
+        model,
+        tokenizer,
+        cases,
+        separator=description.step_end or "\n",
+        label_tokens=label_tokens,
+        attribute_weights=description.attribute_weights,
+    )
     own_dtype = dtype or str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     del model  # two models at a time may be one too many
     yield from _differences(name, cases, expected, own_dtype)
@@ -239,7 +261,7 @@ def _differences(name: str, cases: list[dict], expected: list[list[float]], dtyp
 
 
 def _own_scores(name: str, cases: list[dict], dtype: str) -> list[list[float]]:
-    return list(RewardScorer.from_pretrained(name, dtype=dtype, device="cpu")._scores(cases))
+    return list(RewardScorer.from_pretrained(name, dtype=dtype, device="cpu").flat_scores(cases))
 
 
 def _apart(expected: list[list[float]], found: list[list[float]]) -> tuple[float, float]:

@@ -19,9 +19,7 @@ The rows may come from standard input, and the scores go to standard output: "-"
 
 import contextlib
 import inspect
-import shutil
-import sys
-import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,14 +30,12 @@ from tqdm.auto import tqdm
 
 from ..checks import listed
 from ..data.files import local_files
-from ..data.formats import count_rows
-from ..data.formats.unpacked import table_files
 from ..data.pipeline import ON_BAD_ROW
 from ..data.preparation_report import PreparationReport, check_refused
-from .aggregates import aggregated
-from .lines import WINDOW, Line, flat, read_source, scored_lines
+from .lines import WINDOW, Line, count_source, read_source, scored_lines, seekable
 from .progress import Progress, check_places, digest, encoded, error_column, find_progress
-from .requests import Requests, node_scores
+from .requests import Requests
+from .score_columns import check_proof, score_columns
 from .sidecars import check_options, is_stream, opened, read_rejects, rejects_of, write_rejects
 
 __all__ = ["Outcome", "Progress", "find_progress", "rejects_of", "score_file"]
@@ -93,33 +89,39 @@ def score_file(
         ValueError: a row that cannot be scored (those before it are written), every row, or `out` holds other rows or
             scores, was begun with other options, or another run writes to it.
     """
+    _check_bad_rows(on_bad_row, skip_bad)
+    row_format = {"adapter": adapter, "column_mapping": column_mapping, "ignore_columns": ignore_columns}
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(seekable(Path(source)))
+        check_places(source, Path(out))
+        written = stack.enter_context(opened(Path(out)))
+        progress = find_progress(source, out, column=column, overwrite=overwrite, window=window)
+        if skip_bad:
+            _check_rejects(out)
+        files, request = local_files(source), Requests(column, **row_format, any_format=True)
+        deque(islice(read_source(files, request), WINDOW), maxlen=0)  # the format and the columns, before a run goes on
+        request.check_ignored()
+        scorer = scorer() if inspect.isfunction(scorer) else scorer
+        check_proof(scorer, progress, request, column, out)
+        check_options(out, _options(scorer, request), goes_on=progress.last > 0)
+        run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
+        return _score_rest(run, files, request, progress, written, window)
+
+
+def _check_bad_rows(on_bad_row: str, skip_bad: bool) -> None:
+    """A `ValueError` unless they say one thing."""
     if on_bad_row not in ON_BAD_ROW or (skip_bad and on_bad_row == "drop"):
         known = f"{listed(ON_BAD_ROW)}, or skip_bad=True"
         raise ValueError(f"on_bad_row={on_bad_row!r}, skip_bad={skip_bad}: expected one of {known}.")
-    how = {"adapter": adapter, "column_mapping": column_mapping, "ignore_columns": ignore_columns}
-    places = {"column": column, "overwrite": overwrite, "window": window}
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_copied(Path(source)))
-        check_places(source, Path(out))
-        written = stack.enter_context(opened(Path(out)))
-        progress = find_progress(source, out, **places)
-        if skip_bad and read_rejects(out) is None:
-            raise ValueError(
-                f"'{rejects_of(out)}' is not a file of this command, which keeps rows without a score there. Move it, "
-                "or choose another output."
-            )
-        files, request = local_files(source), Requests(column, **how, any_format=True)
-        for _ in islice(
-            read_source(files, request), WINDOW
-        ):  # tells the format and the columns, in a run that goes on too
-            pass
-        request.check_ignored()
-        scorer = scorer() if inspect.isfunction(scorer) else scorer
-        _check_proof(scorer, progress, request, column, out)
-        if not is_stream(out):
-            check_options(out, _options(scorer, request), goes_on=progress.last > 0)
-        run = _Run(Path(out), scorer, column, keep_bad=not skip_bad, stop=on_bad_row == "error" and not skip_bad)
-        return _score_rest(run, files, request, progress, written, window)
+
+
+def _check_rejects(out: str | Path) -> None:
+    """A `ValueError` if `rejects_of(out)` is a file of somebody else's, which must stay as it is."""
+    if read_rejects(out) is None:
+        raise ValueError(
+            f"'{rejects_of(out)}' is not a file of this command, which keeps rows without a score there. Move it, "
+            "or choose another output."
+        )
 
 
 def _score_rest(
@@ -130,33 +132,19 @@ def _score_rest(
     run.outcome.report.examples = progress.lines - len(progress.dropped)
     for line, why in progress.dropped:
         run.leave_out(line, why)
-    bar = tqdm(desc="Reading", total=_rows_of(files), initial=progress.last, unit="row", leave=False, disable=None)
+    bar = tqdm(desc="Reading", total=count_source(files), initial=progress.last, unit="row", leave=False, disable=None)
     with bar:
         if not is_stream(run.out):
             written.truncate(progress.size)
             if read_rejects(run.out) is not None:
                 write_rejects(run.out, progress.rejected, "w")
-        found = scored_lines(run.scorer, read_source(files, request, start=progress.last), window=window)
-        while batch := list(run.until_bad(islice(found, window))):
+        lines = scored_lines(run.scorer, read_source(files, request, start=progress.last), window=window)
+        while batch := list(run.until_bad(islice(lines, window))):
             run.write(batch, written)
             bar.update(len(batch))
     run.outcome.report.rows = run.outcome.report.examples + sum(map(len, run.outcome.report.dropped.values()))
     check_refused(run.outcome.report)
     return run.outcome
-
-
-@contextlib.contextmanager
-def _copied(source: Path) -> Iterator[Path]:
-    """A file or a folder; of standard input or a pipe a copy, for the rows are read more than once."""
-    if str(source) != "-" and (source.is_file() or source.is_dir() or not source.exists()):
-        yield source
-        return
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        pipe = sys.stdin.buffer if str(source) == "-" else stack.enter_context(open(source, "rb"))
-        copy = Path(folder) / "stdin.jsonl"
-        with open(copy, "wb") as file:
-            shutil.copyfileobj(pipe, file)
-        yield copy
 
 
 def _options(scorer: Any, request: Requests) -> dict[str, Any]:
@@ -165,26 +153,13 @@ def _options(scorer: Any, request: Requests) -> dict[str, Any]:
     options = {name: getattr(scorer, name, None) for name in ("normalize", "as_text")}
     options |= {name: getattr(scorer, name, None) for name in ("aggregate", "separator") if prm}
     options |= {name: getattr(encoder, name, None) for name in ("step_separator", "step_token") if prm}
-    options |= getattr(scorer, "_labels", {})
+    options |= getattr(scorer, "label_options", {})
     if getattr(encoder, "overlong", None) == "truncate":
         options["max_length"] = encoder.max_length
     options["chat_template_kwargs"] = getattr(encoder, "chat_template_kwargs", None)
     options["dtype"] = str(getattr(scorer.model, "dtype", None)).removeprefix("torch.")
     options["adapter"] = request.adapter and request.adapter.name
     return options | {"column_mapping": request.mapping, "ignore_columns": request.ignored}
-
-
-def _rows_of(files: list[Path]) -> int | None:
-    """How many rows there are to read, for the bar."""
-    lines = 0
-    for table in table_files(files):
-        if table.suffix == ".parquet":
-            lines += count_rows(table)
-            continue
-        with open(table, "rb") as file:
-            while piece := file.read(1 << 20):
-                lines += piece.count(b"\n")
-    return lines or None
 
 
 @dataclass
@@ -246,7 +221,7 @@ class _Run:
     def _new_columns(self, line: Line, scores: Any) -> dict[str, Any]:
         if line.error is not None:
             return {self.column: None, error_column(line, self.column): line.error}
-        return _columns(line.requests, scores, self.scorer, self.column)
+        return score_columns(line.requests, scores, self.scorer, self.column)
 
     def _stopped(self, line: Line) -> ValueError:
         rows, why = self.outcome.before + self.outcome.scored, line.error.removesuffix(".")
@@ -256,45 +231,3 @@ class _Run:
             f"{line.place}: {why}. {before}; or write such rows without a score, --on-bad-row drop "
             "(on_bad_row='drop'); or pass over them, --skip-bad (skip_bad=True)."
         )
-
-
-def _columns(requests: Sequence[dict[str, Any]], scores: Sequence[Any], scorer: Any, column: str) -> dict[str, Any]:
-    """What is written behind a row's columns: the scores of its only request, or of each in a list."""
-    each = [_of_request(request, score, scorer) for request, score in zip(requests, scores, strict=True)]
-    if len(each) == 1:
-        ((several, total),) = each
-    else:
-        several, total = [one if one is not None else total for one, total in each], [total for _, total in each]
-        total = None if all(one is None for one in total) or several == total else total
-    return {
-        **({} if several is None else {f"{column}s": several}),
-        **({} if total is None else {column: total}),
-    }
-
-
-def _of_request(request: dict[str, Any], score: Any, scorer: Any) -> tuple[Any, Any]:
-    """(scores, score): those of several completions or steps, and the one of a completion or aggregated of steps."""
-    if "steps" not in request:
-        return (score, None) if isinstance(score, list) else (None, score)
-    several = not score or isinstance(score[0], list)
-    total = [aggregated(steps, scorer.aggregate) for steps in (score if several else [score])]
-    scores = node_scores(request["parents"], score) if "parents" in request else score
-    return scores, total if several else total[0]
-
-
-def _check_proof(scorer: Any, progress: Progress, request: Requests, column: str, out: str | Path) -> None:
-    """The last rows that were written have this scorer's scores, aggregated ones too, up to rounding."""
-    names = {column, f"{column}s"}
-    bare = [{key: value for key, value in row.items() if key not in names} for _, row in progress.proof]
-    requests = [request.all(row) for row in bare]
-    scores = iter(list(scorer.score_rows([one for several in requests for one in several])))
-    near = 1e-3 if str(getattr(scorer.model, "dtype", "")) == "torch.float32" else 0.05
-    for (number, row), asked in zip(progress.proof, requests, strict=True):
-        columns = _columns(asked, list(islice(scores, len(asked))), scorer, column)
-        before, now = (list(flat([of[name] for name in (column, f"{column}s") if name in of])) for of in (row, columns))
-        if len(before) != len(now) or any(abs(a - b) > near * max(1, abs(b)) for a, b in zip(before, now, strict=True)):
-            told = [", ".join(f"{score:.4f}" for score in scores[:4]) for scores in (before, now)]
-            raise ValueError(
-                f"'{out}', line {number}, has the score {told[0]}, but this model gives {told[1]}: another model or "
-                "other options made it. Choose another output, or start again with --overwrite (overwrite=True)."
-            )

@@ -24,8 +24,11 @@ from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder
 from ..data.unrendered import UnrenderedNotice
+from ..model.description import Description
 from ..model.head import behind_virtual_tokens, step_probabilities
-from ..model.inference import evaluating
+from ..model.inference import evaluating, pools, scorable_kind
+from ..model.positions import learned_positions
+from .rendering import TrainedForm
 
 WINDOW = 4096
 """sequences that are sorted together; what lies in memory at a time"""
@@ -37,6 +40,24 @@ logger = logging.getLogger(__name__)
 def out_of_memory(error: Exception) -> bool:
     """Whether it is memory that ran out, a device's or the machine's."""
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
+
+def build_encoder(
+    model: PreTrainedModel, form: TrainedForm, description: Description, *, max_length: int | None, overlong: str
+) -> Encoder:
+    """The encoder of training: with the checkpoint's separator, and within the positions that the model has."""
+    is_pooled = scorable_kind(model, form.tokenizer).config_name == "orm" and pools(model)
+    return Encoder(
+        tokenizer=form.tokenizer,
+        chat_template_kwargs=form.chat_template_kwargs,
+        pad_token_id=form.tokenizer.pad_token_id if is_pooled else None,
+        vocab_size=model.get_input_embeddings().weight.shape[0],
+        step_separator="\n" if description.step_separator is None else description.step_separator,
+        step_token=description.step_token,
+        max_length=max_length,
+        overlong=overlong,
+        positions=learned_positions(model),
+    )
 
 
 class ScoredRows:
@@ -51,25 +72,25 @@ class ScoredRows:
     _collate: StepCollator
     _lock: threading.Lock
 
-    def _scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
-        """The probability of each of a row's steps, or its reward."""
+    def flat_scores(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[float]]:
+        """For each flat row, the probability of each of its steps, or its reward as a list of one number."""
         if self.kind == "prm":
-            return self._outputs(rows)
+            return self.flat_outputs(rows)
         weights = (self.attributes or {"reward": 1.0}).values()
-        return ([sum(map(operator.mul, weights, one)) for one in outputs] for outputs in self._outputs(rows))
+        return ([sum(map(operator.mul, weights, values)) for values in outputs] for outputs in self.flat_outputs(rows))
 
-    def _outputs(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
-        """The same with all of an ORM's outputs as a list; in order, window by window."""
+    def flat_outputs(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+        """The same, with all of an ORM's outputs as a list; in order, window by window."""
         rows = iter(rows)
-        while window := [self._encoded(row) for row in islice(rows, WINDOW)]:
+        while window := [self.encode(row) for row in islice(rows, WINDOW)]:
             yield from self._window(window)
 
     @cached_property
     def _notice(self) -> UnrenderedNotice:
         return UnrenderedNotice(self.encoder)
 
-    def _encoded(self, row: dict[str, Any]) -> dict[str, list]:
-        """Token ids, a label wherever a score is wanted, and the row's name.
+    def encode(self, row: dict[str, Any]) -> dict[str, list]:
+        """Token ids of a flat row, a label wherever a score is wanted, and the row's name.
 
         Raises:
             RowError: the row cannot be scored; a `DropRow` where it is too long and `overlong="drop"`.
@@ -97,14 +118,14 @@ class ScoredRows:
         packs = self.prefix_sharing
         plan = list(packed_batches(sequences, budget, side_of) if packs else padded_batches(sequences, budget))
         quiet = True if len(plan) < 2 else None  # None: where stderr is no terminal
-        found: list[list[Any]] = [[] for _ in encoded]
+        outputs: list[list[Any]] = [[] for _ in encoded]
         with self._lock, evaluating(self.model):
             for batch in tqdm(plan, desc="Scoring", unit="batch", delay=5, leave=False, disable=quiet):
                 values = iter(self._values([encoded[index] for index in batch]))
                 for index in batch:
                     count = sum(label != UNLABELLED for label in encoded[index]["labels"])
-                    found[index] = list(islice(values, count))
-        return found
+                    outputs[index] = list(islice(values, count))
+        return outputs
 
     def _values(self, rows: list[dict[str, list]]) -> list[Any]:
         """`_forward`; where memory does not hold the batch, of its halves.

@@ -5,6 +5,7 @@ for errors, and a function that nests their scores as the input was.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ..checks import RowError
@@ -101,7 +102,7 @@ class Solutions:
 def nested_rows(
     prompts: Any,
     items: Any,
-    kind: type[Completions] | type[Solutions],
+    item_type: type[Completions] | type[Solutions],
     names: list[str] | None = None,
     tools: Any = None,
     chat_template_kwargs: Any = None,
@@ -112,8 +113,7 @@ def nested_rows(
     Args:
         prompts, items: lists of the same length, or a single prompt with its item or items.
         names: what errors call each prompt; by its index when None.
-        tools, chat_template_kwargs: of all prompts, or a list with those of each (`rendering.for_each_prompt`); where
-            there are `names`, of each.
+        tools, chat_template_kwargs: as in `rendering.for_each_prompt`, of each prompt where there are `names`.
         form: a prompt and an item -> the same as the model was trained on them.
 
     Raises:
@@ -123,34 +123,36 @@ def nested_rows(
     >>> [row["completion"] for row in rows], nest([1.0, 2.0, 3.0])
     (['a', 'b', 'c'], [[1.0, 2.0], 3.0])
     """
-    single = isinstance(prompts, str) or is_conversation(prompts)
-    if isinstance(items, str) and not single:
-        raise ValueError(f"{kind.name} is one text for a list of prompts; expected one (or one list) a prompt.")
-    prompts, items = ([prompts], [items]) if single else (list(prompts), list(items))
+    is_single = isinstance(prompts, str) or is_conversation(prompts)
+    expected = "expected one (or one list) a prompt"
+    if isinstance(items, str) and not is_single:
+        raise ValueError(f"{item_type.name} is one text for a list of prompts; {expected}.")
+    prompts, items = ([prompts], [items]) if is_single else (list(prompts), list(items))
     if len(prompts) != len(items):
-        raise ValueError(f"{len(items)} {kind.name} for {len(prompts)} prompts; expected one (or one list) a prompt.")
+        raise ValueError(f"{len(items)} {item_type.name} for {len(prompts)} prompts; {expected}.")
     arguments = for_each_prompt(len(prompts), tools, chat_template_kwargs, each=names is not None)
     rows, sizes = [], []
     for index, (prompt, item) in enumerate(zip(prompts, items, strict=True)):
-        name, item = names[index] if names else f"{kind.name}[{index}]", _listed(item)
-        one = kind.is_one(item)
-        if not one and not isinstance(item, list):
-            what = f"is {type(item).__name__}; expected {kind.expected}"
-            raise RowError(f"{kind.name} {what}", row=name) if names else ValueError(f"{name} {what}.")
-        sizes.append(None if one else len(item))
-        for number, each in enumerate([item] if one else item):
-            place = {"name": name, "item": None} if one else {"name": f"{name}[{number}]", "item": number}
+        name, item = names[index] if names else f"{item_type.name}[{index}]", _listed(item)
+        is_list = not item_type.is_one(item)
+        if is_list and not isinstance(item, list):
+            what = f"is {type(item).__name__}; expected {item_type.expected}"
+            raise RowError(f"{item_type.name} {what}", row=name) if names else ValueError(f"{name} {what}.")
+        sizes.append(len(item) if is_list else None)
+        for number, each in enumerate(item if is_list else [item]):
+            place = {"name": f"{name}[{number}]", "item": number} if is_list else {"name": name, "item": None}
             try:
                 pair = _listed(prompt), _listed(each)
-                row = kind.row(*(form(*pair) if form else pair), template_arguments(arguments[index]))
+                row = item_type.row(*(form(*pair) if form else pair), template_arguments(arguments[index]))
                 rows.append({**place, **row})
             except RowError as error:
                 error.row, error.item = place.values()
                 raise
+    return rows, partial(_nested, sizes=sizes, is_single=is_single)
 
-    def nest(scores: Iterable) -> Any:
-        flat = iter(list(scores))
-        nested = [next(flat) if size is None else [next(flat) for _ in range(size)] for size in sizes]
-        return nested[0] if single else nested
 
-    return rows, nest
+def _nested(scores: Iterable, *, sizes: list[int | None], is_single: bool) -> Any:
+    """Flat scores in the nesting of the input: `sizes` has the length of each prompt's list, None where it is none."""
+    flat = iter(list(scores))
+    nested = [next(flat) if size is None else [next(flat) for _ in range(size)] for size in sizes]
+    return nested[0] if is_single else nested

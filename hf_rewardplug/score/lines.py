@@ -4,7 +4,11 @@ In: files of any format that training reads, or lines of jsonl. Out: `Line`s, ea
 scorer is asked, or what is wrong with it; and their scores, in order.
 """
 
+import contextlib
 import math
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,12 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import DropRow, RowError
-from ..data.formats import read_files
+from ..data.formats import count_rows, read_files
 from ..data.formats.file_rows import FileRow
 from ..data.formats.json_rows import parse_line
+from ..data.formats.unpacked import table_files
 from .requests import Requests
 
-__all__ = ["WINDOW", "Line", "Requests", "flat", "read_lines", "read_source", "scored_lines"]
+__all__ = [
+    "WINDOW",
+    "Line",
+    "Requests",
+    "count_source",
+    "flat",
+    "read_lines",
+    "read_source",
+    "scored_lines",
+    "seekable",
+]
 
 WINDOW = 1024
 """rows that are read and scored at a time"""
@@ -93,6 +108,33 @@ def read_source(files: Sequence[Path], request: Callable[[Any], Any], *, start: 
             yield _line(row, index, request, file=file, several=len(files) > 1)
 
 
+@contextlib.contextmanager
+def seekable(source: Path) -> Iterator[Path]:
+    """The same file or folder. Rows are read more than once, so standard input and pipes are copied into a file."""
+    if str(source) != "-" and (source.is_file() or source.is_dir() or not source.exists()):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pipe = sys.stdin.buffer if str(source) == "-" else stack.enter_context(open(source, "rb"))
+        copy = Path(folder) / "stdin.jsonl"
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(pipe, file)
+        yield copy
+
+
+def count_source(files: list[Path]) -> int | None:
+    """How many rows the files have, for a progress bar: lines of text, rows of parquet; None if none are counted."""
+    lines = 0
+    for table in table_files(files):
+        if table.suffix == ".parquet":
+            lines += count_rows(table)
+            continue
+        with open(table, "rb") as file:
+            while piece := file.read(1 << 20):
+                lines += piece.count(b"\n")
+    return lines or None
+
+
 def _line(row: FileRow, index: int, request: Any, *, file: Path | None = None, several: bool = False) -> Line:
     line = Line(index, row.line, row.row, error=row.error, source=(file, row.number), several=several)
     if row.error is not None:
@@ -121,7 +163,7 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
         return
     requests = [request for line in lines for request in line.requests]
     try:
-        found = iter(list(scorer.score_rows(requests, window=len(requests))))
+        scores_of_requests = iter(list(scorer.score_rows(requests, window=len(requests))))
     except ValueError as error:
         if len(lines) > 1:
             middle = len(lines) // 2
@@ -131,14 +173,14 @@ def _scores(scorer: Any, lines: list[Line]) -> Iterator[tuple[Line, Any]]:
             yield replace(lines[0], **_fault(error, lines[0]), left_out=isinstance(error, DropRow)), None
         return
     for line in lines:
-        scores = list(islice(found, len(line.requests)))
+        scores = list(islice(scores_of_requests, len(line.requests)))
         finite = all(map(math.isfinite, flat(scores)))
         yield line if finite else replace(line, error=f"the score is not finite: {scores}"), scores
 
 
 def _fault(error: ValueError, line: Line) -> dict[str, str]:
     """What a scorer finds wrong with a line, without the row number that it counts: the caller knows the line's."""
-    if not isinstance(error, RowError):  # of a scorer of somebody else's
+    if not isinstance(error, RowError):  # another class of scorers raised it
         return {"error": str(error)}
     column = [*line.requests[0]][-1]
     place = "" if error.item is None else f"{column}[{error.item}]: "
@@ -152,7 +194,7 @@ def flat(score: Any) -> Iterator[float]:
     [0.5, 1.0]
     """
     if isinstance(score, list):
-        for one in score:
-            yield from flat(one)
+        for part in score:
+            yield from flat(part)
     else:
         yield score

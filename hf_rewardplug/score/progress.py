@@ -40,8 +40,8 @@ def find_progress(
 ) -> Progress:
     """How far `out` got with `source`: its whole lines, each of which must be a row of `source` with a score.
 
-    Of a window that is not complete nothing counts: it is scored as a whole, so that a run that was stopped and taken
-    up again gives the bits of one that was not. Nor does what stands behind a row that had no score and was mended.
+    Nothing counts of a window that is not complete: it is scored again as a whole, so that a run that was stopped gives
+    the same bits as one that was not. Nor does anything count after a row that had no score and has been mended.
 
     Raises:
         ValueError: `out` cannot be written, or holds something else; with the remedy.
@@ -50,18 +50,17 @@ def find_progress(
     files = check_places(source, out)
     if overwrite or is_stream(out) or not out.exists():
         return Progress()
-    rejects, seen, last = read_rejects(out) or {}, 0, 0
-    mended, torn, strange = False, False, None
-    progress, whole = Progress(), Progress()
-    proof, dropped, rejected = deque(maxlen=_PROOF), [], []
+    rejects, proof = read_rejects(out) or {}, deque(maxlen=_PROOF)
+    progress, whole, last = Progress(), Progress(), 0
+    mended, torn, strange, dropped, rejected = False, False, None, [], []
     with open(out, "rb") as written:
         rest = read_source(files, lambda row: {})
         for text in written:
             line = None
             for line in rest:
-                if seen and seen % window == 0 and not mended:
+                if last and last % window == 0 and not mended:
                     whole = replace(progress, last=last, proof=tuple(proof))
-                seen, last = seen + 1, line.index + 1
+                last = line.index + 1
                 if (record := _record_of(line, rejects)) is None:
                     break
                 mended = mended or _is_mended(line, record)
@@ -71,7 +70,7 @@ def find_progress(
                 if line is None or not _begins(text, line, column):
                     raise _other_rows(source, out, progress.lines + 1, line)
                 break
-            row, why, same = _row_of(text, line, column) or ({}, None, False)
+            row, why, same = _row_of(text, line, column)
             if not same:
                 strange = _other_rows(source, out, progress.lines + 1, line)
                 if why is None:
@@ -82,15 +81,24 @@ def find_progress(
             else:
                 dropped.append((line, why))
             progress.lines, progress.size, progress.last = progress.lines + 1, progress.size + len(text), last
-        records = ((line, _record_of(line, rejects)) for line in rest)
-        ended = all(record and not _is_mended(line, record) for line, record in records)
+        has_ended = all(_is_rejected(line, rejects) for line in rest)
     if strange and not (proof or dropped):  # not a row of it is known: it may be anybody's
         raise strange
-    done = not mended and not torn and (ended or seen % window == 0)
-    found = replace(progress, proof=tuple(proof)) if done else whole
-    rejected = tuple(record for index, record in rejected if index < found.last)
-    dropped = tuple((line, why) for line, why in dropped if line.index < found.last)
-    return replace(found, dropped=dropped, rejected=rejected)
+    done = not mended and not torn and (has_ended or last % window == 0)
+    return _without_scores(replace(progress, proof=tuple(proof)) if done else whole, rejected, dropped)
+
+
+def _without_scores(progress: Progress, rejected: list[tuple[int, dict]], dropped: list[tuple[Line, str]]) -> Progress:
+    """The progress, with those of the rejected and the dropped rows that it covers."""
+    records = tuple(record for index, record in rejected if index < progress.last)
+    lines = tuple((line, why) for line, why in dropped if line.index < progress.last)
+    return replace(progress, dropped=lines, rejected=records)
+
+
+def _is_rejected(line: Line, rejects: dict[tuple, dict]) -> bool:
+    """Whether the rejects name the row as it is now."""
+    record = _record_of(line, rejects)
+    return record is not None and not _is_mended(line, record)
 
 
 def _record_of(line: Line, rejects: dict[tuple, dict]) -> dict | None:
@@ -139,15 +147,15 @@ def _begins(text: bytes, line: Line, column: str) -> bool:
     return text[: len(head)] == head[: len(text)]
 
 
-def _row_of(text: bytes, line: Line | None, column: str) -> tuple[dict, str | None, bool] | None:
+def _row_of(text: bytes, line: Line | None, column: str) -> tuple[dict, str | None, bool]:
     """A row of the output with a score; why it has none, if it is one without; and whether it is the input's row."""
     try:
         scored = json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        scored = None
     names = {column, f"{column}s"}
     if line is None or not isinstance(scored, dict) or not names & scored.keys():
-        return None
+        return {}, None, False
     before, why, error = bare(line), None, error_column(line, column)
     if scored.get(column, ...) is None and error in scored:
         why, names = scored[error], {*names, error}

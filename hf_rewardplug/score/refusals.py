@@ -27,10 +27,10 @@ def refusals(
     else:
         call, size = getattr(scorer, method), len(prompts)
     indices = range(len(prompts))
-    found: dict[int, RowError] = {}
+    refused: dict[int, RowError] = {}
     for start in range(0, len(prompts), size or 1):
-        found |= _refused(call, prompts, items, indices[start : start + size], more)
-    return found
+        refused |= _refused(call, prompts, items, indices[start : start + size], more)
+    return refused
 
 
 def _refused(
@@ -56,20 +56,20 @@ def _of_prompt(error: ValueError) -> RowError:
     >>> str(_of_prompt(RowError("is None", "completion", row="completions[0][1]", item=1)))
     "completion 1: column 'completion': is None"
     """
-    if not isinstance(error, RowError):  # of a scorer of somebody else's
+    if not isinstance(error, RowError):  # another class of scorers raised it
         return RowError(str(error))
     place = f"completion {error.item}: " if error.item else ""
     return RowError(place + error.what, general=place + error.general)
 
 
 def _without_model(scorer: ScoredRows) -> ScoredRows:
-    """The scorer, which encodes and gives zeros."""
+    """A copy of the scorer that encodes every row, computes nothing, and gives zeros as scores."""
     probe = object.__new__(type(scorer))
-    vars(probe).update(vars(scorer), _outputs=lambda rows: _zeros(scorer, rows))
+    vars(probe).update(vars(scorer), flat_outputs=lambda rows: _zeros(scorer, rows))
     return probe
 
 
 def _zeros(scorer: ScoredRows, rows: Any) -> Iterator[list[Any]]:
     for row in rows:
-        count = sum(label == 1 for label in scorer._encoded(row)["labels"])
+        count = sum(label == 1 for label in scorer.encode(row)["labels"])
         yield [0.0] * count if scorer.kind == "prm" else [[0.0] * len(scorer.attributes or "1")] * count

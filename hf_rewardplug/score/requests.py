@@ -135,19 +135,19 @@ def asked(canonical: Row) -> Row:
     >>> asked({"prompt": "p", "nodes": nodes})
     {'prompt': 'p', 'parents': [-1, 0, 0], 'steps': [['a', 'b'], ['a', 'c']]}
     """
-    kind = row_type(canonical)
-    if kind == "step_tree":
+    form = row_type(canonical)
+    if form == "step_tree":
         (tree,) = to_steps(canonical, empty_steps=True)
         steps = [[tree["completions"][node] for node in path] for path in paths_of(tree["parents"])]
         return {"prompt": tree["prompt"], **template_arguments(canonical), "parents": tree["parents"], "steps": steps}
-    if kind in ("stepwise", "outcome"):
+    if form in ("stepwise", "outcome"):
         prompt = {"prompt": canonical.get("prompt") or "", **template_arguments(canonical)}
         return {**prompt, "steps": canonical["completions"]}
-    checked = {"preference": checked_pair, "ranked": checked_list, "scored": checked_completion}[kind](canonical)
+    checked = {"preference": checked_pair, "ranked": checked_list, "scored": checked_completion}[form](canonical)
     prompt = {"prompt": checked.get("prompt", ""), **template_arguments(checked)}
-    if kind == "preference":
+    if form == "preference":
         return {**prompt, "completions": [checked["chosen"], checked["rejected"]]}
-    key = "completions" if kind == "ranked" else "completion"
+    key = "completions" if form == "ranked" else "completion"
     return {**prompt, key: checked[key]}
 
 
@@ -175,8 +175,8 @@ def node_scores(parents: Sequence[int], scores: Iterable[Sequence[float]]) -> li
     >>> node_scores([-1, 0, 0], [[0.9, 0.2], [0.9, 0.4]])
     [0.9, 0.2, 0.4]
     """
-    found = [0.0] * len(parents)
+    of_nodes = [0.0] * len(parents)
     for path, values in reversed([*zip(paths_of(parents), scores, strict=True)]):
         for node, value in zip(path, values, strict=True):
-            found[node] = value
-    return found
+            of_nodes[node] = value
+    return of_nodes

@@ -31,16 +31,15 @@ from ..data.canonical import template_arguments
 from ..data.collator import StepCollator
 from ..data.columns import media_columns
 from ..data.columns.watch import RowWatch
-from ..data.encoding import Encoder
 from ..model.attention import share_prefixes, unwrapped
 from ..model.checkpoint import load_checkpoint
 from ..model.description import Description
-from ..model.inference import install_scored_forward, own_device, pools, scorable_kind
+from ..model.inference import install_scored_forward, own_device, scorable_kind
 from ..model.kinds import attributes
 from ..model.layout import tree_index
-from ..model.positions import learned_positions, separate_lengths
+from ..model.positions import separate_lengths
 from .aggregates import AGGREGATES, aggregated
-from .forward import ScoredRows
+from .forward import ScoredRows, build_encoder
 from .inputs import EXPECTED, KEYS, Completions, Solutions, cut_into_steps, key_of, nested_rows
 from .rendering import TrainedForm
 from .requests import PLAIN
@@ -117,26 +116,15 @@ class RewardScorer(ScoredRows):
         kwargs = template_arguments({"chat_template_kwargs": chat_template_kwargs}).get("chat_template_kwargs", {})
         kwargs = {**description.chat_template_kwargs, **kwargs}
         self.form, self.as_text = TrainedForm(self.__name__, tokenizer, description, kwargs), as_text
-        self.encoder = Encoder(
-            tokenizer=self.form.tokenizer,
-            chat_template_kwargs=kwargs,
-            pad_token_id=tokenizer.pad_token_id if self.kind == "orm" and pools(model) else None,
-            vocab_size=model.get_input_embeddings().weight.shape[0],
-            step_separator="\n" if description.step_separator is None else description.step_separator,
-            step_token=description.step_token,
-            max_length=max_length,
-            overlong=overlong,
-            positions=learned_positions(model),
-        )
+        self.encoder = build_encoder(model, self.form, description, max_length=max_length, overlong=overlong)
         self.separator = separator or self.encoder.step_token or self.encoder.step_separator
-        self._labels = {"good_token": good_token, "bad_token": bad_token}
-        install_scored_forward(model, tokenizer, **self._labels)
+        self.label_options = {"good_token": good_token, "bad_token": bad_token}
+        install_scored_forward(model, tokenizer, **self.label_options)
         self.prefix_sharing = prefix_sharing and share_prefixes(model) is None
-        on_cuda = model.device.type == "cuda"
         self._collate = StepCollator(
             tokenizer.pad_token_id or 0,
             prefix_sharing=self.prefix_sharing,
-            tree_index=tree_index if on_cuda else None,
+            tree_index=tree_index if model.device.type == "cuda" else None,
             side_of=separate_lengths(model),
         )
 
@@ -169,7 +157,7 @@ class RewardScorer(ScoredRows):
         vars(self).update(state, _lock=threading.Lock())
         for name in ("forward", "_plain_forward"):
             vars(unwrapped(self.model)).pop(name, None)
-        install_scored_forward(self.model, self.tokenizer, **self._labels)
+        install_scored_forward(self.model, self.tokenizer, **self.label_options)
 
     # ---- scores --------------------------------------------------------------------------------------------------
 
@@ -217,7 +205,7 @@ class RewardScorer(ScoredRows):
             raise ValueError(f"'{self.__name__}' was not trained on attributes (`attributes=[...]`). Take `score`.")
         more = {"tools": tools, "chat_template_kwargs": chat_template_kwargs, "as_text": as_text}
         rows, nest = self._rows(prompts, completions, Completions, **more)
-        return nest(dict(zip(self.attributes, outputs, strict=True)) for (outputs,) in self._outputs(rows))
+        return nest(dict(zip(self.attributes, outputs, strict=True)) for (outputs,) in self.flat_outputs(rows))
 
     def score_rows(
         self,
@@ -256,8 +244,8 @@ class RewardScorer(ScoredRows):
                     names = [f"row {start + index}" for index in chosen]
                     prompts, items = ([batch[index][name] for index in chosen] for name in ("prompt", key))
                     more = {name: [batch[index].get(name) for index in chosen] for name in TEMPLATE_ARGUMENTS}
-                    found = method(prompts, items, names=names, as_text=as_text, **more)
-                    scores |= zip(chosen, found, strict=True)
+                    nested = method(prompts, items, names=names, as_text=as_text, **more)
+                    scores |= zip(chosen, nested, strict=True)
             for index, row in enumerate(batch):
                 if index not in scores:
                     what = f"found {sorted(row)}; {EXPECTED}. Rename the columns"
@@ -274,25 +262,25 @@ class RewardScorer(ScoredRows):
         if media := media_columns(kwargs):
             raise ValueError(f"column '{media[0]}': images, sound and video are not scored. Leave such rows out.")
         columns = {name: kwargs[name] for name in TEMPLATE_ARGUMENTS if kwargs.get(name) is not None}
-        each = columns and all(isinstance(one, list) and len(one) == len(completions) for one in columns.values())
-        names = [f"completions[{index}]" for index in range(len(completions))] if each else None
+        each = all(isinstance(values, list) and len(values) == len(completions) for values in columns.values())
+        names = [f"completions[{index}]" for index in range(len(completions))] if columns and each else None
         return self._completions(prompts, completions, names=names, **columns)
 
-    def _rows(self, prompts, items, kind, *, as_text: bool | None = None, **more) -> tuple:
-        form = partial(getattr(self.form, kind.name), as_text=self.as_text if as_text is None else as_text)
-        return nested_rows(prompts, items, kind, form=form, **more)
+    def _rows(self, prompts, items, item_type, *, as_text: bool | None = None, **more) -> tuple:
+        form = partial(getattr(self.form, item_type.name), as_text=self.as_text if as_text is None else as_text)
+        return nested_rows(prompts, items, item_type, form=form, **more)
 
     def _completions(self, prompts, completions, **more) -> Any:
         rows, nest = self._rows(prompts, completions, Completions, **more)
         if self.kind == "prm":
             cut = (cut_into_steps(row, self.separator) for row in rows)
-            return nest(aggregated(steps, self.aggregate) for steps in self._scores(cut))
+            return nest(aggregated(steps, self.aggregate) for steps in self.flat_scores(cut))
         mean, std = (self.calibration["mean"], self.calibration["std"] or 1.0) if self.normalize else (0.0, 1.0)
-        return nest((score - mean) / std for (score,) in self._scores(rows))
+        return nest((score - mean) / std for (score,) in self.flat_scores(rows))
 
     def _solutions(self, prompts, steps, aggregate: str | None = None, **more) -> Any:
         if self.kind != "prm":
             raise ValueError(f"'{self.__name__}' is an outcome reward model: it has no scores of steps. Take `score`.")
         check_choice("aggregate", aggregate or "min", AGGREGATES)
         rows, nest = self._rows(prompts, steps, Solutions, **more)
-        return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self._scores(rows))
+        return nest(aggregated(scores, aggregate) if aggregate else scores for scores in self.flat_scores(rows))

@@ -122,9 +122,13 @@ def write_rejects(out: str | Path, records: Iterable[dict], mode: str) -> None:
 def check_options(out: str | Path, options: Mapping[str, Any], *, goes_on: bool) -> None:
     """Write the options of a run beside `out`; of a run that goes on, compare them with those that it was begun with.
 
+    Nothing is written beside a stream, which no run goes on with.
+
     Raises:
         ValueError: one of them is another, or `OUT.options` is somebody else's.
     """
+    if is_stream(out):
+        return
     path, before = Path(f"{out}.options"), None
     options = json.loads(json_text(options))
     if path.exists() and path.stat().st_size:

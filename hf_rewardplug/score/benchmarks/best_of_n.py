@@ -79,12 +79,7 @@ def best_of_n(
     prepare = partial(_as_steps if _rates_steps(scorer) else _as_text, separator=step_separator)
     read = read_rows("best_of_n", rows, lambda row: _samples(row, prepare))
     numbers = getattr(rows, "numbers", range(len(rows)))
-    voted = [one.answers is not None for one in read]
-    if any(voted) and not all(voted):
-        raise ValueError(
-            f"benchmark 'best_of_n', row {numbers[voted.index(False)]}: column 'answers' is missing, and other rows "
-            "have it. Give every row its answers, or none."
-        )
+    _check_answers(read, numbers)
     if not is_whole(draws, 1):
         raise ValueError(f"draws={draws!r} is no number of subsets. Give 1 or more.")
     scores = _scores(scorer, read, numbers)
@@ -107,6 +102,16 @@ def best_of_n(
         )
     means = {name: fmean(item["figures"][name] for item in found) for name in found[0]["figures"]}
     return Result("best_of_n", {**means, "n": len(read), "samples": smallest}, found)
+
+
+def _check_answers(read: list[Samples], numbers: Sequence[int]) -> None:
+    """A `ValueError` where some rows have answers and others have none: votes would be over some of the rows."""
+    voted = [samples.answers is not None for samples in read]
+    if any(voted) and not all(voted):
+        raise ValueError(
+            f"benchmark 'best_of_n', row {numbers[voted.index(False)]}: column 'answers' is missing, and other rows "
+            "have it. Give every row its answers, or none."
+        )
 
 
 def expected_pick(scores: list[float], correct: list[bool], size: int) -> float:
