@@ -24,7 +24,7 @@ from ..model.places import check_place, find_file, read
 from . import findings
 from .findings import Finding
 from .inputs import EXPECTED, Completions, Solutions, cut_into_steps, key_of, nested_rows
-from .lines import Requests, read_source
+from .lines import Requests, flat, read_source
 from .plain import load_plain, plain_scores, weight_files
 from .rendering import TrainedForm
 from .scorer import RewardScorer
@@ -61,13 +61,13 @@ def rows_of_file(path: str | Path, count: int = ROWS) -> list[dict[str, Any]]:
     Raises:
         ValueError: one of them cannot be scored, with its line.
     """
-    found = list(islice(read_source(local_files(path), Requests(any_format=True)), count))
-    for line in found:
+    lines = list(islice(read_source(local_files(path), Requests(any_format=True)), count))
+    for line in lines:
         if line.error is not None:
             raise ValueError(f"{line.place}: {line.error.removesuffix('.')}.")
-    if not found:
+    if not lines:
         raise ValueError(f"'{path}' has no rows. Give some, or leave it out: there are built-in rows.")
-    return [request for line in found for request in line.requests]
+    return [request for line in lines for request in line.requests]
 
 
 def _findings(name: str, rows: list | None, dtype: str | None) -> Iterator[Finding]:
@@ -160,15 +160,15 @@ def _folder(name: str) -> tuple[Path, bool]:
 def _weights(folder: Path) -> Finding:
     files, pickles, faults = weight_files(folder)
     if faults or not files:
-        found = "; ".join(faults) or "no safetensors file"
-        found += f", but {', '.join(pickles)}" if pickles and not files else ""
-        return Finding("weights", found, False, "Copy the folder again, or save the model again.")
+        state = "; ".join(faults) or "no safetensors file"
+        state += f", but {', '.join(pickles)}" if pickles and not files else ""
+        return Finding("weights", state, False, "Copy the folder again, or save the model again.")
     size = sum((folder / file).stat().st_size for file in files)
-    found = f"{len(files)} safetensors file{'s' * (len(files) > 1)}, {size / 1e6:,.1f} MB"
+    state = f"{len(files)} safetensors file{'s' * (len(files) > 1)}, {size / 1e6:,.1f} MB"
     if pickles:
         remedy = "Delete them: a pickle can run code when it is read."
-        return Finding("weights", f"{found}, and pickles: {', '.join(pickles)}", False, remedy)
-    return Finding("weights", found, True)
+        return Finding("weights", f"{state}, and pickles: {', '.join(pickles)}", False, remedy)
+    return Finding("weights", state, True)
 
 
 def _kind(folder: Path, config: Any, description: Description, adapter: bool) -> tuple[Kind | None, Finding]:
@@ -178,23 +178,23 @@ def _kind(folder: Path, config: Any, description: Description, adapter: bool) ->
         peft_config = read(PeftConfig, str(folder))
         name, base = peft_config.task_type, peft_config.base_model_name_or_path
         kind = kind_of_task(name)
-        told = f" ({getattr(peft_config.peft_type, 'value', peft_config.peft_type)} adapter of {base})"
+        of_base = f" ({getattr(peft_config.peft_type, 'value', peft_config.peft_type)} adapter of {base})"
     else:
-        name, told = architecture(config), ""
+        name, of_base = architecture(config), ""
         kind = kind_of_class(name)
     if kind is None or (kind is LM and None in (description.good_token, description.bad_token)):
         remedy = (
             "A reward model is saved as ...ForSequenceClassification (ORM), ...ForTokenClassification (PRM), or "
             '...ForCausalLM with `"rewardplug": {"good_token": ..., "bad_token": ...}` in its config (PRM).'
         )
-        return kind, Finding("kind", f"{name}{told}", False, remedy)
+        return kind, Finding("kind", f"{name}{of_base}", False, remedy)
     words = f"{kind.words} ({kind.config_name.upper()})"
     if kind is LM:
-        return kind, Finding("kind", f"{words} by label tokens{told}", True)
+        return kind, Finding("kind", f"{words} by label tokens{of_base}", True)
     expected = labels_of(kind, description)
     labels = f"{config.num_labels} label{'s' * (config.num_labels != 1)}"
     remedy = f"Expected {' or '.join(map(str, expected))} label(s)."
-    return kind, Finding("kind", f"{words}, {labels}{told}", config.num_labels in expected, remedy)
+    return kind, Finding("kind", f"{words}, {labels}{of_base}", config.num_labels in expected, remedy)
 
 
 def _built_in_forms(tokenizer: Any, rows: str | None) -> set[str]:
@@ -242,31 +242,31 @@ def _cases(
 def _differences(name: str, cases: list[dict], expected: list[list[float]], dtype: str) -> Iterator[Finding]:
     check = "scores in fp32"
     try:
-        found = _own_scores(name, cases, "float32")
+        own = _own_scores(name, cases, "float32")
     except ValueError as error:
         remedy = "Mend what it names; until then this package cannot score with the model."
         yield Finding(check, f"RewardScorer refuses: {error}", False, remedy)
         return
-    apart, worst = _apart(expected, found)
-    number = sum(map(len, found))
-    told = f"largest difference from plain transformers {apart:.1e} ({number} scores of {len(cases)} sequences)"
+    apart, worst = _apart(expected, own)
+    number = sum(map(len, own))
+    difference = f"largest difference from plain transformers {apart:.1e} ({number} scores of {len(cases)} sequences)"
     remedy = "Plain transformers (and servers) score other tokens than training did: see the lines above."
-    yield Finding(check, told, worst <= TOLERANCE, remedy)
+    yield Finding(check, difference, worst <= TOLERANCE, remedy)
     if dtype in ("", "float32"):
         return
-    apart, _ = _apart(found, _own_scores(name, cases, dtype))
-    flat = [score for scores in found for score in scores]
-    told = f"largest difference from fp32 {apart:.1e}, of scores from {min(flat):.3g} to {max(flat):.3g}"
-    yield Finding(f"scores in {dtype}", told)
+    apart, _ = _apart(own, _own_scores(name, cases, dtype))
+    scores = list(flat(own))
+    difference = f"largest difference from fp32 {apart:.1e}, of scores from {min(scores):.3g} to {max(scores):.3g}"
+    yield Finding(f"scores in {dtype}", difference)
 
 
 def _own_scores(name: str, cases: list[dict], dtype: str) -> list[list[float]]:
     return list(RewardScorer.from_pretrained(name, dtype=dtype, device="cpu").flat_scores(cases))
 
 
-def _apart(expected: list[list[float]], found: list[list[float]]) -> tuple[float, float]:
+def _apart(expected: list[list[float]], own: list[list[float]]) -> tuple[float, float]:
     """The largest difference, and the largest as a share of scores beyond 1."""
-    pairs = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+    pairs = list(zip(flat(expected), flat(own), strict=True))
     differences = [abs(a - b) for a, b in pairs]
     if any(difference != difference for difference in differences):
         return float("nan"), float("nan")

@@ -18,7 +18,7 @@ from ..model.loading import conversation_ends
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `ok` is None where it is told and not judged."""
+    """What one check says. `ok` is None where the check reports something and does not judge it."""
 
     check: str
     found: str
@@ -57,7 +57,7 @@ def pad_token(tokenizer: Any, config: Any) -> Finding:
     remedy = "Set a token that ends nothing in the tokenizer, and its id as `pad_token_id` in config.json."
     if own is None:
         return Finding("pad token", "the tokenizer has none", False, remedy)
-    found = f"{tokenizer.pad_token!r} (id {own})"
+    token = f"{tokenizer.pad_token!r} (id {own})"
     faults = []
     if own == tokenizer.eos_token_id:
         faults.append("it is EOS too, so plain transformers score the token before EOS")
@@ -65,7 +65,7 @@ def pad_token(tokenizer: Any, config: Any) -> Finding:
         faults.append("the chat template ends conversations with it, so plain transformers score the token before it")
     if own != of_config:
         faults.append(f"the config has {of_config}")
-    return Finding("pad token", "; ".join([found, *faults]), not faults, remedy)
+    return Finding("pad token", "; ".join([token, *faults]), not faults, remedy)
 
 
 def head(model: torch.nn.Module, missing: list[str]) -> Finding:

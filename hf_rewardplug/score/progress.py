@@ -4,7 +4,6 @@ In: the rows and the output of a run that was stopped, with its rejects. Out: a 
 """
 
 import json
-from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +49,15 @@ def find_progress(
     files = check_places(source, out)
     if overwrite or is_stream(out) or not out.exists():
         return Progress()
-    rejects, proof = read_rejects(out) or {}, deque(maxlen=_PROOF)
-    progress, whole, last = Progress(), Progress(), 0
-    mended, torn, strange, dropped, rejected = False, False, None, [], []
+    rejects, progress, whole = read_rejects(out) or {}, Progress(), Progress()
+    last, mended, torn, strange, dropped, rejected = 0, False, False, None, [], []
     with open(out, "rb") as written:
         rest = read_source(files, lambda row: {})
         for text in written:
             line = None
             for line in rest:
                 if last and last % window == 0 and not mended:
-                    whole = replace(progress, last=last, proof=tuple(proof))
+                    whole = replace(progress, last=last)
                 last = line.index + 1
                 if (record := _record_of(line, rejects)) is None:
                     break
@@ -77,15 +75,15 @@ def find_progress(
                     raise strange
                 mended = True
             elif why is None:
-                proof.append((progress.lines + 1, row))
+                progress.proof = (*progress.proof, (progress.lines + 1, row))[-_PROOF:]
             else:
                 dropped.append((line, why))
             progress.lines, progress.size, progress.last = progress.lines + 1, progress.size + len(text), last
         has_ended = all(_is_rejected(line, rejects) for line in rest)
-    if strange and not (proof or dropped):  # not a row of it is known: it may be anybody's
+    if strange and not (progress.proof or dropped):  # not a row of it is known: it may be anybody's
         raise strange
     done = not mended and not torn and (has_ended or last % window == 0)
-    return _without_scores(replace(progress, proof=tuple(proof)) if done else whole, rejected, dropped)
+    return _without_scores(progress if done else whole, rejected, dropped)
 
 
 def _without_scores(progress: Progress, rejected: list[tuple[int, dict]], dropped: list[tuple[Line, str]]) -> Progress:

@@ -29,7 +29,7 @@ from hf_rewardplug.data.canonical import template_arguments
 from ..aggregates import aggregated
 from ..inputs import Completions, cut_into_steps
 from .examples import scored, step_probabilities, template_columns
-from .registry import Result, read_rows, register_benchmark
+from .registry import Result, numbers_of, read_rows, register_benchmark
 
 _COLUMNS = ("prompt", "completions", "correct")
 CURVES = ("min", "prod", "last", "mean")
@@ -78,30 +78,32 @@ def best_of_n(
     step_separator = step_separator or getattr(scorer, "separator", "\n\n")
     prepare = partial(_as_steps if _rates_steps(scorer) else _as_text, separator=step_separator)
     read = read_rows("best_of_n", rows, lambda row: _samples(row, prepare))
-    numbers = getattr(rows, "numbers", range(len(rows)))
+    numbers = numbers_of(rows)
     _check_answers(read, numbers)
     if not is_whole(draws, 1):
         raise ValueError(f"draws={draws!r} is no number of subsets. Give 1 or more.")
     scores = _scores(scorer, read, numbers)
-    smallest = min(len(one.completions) for one in read)
+    smallest = min(len(samples.completions) for samples in read)
     sizes = [2**power for power in range(smallest.bit_length()) if 2**power < smallest] + [smallest]
-    found = []
-    for number, one, of_row in zip(numbers, read, scores, strict=True):
-        figures = _row_figures(one, of_row, sizes, draws=draws, seed=(seed, number), sigmoid=not _rates_steps(scorer))
+    rated = []
+    for number, samples, of_row in zip(numbers, read, scores, strict=True):
+        figures = _row_figures(
+            samples, of_row, sizes, draws=draws, seed=(seed, number), sigmoid=not _rates_steps(scorer)
+        )
         first = next(iter(of_row))
-        found.append(
+        rated.append(
             {
                 "row": number,
-                "prompt": one.prompt,
-                "completions": one.completions,
+                "prompt": samples.prompt,
+                "completions": samples.completions,
                 "scores": of_row[first] if len(of_row) == 1 else of_row,
-                "correct": one.correct,
-                "right": expected_pick(*_pickable(one, of_row[first]), len(one.correct)),
+                "correct": samples.correct,
+                "right": expected_pick(*_pickable(samples, of_row[first]), len(samples.correct)),
                 "figures": figures,
             }
         )
-    means = {name: fmean(item["figures"][name] for item in found) for name in found[0]["figures"]}
-    return Result("best_of_n", {**means, "n": len(read), "samples": smallest}, found)
+    means = {name: fmean(item["figures"][name] for item in rated) for name in rated[0]["figures"]}
+    return Result("best_of_n", {**means, "n": len(read), "samples": smallest}, rated)
 
 
 def _check_answers(read: list[Samples], numbers: Sequence[int]) -> None:
@@ -168,15 +170,15 @@ def expected_vote(
     return float((winners_DA @ right_A / np.maximum(winners_DA.sum(axis=1), 1)).mean())
 
 
-def _pickable(one: Samples, scores: list[float]) -> tuple[list[float], list[bool]]:
+def _pickable(samples: Samples, scores: list[float]) -> tuple[list[float], list[bool]]:
     """Scores and correctness with the samples that gave no answer below all others, and wrong where nothing is left.
 
     >>> _pickable(Samples("p", ["a", "b"], [False, True], [None, "7"]), [0.9, 0.5])
     ([-inf, 0.5], [False, True])
     """
-    answered = [True] * len(scores) if one.answers is None else [answer is not None for answer in one.answers]
+    answered = [True] * len(scores) if samples.answers is None else [answer is not None for answer in samples.answers]
     scores = [score if there else -math.inf for score, there in zip(scores, answered, strict=True)]
-    return scores, [right and there for right, there in zip(one.correct, answered, strict=True)]
+    return scores, [right and there for right, there in zip(samples.correct, answered, strict=True)]
 
 
 @lru_cache(maxsize=256)
@@ -212,7 +214,7 @@ def _samples(row: Row, prepare: Callable[[Any, Any], tuple]) -> Samples:
         if answer is not None and graded.setdefault(expect(answer, str, "text or None", "answers"), right) != right:
             raise RowError(f"{shown(answer)} is right in one completion and wrong in another", "answers")
     prompt = expect(field(row, "prompt"), str | list, "text or messages", "prompt")
-    prompts, completions = zip(*(prepare(prompt, one) for one in completions), strict=True)
+    prompts, completions = zip(*(prepare(prompt, completion) for completion in completions), strict=True)
     arguments = template_arguments(row)
     return Samples(prompt, [*completions], [bool(right) for right in correct], answers, prompts, arguments)
 
@@ -253,16 +255,16 @@ def _is_steps(completion: Any) -> bool:
 def _scores(scorer: Any, read: list[Samples], numbers: Sequence[int]) -> list[dict[str, list[float]]]:
     """Scores of every row's samples, by name: "rm", or "rm_min" and so on."""
     if not _rates_steps(scorer):
-        places, arguments = [f"row {number}" for number in numbers], [one.arguments for one in read]
-        asked = [one.prompt for one in read], [one.completions for one in read]
-        found = scored("best_of_n", scorer, *asked, places=places, **template_columns(arguments))
-        return [{"rm": scores} for scores in found]
-    asked = [solution for one in read for solution in zip(one.prompts, one.completions, strict=True)]
-    places = [f"row {number}" for number, one in zip(numbers, read, strict=True) for _ in one.completions]
-    arguments = [one.arguments for one in read for _ in one.completions]
+        places, arguments = [f"row {number}" for number in numbers], [samples.arguments for samples in read]
+        asked = [samples.prompt for samples in read], [samples.completions for samples in read]
+        rewards = scored("best_of_n", scorer, *asked, places=places, **template_columns(arguments))
+        return [{"rm": scores} for scores in rewards]
+    asked = [solution for samples in read for solution in zip(samples.prompts, samples.completions, strict=True)]
+    places = [f"row {number}" for number, samples in zip(numbers, read, strict=True) for _ in samples.completions]
+    arguments = [samples.arguments for samples in read for _ in samples.completions]
     steps = iter(step_probabilities(scorer, "best_of_n", asked, places=places, arguments=arguments))
-    of_rows = [[next(steps) for _ in one.completions] for one in read]
-    return [{f"rm_{name}": [aggregated(one, name) for one in row] for name in CURVES} for row in of_rows]
+    of_rows = [[next(steps) for _ in samples.completions] for samples in read]
+    return [{f"rm_{name}": [aggregated(values, name) for values in row] for name in CURVES} for row in of_rows]
 
 
 def _rates_steps(scorer: Any) -> bool:
@@ -270,17 +272,19 @@ def _rates_steps(scorer: Any) -> bool:
 
 
 def _row_figures(
-    one: Samples, scores: dict[str, list[float]], sizes: list[int], *, draws: int, seed: Any, sigmoid: bool
+    samples: Samples, scores: dict[str, list[float]], sizes: list[int], *, draws: int, seed: Any, sigmoid: bool
 ) -> dict[str, float]:
-    figures = {"mean": fmean(one.correct)}
-    weights = {"majority": np.ones(len(one.correct))}
+    figures = {"mean": fmean(samples.correct)}
+    weights = {"majority": np.ones(len(samples.correct))}
     for name, values in scores.items():
         values = np.asarray(values)
         weights[name.replace("rm", "weighted", 1)] = np.exp(-np.logaddexp(0, -values)) if sigmoid else values
-    pickable = {name: _pickable(one, values) for name, values in scores.items()}
+    pickable = {name: _pickable(samples, values) for name, values in scores.items()}
     for size in sizes:
-        figures |= {f"{name}@{size}": expected_pick(*samples, size) for name, samples in pickable.items()}
-        figures[f"pass@{size}"] = expected_pass(one.correct, size)
-        for name, votes in weights.items() if one.answers is not None else ():
-            figures[f"{name}@{size}"] = expected_vote(one.answers, one.correct, votes, size, draws=draws, seed=seed)
+        figures |= {f"{name}@{size}": expected_pick(*picks, size) for name, picks in pickable.items()}
+        figures[f"pass@{size}"] = expected_pass(samples.correct, size)
+        for name, votes in weights.items() if samples.answers is not None else ():
+            figures[f"{name}@{size}"] = expected_vote(
+                samples.answers, samples.correct, votes, size, draws=draws, seed=seed
+            )
     return figures

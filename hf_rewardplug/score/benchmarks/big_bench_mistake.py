@@ -16,10 +16,9 @@ import numpy as np
 from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters.fields import Row, field, integer, items, text
 from hf_rewardplug.data.canonical import subset_name
-from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, file_names, step_probabilities
-from .registry import Result, read_rows, register_benchmark
+from .examples import as_turns, check_threshold, file_names, first_error_item, grouped, step_probabilities
+from .registry import Result, numbers_of, places_of, read_rows, register_benchmark
 
 TASKS = ("dyck_languages", "logical_deduction", "multistep_arithmetic", "tracking_shuffled_objects", "word_sorting")
 
@@ -64,29 +63,16 @@ def big_bench_mistake(
     check_threshold(threshold)
     names = iter(file_names(rows))
     traces = read_rows("big_bench_mistake", rows, lambda row: _trace(row, task, next(names)))
-    numbers = getattr(rows, "numbers", range(len(rows)))
     asked = []
     for trace in traces:
         before = instruction if isinstance(instruction, str) else instruction.get(trace.task, "")
         asked.append((as_turns(before + trace.question, chat), trace.steps))
-    places = [f"row {number}" for number in numbers]
-    probabilities = step_probabilities(scorer, "big_bench_mistake", asked, places=places)
-    found = []
-    for number, trace, (prompt, steps), values in zip(numbers, traces, asked, probabilities, strict=True):
-        prediction = first_below(values, threshold)
-        found.append(
-            {
-                "row": number,
-                "prompt": prompt,
-                "completions": steps,
-                "scores": values,
-                "label": trace.mistake,
-                "prediction": prediction,
-                "right": prediction == trace.mistake,
-                "subset": trace.task,
-            }
-        )
-    return Result("big_bench_mistake", {**mistake_figures(found), "threshold": threshold}, found)
+    probabilities = step_probabilities(scorer, "big_bench_mistake", asked, places=places_of(rows))
+    rated = [
+        first_error_item(number, *solution, values, threshold=threshold, label=trace.mistake, subset=trace.task)
+        for number, trace, solution, values in zip(numbers_of(rows), traces, asked, probabilities, strict=True)
+    ]
+    return Result("big_bench_mistake", {**mistake_figures(rated), "threshold": threshold}, rated)
 
 
 def mistake_figures(rated: list[dict]) -> dict[str, float]:
@@ -97,9 +83,7 @@ def mistake_figures(rated: list[dict]) -> dict[str, float]:
     >>> [figures[key] for key in ("accuracy", "accuracy/b", "task_accuracy", "accuracy_wrong/a", "n", "n_wrong")]
     [0.75, 1.0, 0.8333333333333333, 0.5, 4, 3]
     """
-    by_task: dict[str, list[dict]] = {}
-    for item in rated:
-        by_task.setdefault(item["subset"], []).append(item)
+    by_task = grouped(rated)
     figures = _of(rated, "")
     for name, part in by_task.items():
         figures |= _of(part, f"/{name}") if name else {}
@@ -108,13 +92,13 @@ def mistake_figures(rated: list[dict]) -> dict[str, float]:
 
 
 def _of(part: list[dict], end: str) -> dict[str, float]:
-    kinds = {
+    parts = {
         "accuracy": part,
         "accuracy_wrong": [item for item in part if item["label"] >= 0],
         "accuracy_right": [item for item in part if item["label"] < 0],
     }
-    means = {f"{name}{end}": float(np.mean([item["right"] for item in of])) for name, of in kinds.items() if of}
-    return {**means, f"n{end}": len(part), f"n_wrong{end}": len(kinds["accuracy_wrong"])}
+    means = {f"{name}{end}": float(np.mean([item["right"] for item in of])) for name, of in parts.items() if of}
+    return {**means, f"n{end}": len(part), f"n_wrong{end}": len(parts["accuracy_wrong"])}
 
 
 def _trace(row: Row, task: str | None, file: str) -> Trace:

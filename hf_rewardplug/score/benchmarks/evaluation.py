@@ -179,9 +179,9 @@ def _detected(rows: Rows, adapter: str | None) -> Benchmark:
 
 def _check_options(benchmark: Benchmark, options: Mapping[str, Any]) -> None:
     known = list(inspect.signature(benchmark.run).parameters.values())[2:]  # behind scorer and rows
-    names = {one.name: one.default for one in known}
+    names = {option.name: option.default for option in known}
     for name, value in options.items():
-        if name not in names and not any(one.kind is one.VAR_KEYWORD for one in known):
+        if name not in names and not any(option.kind is option.VAR_KEYWORD for option in known):
             has = f"it has {', '.join(names)}" if names else "it has none"
             raise ValueError(f"benchmark '{benchmark.name}' has no option '{name}'; {has}. Leave it out or rename it.")
         if isinstance(names.get(name), bool) and not isinstance(value, bool):

@@ -8,7 +8,6 @@ The scorer sees a benchmark in one call, with all completions of a prompt beside
 
 import inspect
 import math
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from hf_rewardplug.checks import RefusedRows, RowError, is_number, shown
 from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS
 from hf_rewardplug.data.adapters.turns import assistant, user
+from hf_rewardplug.figures import first_below
 
 from .registry import Row
 
@@ -57,10 +57,10 @@ def scored(
         ValueError: it refuses one and they are not; other numbers of scores, or NaN and infinity, which would count as
             wrong in silence.
     """
-    found = asked(name, scorer, "score", prompts, completions, places=places, **more)
-    if [len(scores) for scores in found] != [len(several) for several in completions]:
+    nested = asked(name, scorer, "score", prompts, completions, places=places, **more)
+    if [*map(len, nested)] != [*map(len, completions)]:
         raise ValueError(f"benchmark '{name}': the scorer gave other numbers of scores than there are completions.")
-    scores = [[float(score) for score in row] for row in found]
+    scores = [[float(score) for score in row] for row in nested]
     for number, row in enumerate(scores):
         if not all(map(math.isfinite, row)):
             raise ValueError(
@@ -128,14 +128,14 @@ def step_probabilities(
             "process reward model, or use 'best_of_n' or a benchmark of pairs."
         )
     prompts, items = [prompt for prompt, _ in solutions], [steps for _, steps in solutions]
-    found = asked(name, scorer, "score_steps", prompts, items, places=places, **template_columns(arguments))
-    for (_, steps), values, place in zip(solutions, found, places, strict=True):
+    nested = asked(name, scorer, "score_steps", prompts, items, places=places, **template_columns(arguments))
+    for (_, steps), values, place in zip(solutions, nested, places, strict=True):
         if len(values) != len(steps) or not all(0 <= value <= 1 for value in values):
             raise ValueError(
                 f"benchmark '{name}', {place}: the scorer gave {shown(list(values))} for {len(steps)} steps. Expected "
                 "a probability a step; check the scorer's max_length and the model's weights."
             )
-    return [[float(value) for value in values] for values in found]
+    return [[float(value) for value in values] for values in nested]
 
 
 def as_turns(prompt: Any, chat: bool) -> Any:
@@ -200,14 +200,56 @@ def file_names(rows: list) -> list[str]:
     return getattr(rows, "files", [""] * len(rows))
 
 
+def grouped(items: Iterable[Any], keys: Iterable[Hashable] | None = None) -> dict[Hashable, list]:
+    """The items by their keys, in the order in which the keys come first.
+
+    Args:
+        keys: one for each item; the items' "subset" when None.
+
+    >>> grouped([1, 0, 1], ["a", "b", "a"])
+    {'a': [1, 1], 'b': [0]}
+    """
+    items, groups = list(items), {}
+    for item, key in zip(items, [item["subset"] for item in items] if keys is None else keys, strict=True):
+        groups.setdefault(key, []).append(item)
+    return groups
+
+
+def first_error_item(
+    number: int,
+    prompt: Prompt,
+    steps: list[str],
+    probabilities: list[float],
+    *,
+    threshold: float,
+    label: int,
+    subset: str,
+) -> dict:
+    """A solution as a `Result` holds it; it is right where the first step below the threshold is step `label`.
+
+    Args:
+        label: index of the first wrong step, -1 where there is none.
+    """
+    prediction = first_below(probabilities, threshold)
+    return {
+        "row": number,
+        "prompt": prompt,
+        "completions": steps,
+        "scores": probabilities,
+        "label": label,
+        "prediction": prediction,
+        "right": prediction == label,
+        "subset": subset,
+    }
+
+
 def mean_by(values: Iterable[float], keys: Iterable[Hashable], *, name: str = "accuracy") -> dict[str, float]:
     """The mean over all and over each key, and the counts.
 
     >>> mean_by([1, 0, 1, 1], ["a", "a", "b", "b"])
     {'accuracy': 0.75, 'accuracy/a': 0.5, 'accuracy/b': 1.0, 'n': 4, 'n/a': 2, 'n/b': 2}
     """
-    values, groups = list(values), defaultdict(list)
-    for value, key in zip(values, keys, strict=True):
-        groups[key].append(value)
+    values = list(values)
+    groups = grouped(values, keys)
     means = {name: float(np.mean(values)), **{f"{name}/{key}": float(np.mean(of)) for key, of in groups.items()}}
     return {**means, "n": len(values), **{f"n/{key}": len(of) for key, of in groups.items()}}

@@ -18,10 +18,9 @@ import numpy as np
 
 from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters.fields import Row, field, items, text
-from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, file_names, step_probabilities
-from .registry import Result, Rows, read_rows, register_benchmark
+from .examples import as_turns, check_threshold, file_names, first_error_item, grouped, step_probabilities
+from .registry import Result, Rows, numbers_of, read_rows, register_benchmark
 
 WEIGHTS = {"mcc": 0.2, "step_accuracy": 0.3, "reason_accuracy": 0.5}
 """of the MR-score's parts: w1, w2, w3 of `get_mr_score`"""
@@ -71,29 +70,19 @@ def mr_ben(scorer: Any, rows: list[Row], *, threshold: float = 0.5, chat: bool =
     check_threshold(threshold)
     solutions = _solutions(rows)
     read = read_rows("mr_ben", solutions, _reviewed)
-    kept = [(number, one) for number, one in zip(solutions.numbers, read, strict=True) if one is not None]
+    kept = [(number, review) for number, review in zip(solutions.numbers, read, strict=True) if review is not None]
     if not kept:
         raise ValueError(f"benchmark 'mr_ben': all {len(rows)} rows are code, which has no steps. Give other subjects.")
-    asked = [(as_turns(one.question, chat), one.steps) for _, one in kept]
+    asked = [(as_turns(review.question, chat), review.steps) for _, review in kept]
     probabilities = step_probabilities(scorer, "mr_ben", asked, places=[f"row {number}" for number, _ in kept])
-    found = []
-    for (number, one), (prompt, steps), values in zip(kept, asked, probabilities, strict=True):
-        prediction = first_below(values, threshold)
-        found.append(
-            {
-                "row": number,
-                "prompt": prompt,
-                "completions": steps,
-                "scores": values,
-                "label": one.correct,
-                "wrong": sorted(one.wrong),
-                "prediction": prediction,
-                "right": prediction < 0 if one.correct else prediction in one.wrong,
-                "subset": one.subject,
-            }
-        )
+    rated = []
+    for (number, review), solution, values in zip(kept, asked, probabilities, strict=True):
+        item = first_error_item(number, *solution, values, threshold=threshold, label=-1, subset=review.subject)
+        if not review.correct:  # several entries may be the first wrong step
+            item["right"] = item["prediction"] in review.wrong
+        rated.append({**item, "label": review.correct, "wrong": sorted(review.wrong)})
     counts = {"left out": len(rows) - len(kept), "threshold": threshold}
-    return Result("mr_ben", {**mr_figures(found), **counts}, found)
+    return Result("mr_ben", {**mr_figures(rated), **counts}, rated)
 
 
 def mcc(tp: int, tn: int, fp: int, fn: int) -> float:
@@ -108,10 +97,7 @@ def mcc(tp: int, tn: int, fp: int, fn: int) -> float:
 
 def mr_figures(rated: list[dict]) -> dict[str, float]:
     """The figures of rated solutions {label, wrong, prediction, right, subset}: by subject, and their mean."""
-    by_subject: dict[str, list[dict]] = {}
-    for item in rated:
-        by_subject.setdefault(item["subset"], []).append(item)
-    parts = {subject: _subject_figures(part) for subject, part in by_subject.items()}
+    parts = {subject: _subject_figures(part) for subject, part in grouped(rated).items()}
     figures = {}
     for name in ("mr_score", "mcc", "step_accuracy", "accuracy_right", "n", "n_wrong", "n_beyond"):
         values = [part[name] for part in parts.values() if name in part]
@@ -143,7 +129,7 @@ def step_numbers(steps: list[str]) -> list[int]:
     >>> step_numbers(["2+2=4", "4-1=3"])
     [1, 2]
     """
-    labels = [int(found[1]) if (found := _LABEL.match(step)) else None for step in steps]
+    labels = [int(match[1]) if (match := _LABEL.match(step)) else None for step in steps]
     first = next((label for label in labels if label is not None), None)
     if first is None:
         return list(range(1, len(steps) + 1))
@@ -162,14 +148,13 @@ def entries_of(number: int, steps: list[str]) -> set[int]:
     >>> entries_of(4, ["Step 1: a", "Step 2: b", "Solution: B"])
     set()
     """
-    found = {index for index, of in enumerate(step_numbers(steps)) if of == number}
-    return found or {number - 1} & set(range(len(steps)))
+    labelled = {index for index, of in enumerate(step_numbers(steps)) if of == number}
+    return labelled or {number - 1} & set(range(len(steps)))
 
 
 def _solutions(rows: list[Row]) -> Rows:
     """Without the demonstrations for prompts, which stand in a file beside the subjects'."""
-    numbers = getattr(rows, "numbers", range(len(rows)))
-    named = zip(rows, numbers, file_names(rows), strict=True)
+    named = zip(rows, numbers_of(rows), file_names(rows), strict=True)
     kept = [(row, number) for row, number, name in named if name != "k_shot_demo"]
     return Rows([row for row, _ in kept], [number for _, number in kept])
 

@@ -50,24 +50,24 @@ def preference(scorer: Any, rows: list[Row], *, adapter: str | None = None, subs
             there is one.
     """
     first = rows[0] if rows else {}
-    found = adapter_of(rows, adapter, None)
+    row_format = adapter_of(rows, adapter, None)
     column = subset or next((name for name in ("subset", "source") if name in first), None)
     if subset is not None and subset not in first:
         raise ValueError(f"benchmark 'preference': there is no column {subset!r} for subset; found {sorted(first)}.")
 
     def read(row: Row) -> list[tuple[Group, Row]]:
         name = None if column is None else subset_name(row.get(column))
-        groups = [(_group(canonical, name), template_arguments(canonical)) for canonical in found(row)]
+        groups = [(_group(canonical, name), template_arguments(canonical)) for canonical in row_format(row)]
         return [(group, arguments) for group, arguments in groups if group[2]]
 
-    read_groups = read_rows("preference", rows, read, columns=found.columns or ())
+    read_groups = read_rows("preference", rows, read, columns=row_format.columns or ())
     groups = [group for several in read_groups for group, _ in several]
-    given = [arguments for several in read_groups for _, arguments in several]
+    arguments = [of_group for several in read_groups for _, of_group in several]
     if not groups:
         raise ValueError(f"benchmark 'preference': none of the {len(rows)} rows has a better answer (ties only).")
     places = [place for place, several in zip(places_of(rows), read_groups, strict=True) for _ in several]
     prompts, answers = [group[0] for group in groups], [group[1] for group in groups]
-    scores = scored("preference", scorer, prompts, answers, places=places, **template_columns(given))
+    scores = scored("preference", scorer, prompts, answers, places=places, **template_columns(arguments))
     items = [
         pair_item(prompt, completions[good], completions[bad], row[good], row[bad], group_subset)
         for (prompt, completions, pairs, group_subset), row in zip(groups, scores, strict=True)

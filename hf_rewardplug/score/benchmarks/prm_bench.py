@@ -17,8 +17,8 @@ import numpy as np
 from hf_rewardplug.checks import RowError, shown
 from hf_rewardplug.data.adapters.fields import Row, field, items, text
 
-from .examples import as_turns, check_threshold, step_probabilities
-from .registry import Result, read_rows, register_benchmark
+from .examples import as_turns, check_threshold, grouped, step_probabilities
+from .registry import Result, numbers_of, read_rows, register_benchmark
 
 CATEGORIES = {
     "simplicity": ("redundency", "circular"),
@@ -40,7 +40,7 @@ class Spoilt(NamedTuple):
     steps: list[str]
     wrong: set[int]
     beyond: int
-    kind: str
+    error_class: str
     id: Any
 
 
@@ -73,21 +73,21 @@ def prm_bench(
         chat: the question is a user's turn, so that the model's template applies; False: plain text.
     """
     check_threshold(threshold)
-    numbers = getattr(rows, "numbers", range(len(rows)))
     spoilt = read_rows("prm_bench", rows, lambda row: _spoilt(row, strip_numbers))
-    kept = _first_of_each(zip(numbers, spoilt, strict=True))
+    kept = _first_of_each(zip(numbers_of(rows), spoilt, strict=True))
     probabilities = step_probabilities(
         scorer,
         "prm_bench",
-        [(as_turns(one.prompt, chat), one.steps) for one in kept.values()],
+        [(as_turns(solution.prompt, chat), solution.steps) for solution in kept.values()],
         places=[f"row {number}" for number in kept],
     )
-    found = [
-        _item(one, values, number=number, threshold=threshold)
-        for (number, one), values in zip(kept.items(), probabilities, strict=True)
+    rated = [
+        _item(solution, values, number=number, threshold=threshold)
+        for (number, solution), values in zip(kept.items(), probabilities, strict=True)
     ]
-    counts = {"n_repeated": len(spoilt) - len(kept), "n_beyond": sum(one.beyond for one in kept.values())}
-    return Result("prm_bench", {**prm_figures(found), **counts}, found)
+    beyond = sum(solution.beyond for solution in kept.values())
+    counts = {"n_repeated": len(spoilt) - len(kept), "n_beyond": beyond}
+    return Result("prm_bench", {**prm_figures(rated), **counts}, rated)
 
 
 def f1(hits: int, misses: int, false_alarms: int) -> float:
@@ -99,13 +99,13 @@ def f1(hits: int, misses: int, false_alarms: int) -> float:
     return 2 * hits / max(2 * hits + misses + false_alarms, 1)
 
 
-def step_scores(labels: Iterable[bool], found: Iterable[bool], *, negative: bool = True) -> dict[str, float]:
+def step_scores(labels: Iterable[bool], verdicts: Iterable[bool], *, negative: bool = True) -> dict[str, float]:
     """PRMScore and its parts of steps, from whether each is right and whether it is found right.
 
     >>> step_scores([True, True, True, False, False], [True, True, False, True, False])
     {'prm_score': 0.5833333333333333, 'f1': 0.6666666666666666, 'negative_f1': 0.5, 'accuracy': 0.6}
     """
-    counts = Counter(zip(labels, found, strict=True))
+    counts = Counter(zip(labels, verdicts, strict=True))
     right, lost = counts[True, True], counts[True, False]
     passed, caught = counts[False, True], counts[False, False]
     scores = f1(right, lost, passed), f1(caught, passed, lost)
@@ -119,9 +119,7 @@ def step_scores(labels: Iterable[bool], found: Iterable[bool], *, negative: bool
 
 def prm_figures(rated: list[dict]) -> dict[str, float]:
     """The figures of rated solutions {labels, found, subset}: over all steps, by class and by category."""
-    by_class: dict[str, list[dict]] = {}
-    for item in rated:
-        by_class.setdefault(item["subset"], []).append(item)
+    by_class = grouped(rated)
     figures = step_scores(_joined(rated, "labels"), _joined(rated, "found"))
     firsts = [not item["found"][item["labels"].index(False)] for item in rated if False in item["labels"]]
     if firsts:
@@ -137,18 +135,18 @@ def prm_figures(rated: list[dict]) -> dict[str, float]:
 
 
 def _spoilt(row: Row, strip_numbers: bool) -> Spoilt:
-    steps, kind = items(row, "modified_process"), text(row, "classification")
+    steps, name = items(row, "modified_process"), text(row, "classification")
     if not steps or not all(isinstance(step, str) for step in steps):
         raise RowError(f"expected a list of steps, found {shown(steps)}", "modified_process")
     wrong = field(row, "error_steps")
-    if wrong is None and kind == ALL_RIGHT:
+    if wrong is None and name == ALL_RIGHT:
         wrong = []
     if not isinstance(wrong, list) or not all(type(step) is int and step >= 1 for step in wrong):
         raise RowError(f"expected the wrong steps' numbers, from 1, found {shown(wrong)}", "error_steps")
     if strip_numbers:
         steps = [_without_number(step) for step in steps]
     within = {step - 1 for step in wrong if step <= len(steps)}
-    return Spoilt(text(row, "modified_question"), steps, within, len({*wrong}) - len(within), kind, row.get("idx"))
+    return Spoilt(text(row, "modified_question"), steps, within, len({*wrong}) - len(within), name, row.get("idx"))
 
 
 def _without_number(step: str) -> str:
@@ -158,33 +156,33 @@ def _without_number(step: str) -> str:
     ('So 4.', '5 is more.', '')
     """
     step = step.strip()
-    found = _NUMBER.match(step)
-    return step[found.end() :] if found else step
+    number = _NUMBER.match(step)
+    return step[number.end() :] if number else step
 
 
 def _first_of_each(solutions: Iterable[tuple[int, Spoilt]]) -> dict[int, Spoilt]:
     """The first of those with the same class and id, by row number."""
     kept, seen = {}, set()
-    for number, one in solutions:
-        key = (one.kind, one.id)
-        if one.id is None or key not in seen:
-            kept[number] = one
+    for number, solution in solutions:
+        key = (solution.error_class, solution.id)
+        if solution.id is None or key not in seen:
+            kept[number] = solution
         seen.add(key)
     return kept
 
 
-def _item(one: Spoilt, probabilities: list[float], *, number: int, threshold: float) -> dict:
-    labels = [index not in one.wrong for index in range(len(one.steps))]
-    found = [value > threshold for value in probabilities]
+def _item(solution: Spoilt, probabilities: list[float], *, number: int, threshold: float) -> dict:
+    labels = [index not in solution.wrong for index in range(len(solution.steps))]
+    verdicts = [value > threshold for value in probabilities]
     return {
         "row": number,
-        "prompt": one.prompt,
-        "completions": one.steps,
+        "prompt": solution.prompt,
+        "completions": solution.steps,
         "scores": probabilities,
         "labels": labels,
-        "found": found,
-        "right": float(np.mean(np.equal(labels, found))),
-        "subset": one.kind,
+        "found": verdicts,
+        "right": float(np.mean(np.equal(labels, verdicts))),
+        "subset": solution.error_class,
     }
 
 

@@ -8,7 +8,6 @@ of steps as code/run_eval_prm_trl.py of its pull request 12 has it.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +17,9 @@ from hf_rewardplug.data.adapters import Adapter
 from hf_rewardplug.data.adapters.fields import TEMPLATE_ARGUMENTS, Row, integer
 from hf_rewardplug.data.adapters.stepwise import processbench, stepwise_supervised
 from hf_rewardplug.data.canonical import UNLABELLED, checked_steps, prompt_key, subset_name, template_arguments
-from hf_rewardplug.figures import first_below
 
-from .examples import as_turns, check_threshold, step_probabilities
-from .registry import BENCHMARKS, Result, Rows, read_rows, register_benchmark
+from .examples import as_turns, check_threshold, first_error_item, grouped, step_probabilities
+from .registry import BENCHMARKS, Result, Rows, numbers_of, read_rows, register_benchmark
 
 SOURCE = "arXiv:2412.06559, https://github.com/QwenLM/ProcessBench"
 _STEPWISE = ("prompt", "completions", "labels")
@@ -84,15 +82,15 @@ def process_bench(
             these formats.
     """
     solutions = _read(rows)
-    numbers = getattr(rows, "numbers", range(len(rows)))
+    numbers = numbers_of(rows)
     tuning, tests = _parts(solutions, threshold, tune_share, tune_rows)
     _check_kinds([solutions[index] for index in tests], "the rows")
     if threshold == "tune":
         _check_kinds(tuning, "the tuning rows")
     rated = [*tuning, *(solutions[index] for index in tests)]
-    solved = [(as_turns(one.prompt, chat), one.steps) for one in rated]
+    solved = [(as_turns(solution.prompt, chat), solution.steps) for solution in rated]
     places = ["a tuning row"] * len(tuning) + [f"row {numbers[index]}" for index in tests]
-    arguments = [one.arguments for one in rated]
+    arguments = [solution.arguments for solution in rated]
     probabilities = step_probabilities(scorer, "process_bench", solved, places=places, arguments=arguments)
     figures = {"threshold": threshold}
     if threshold == "tune":
@@ -123,7 +121,7 @@ def first_error_figures(items: list[dict]) -> dict[str, float]:
     [0.5, 1.0, 0.6666666666666666, 1.0, 0.8333333333333333, 5, 2]
     """
     by_subset = {}
-    for subset, part in _by_subset(items, lambda item: item["subset"]).items():
+    for subset, part in grouped(items).items():
         wrong = [item["right"] for item in part if item["label"] >= 0]
         right = [item["right"] for item in part if item["label"] < 0]
         accuracies = float(np.mean(wrong)), float(np.mean(right))
@@ -155,16 +153,17 @@ def best_threshold(solutions: list[Solution], probabilities: list[list[float]]) 
     0.8
     """
     intervals = []
-    for one, steps in zip(solutions, probabilities, strict=True):
-        end = one.first_error if one.first_error >= 0 else len(steps)
-        intervals.append((steps[end] if one.first_error >= 0 else -1.0, min(steps[:end], default=1.0)))
+    for solution, steps in zip(solutions, probabilities, strict=True):
+        end = solution.first_error if solution.first_error >= 0 else len(steps)
+        intervals.append((steps[end] if solution.first_error >= 0 else -1.0, min(steps[:end], default=1.0)))
     ends = np.unique(np.clip([0.0, 1.0, *np.ravel(intervals)], 0, 1))
     middles = (ends[:-1] + ends[1:]) / 2
     curves = []
-    for part in _by_subset(zip(solutions, intervals, strict=True), lambda pair: pair[0].subset).values():
+    subsets = [solution.subset for solution in solutions]
+    for part in grouped(zip(solutions, intervals, strict=True), subsets).values():
         accuracies = []
         for wrong in (True, False):
-            of_kind = [ends for one, ends in part if (one.first_error >= 0) is wrong]
+            of_kind = [ends for solution, ends in part if (solution.first_error >= 0) is wrong]
             lows, highs = np.array([(low, high) for low, high in of_kind if low < high]).reshape(-1, 2).T
             below = [np.searchsorted(np.sort(bounds), middles) for bounds in (lows, highs)]
             accuracies.append((below[0] - below[1]) / len(of_kind))
@@ -227,36 +226,23 @@ def _parts(
         except ValueError as error:
             raise ValueError(f"tune_rows: {error}") from error
     check_share("tune_share", share, "For rows of their own: tune_rows.")
-    tuned = [prompt_key({"prompt": one.prompt}) / 2**63 < share for one in solutions]
-    return [one for one, held in zip(solutions, tuned, strict=True) if held], [i for i in everything if not tuned[i]]
+    tuned = [prompt_key({"prompt": solution.prompt}) / 2**63 < share for solution in solutions]
+    return [solutions[index] for index in everything if tuned[index]], [i for i in everything if not tuned[i]]
 
 
-def _item(one: Solution, probabilities: list[float], *, number: int, threshold: float) -> dict:
-    found = first_below(probabilities, threshold)
-    return {
-        "row": number,
-        "prompt": one.prompt,
-        "completions": one.steps,
-        "scores": probabilities,
-        "label": one.first_error,
-        "prediction": found,
-        "right": found == one.first_error,
-        "subset": one.subset,
-    }
+def _item(solution: Solution, probabilities: list[float], *, number: int, threshold: float) -> dict:
+    label, subset = solution.first_error, solution.subset
+    return first_error_item(
+        number, solution.prompt, solution.steps, probabilities, threshold=threshold, label=label, subset=subset
+    )
 
 
 def _check_kinds(solutions: list[Solution], where: str) -> None:
-    for subset, part in (_by_subset(solutions, lambda one: one.subset) or {"": []}).items():
-        wrong = sum(one.first_error >= 0 for one in part)
+    subsets = [solution.subset for solution in solutions]
+    for subset, part in (grouped(solutions, subsets) or {"": []}).items():
+        wrong = sum(solution.first_error >= 0 for solution in part)
         if wrong in (0, len(part)):
             raise ValueError(
                 f"benchmark 'process_bench': {where}{f' of {subset}' if subset else ''} hold {wrong} solutions with a "
                 f"wrong step and {len(part) - wrong} without; F1 needs both. Take more rows, or another tune_share."
             )
-
-
-def _by_subset(things: Iterable, subset: Any) -> dict[str, list]:
-    parts: dict[str, list] = {}
-    for thing in things:
-        parts.setdefault(subset(thing), []).append(thing)
-    return parts

@@ -195,13 +195,22 @@ class Rows(list):
         return next((name for number, name in self.names.items() if place == f"row {number}"), place)
 
 
+def numbers_of(rows: Sequence[Row]) -> Sequence[int]:
+    """The number of each row in its data; a plain list is counted from 0.
+
+    >>> list(numbers_of(["a", "c"]))
+    [0, 1]
+    """
+    return getattr(rows, "numbers", range(len(rows)))
+
+
 def places_of(rows: Sequence[Row]) -> list[str]:
     """What errors call each row, by its number.
 
     >>> places_of(Rows(["a", "c"], numbers=[0, 2]))
     ['row 0', 'row 2']
     """
-    return [f"row {number}" for number in getattr(rows, "numbers", range(len(rows)))]
+    return [f"row {number}" for number in numbers_of(rows)]
 
 
 def read_rows(
@@ -219,21 +228,21 @@ def read_rows(
     """
     if columns is None:
         columns = BENCHMARKS[name].columns if name in BENCHMARKS else ()
-    columns, found, refused, first = list(columns), [], {}, None
+    columns, values, refused, first = list(columns), [], {}, None
     for place, row in zip(places_of(rows), rows, strict=True):
         if missing := [column for column in columns if column not in row]:
             remedy = "Map them: column_mapping={expected: yours}"
             refused[place] = RowError(f"columns {missing} are missing; found {sorted(row, key=str)}. {remedy}")
             continue
         try:
-            found.append(read(row))
+            values.append(read(row))
         except Exception as error:  # a third party's adapter can fail in any way; the user must learn at which row
             refused[place], first = RowError.of(error), first or error
     if refused:
         raise RefusedRows(name, refused) from first
-    if not found:
+    if not values:
         raise ValueError(f"benchmark '{name}': there are no rows. Give some.")
-    return found
+    return values
 
 
 def benchmark_of_format(row: Row, adapter: Adapter | None = None) -> str | None:

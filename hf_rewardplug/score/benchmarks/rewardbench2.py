@@ -86,7 +86,7 @@ def best_of(scores: list[float]) -> float:
 
 
 def ties_score(prompts: dict[tuple[str, str], tuple[list[float], int]]) -> dict[str, float]:
-    """Subset Ties: {(kind, prompt): (scores, how many of the first are correct)} -> its score and its parts.
+    """Subset Ties: {(half, prompt): (scores, how many of the first are correct)} -> its score and its parts.
 
     A prompt has two halves: "tied" with many correct answers, and "ref" with one. Gap: lowest correct score minus
     highest wrong one. Spread: highest correct score of "tied" minus its lowest. The score is
@@ -105,10 +105,10 @@ def ties_score(prompts: dict[tuple[str, str], tuple[list[float], int]]) -> dict[
     """
     gaps = {key: _gap(scores, correct) for key, (scores, correct) in prompts.items()}
     parts = {}
-    for kind in ("tied", "ref"):
-        right = [gap > 0 for (kind_of_key, _), gap in gaps.items() if kind_of_key == kind]
-        parts[f"Ties/{kind}"] = float(np.mean(right)) if right else 0.0
-    both = [number for kind, number in gaps if kind == "tied" and ("ref", number) in gaps]
+    for half in ("tied", "ref"):
+        right = [gap > 0 for (half_of_key, _), gap in gaps.items() if half_of_key == half]
+        parts[f"Ties/{half}"] = float(np.mean(right)) if right else 0.0
+    both = [number for half, number in gaps if half == "tied" and ("ref", number) in gaps]
     if not both:
         logger.warning("rewardbench2: no prompt of Ties has its 'tied' and its 'ref' half; Ties is left out.")
         return {}
@@ -140,12 +140,12 @@ def _read(row: Row, chat: bool) -> _Example:
         raise RowError(f"is {row['num_correct']}, and there are {len(chosen)} chosen answers", "num_correct")
     tie = None
     if subset.lower() == "ties":
-        kind, mark, number = text(row, "id").partition(":")
-        if kind not in ("ref", "tied") or not mark:
+        half, mark, number = text(row, "id").partition(":")
+        if half not in ("ref", "tied") or not mark:
             raise RowError(f"expected 'ref:<number>' or 'tied:<number>', found {row['id']!r}", "id")
-        if kind == "tied" and len(chosen) < 2:
+        if half == "tied" and len(chosen) < 2:
             raise RowError("a 'tied' row needs two correct answers or more", "chosen")
-        tie = (kind, number)
+        tie = (half, number)
     elif len(chosen) != 1:
         raise RowError(f"expected one correct answer, found {len(chosen)}", "chosen")
     prompt, completions = as_chat(text(row, "prompt"), [*chosen, *rejected], chat=chat)

@@ -91,8 +91,8 @@ def _domain_in(name: str) -> str | None:
     >>> [_domain_in(name) for name in ("safety-refuse", "rm_bench_code", "total_dataset", "chat_and_code")]
     ['safety', 'code', None, None]
     """
-    found = [domain for domain in DOMAINS if domain in re.split(r"[^a-z]+", name.lower())]
-    return found[0] if len(found) == 1 else None
+    domains = [domain for domain in DOMAINS if domain in re.split(r"[^a-z]+", name.lower())]
+    return domains[0] if len(domains) == 1 else None
 
 
 def _with_domains(rows: list[Row], domain: str | None) -> Rows:
@@ -107,10 +107,10 @@ def _with_domains(rows: list[Row], domain: str | None) -> Rows:
 def _domain(row: Row) -> str:
     if row["domain"] is None:
         raise RowError(f"is missing, and no file's name tells it. Give domain='{DOMAINS[0]}' or another one", "domain")
-    found = next((name for name in DOMAINS if text(row, "domain").startswith(name)), None)
-    if found is None:
+    domain = next((name for name in DOMAINS if text(row, "domain").startswith(name)), None)
+    if domain is None:
         raise RowError(f"{row['domain']!r} is none of RM-Bench's: {', '.join(DOMAINS)}", "domain")
-    return found
+    return domain
 
 
 def _figures(wins_RCJ: np.ndarray, domains: list[str]) -> dict[str, float]:

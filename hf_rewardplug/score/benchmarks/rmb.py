@@ -47,19 +47,19 @@ def rmb(scorer: Any, rows: list[Row]) -> Result:
     ranks models. Rows of both sets may stand in the same data.
     """
     examples = read_rows("rmb", rows, _read, columns=("conversation_input", "category_path"))
-    prompts, completions = [one.prompt for one in examples], [one.completions for one in examples]
+    prompts, completions = [example.prompt for example in examples], [example.completions for example in examples]
     scores = scored("rmb", scorer, prompts, completions, places=places_of(rows))
     items = [
         {
-            "prompt": one.prompt,
-            "completions": one.completions,
+            "prompt": example.prompt,
+            "completions": example.completions,
             "scores": row,
             "right": row[0] > max(row[1:]),
-            "subset": one.path,
+            "subset": example.path,
         }
-        for one, row in zip(examples, scores, strict=True)
+        for example, row in zip(examples, scores, strict=True)
     ]
-    return Result("rmb", _figures([item["right"] for item in items], [one.path for one in examples]), items)
+    return Result("rmb", _figures([item["right"] for item in items], [example.path for example in examples]), items)
 
 
 def _figures(rights: list[bool], paths: list[str]) -> dict[str, float]:
@@ -85,7 +85,10 @@ def _read(row: Row) -> _Example:
     if path.split("/")[0] not in SETS or path.count("/") < 2:
         raise RowError(f"expected '{SETS[0]}/<goal>/<scenario>' or '{SETS[1]}/...', found {path!r}", "category_path")
     if row.get("bon_best") is not None:
-        answers = [_answer(row, "bon_best"), *(text(one, "answer", "loser_list") for one in dicts(row, "loser_list"))]
+        answers = [
+            _answer(row, "bon_best"),
+            *(text(loser, "answer", "loser_list") for loser in dicts(row, "loser_list")),
+        ]
         if len(answers) < 2:
             raise RowError("there is no other answer", "loser_list")
     else:

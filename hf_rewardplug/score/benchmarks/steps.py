@@ -58,54 +58,57 @@ def steps(
         chat: a text prompt is a user's turn, so that the model's template applies; False: plain text, as in training.
     """
     first = rows[0] if rows else {}
-    found = adapter_of(rows, adapter, None)
+    row_format = adapter_of(rows, adapter, None)
     column = subset or next((name for name in _SUBSETS if name in first), None)
     if subset is not None and subset not in first:
         raise ValueError(f"benchmark 'steps': there is no column {subset!r} for subset; found {sorted(first)}.")
 
     def read(row: Row) -> list[Steps]:
         name = None if column is None else subset_name(row.get(column))
-        return [_steps(canonical)._replace(subset=name) for canonical in found(row)]
+        return [_steps(canonical)._replace(subset=name) for canonical in row_format(row)]
 
-    read_steps = read_rows("steps", rows, read, columns=found.columns or ())
-    solved = [one for several in read_steps for one in several]
+    read_steps = read_rows("steps", rows, read, columns=row_format.columns or ())
+    solved = [solution for several in read_steps for solution in several]
     places = [place for place, several in zip(places_of(rows), read_steps, strict=True) for _ in several]
     if not solved:
         raise ValueError(f"benchmark 'steps': none of the {len(rows)} rows has steps.")
-    paths = [(one, place, path) for one, place in zip(solved, places, strict=True) for path in paths_of(one.parents)]
-    asked = [(as_turns(one.prompt, chat), [one.texts[node] for node in path]) for one, _, path in paths]
-    more = {"places": [place for _, place, _ in paths], "arguments": [one.arguments for one, _, _ in paths]}
-    values = iter(step_probabilities(scorer, "steps", asked, **more))
-    items = [_item(one, [next(values) for _ in paths_of(one.parents)]) for one in solved]
+    asked, places_asked, arguments = [], [], []
+    for solution, place in zip(solved, places, strict=True):
+        for path in paths_of(solution.parents):
+            asked.append((as_turns(solution.prompt, chat), [solution.texts[node] for node in path]))
+            places_asked.append(place)
+            arguments.append(solution.arguments)
+    values = iter(step_probabilities(scorer, "steps", asked, places=places_asked, arguments=arguments))
+    items = [_item(solution, [next(values) for _ in paths_of(solution.parents)]) for solution in solved]
     return Result("steps", step_figures(items), items)
 
 
 def _steps(canonical: Row) -> Steps:
-    kind = row_type(canonical)
-    if kind not in ("stepwise", "step_tree", "outcome"):
-        raise RowError(f"a {kind} row has no steps. Take 'preference', or data with steps")
-    (row,) = (to_outcomes if kind == "outcome" else to_steps)(canonical, empty_steps=True)
-    outcome = row["labels"][0] if kind == "outcome" else None
+    form = row_type(canonical)
+    if form not in ("stepwise", "step_tree", "outcome"):
+        raise RowError(f"a {form} row has no steps. Take 'preference', or data with steps")
+    (row,) = (to_outcomes if form == "outcome" else to_steps)(canonical, empty_steps=True)
+    outcome = row["labels"][0] if form == "outcome" else None
     labels = [None if outcome is not None or label == UNLABELLED else float(label) for label in row["labels"]]
     parents = row.get("parents") or list(range(-1, len(labels) - 1))
     return Steps(row["prompt"], row["completions"], labels, parents, outcome, arguments=template_arguments(canonical))
 
 
-def _item(one: Steps, scores: list[list[float]]) -> dict:
-    values = node_scores(one.parents, scores)
-    rated = [(value, label) for value, label in zip(values, one.labels, strict=True) if label is not None]
-    if one.outcome is not None:
-        rated = [(min(values), one.outcome)]
+def _item(solution: Steps, scores: list[list[float]]) -> dict:
+    values = node_scores(solution.parents, scores)
+    rated = [(value, label) for value, label in zip(values, solution.labels, strict=True) if label is not None]
+    if solution.outcome is not None:
+        rated = [(min(values), solution.outcome)]
     hits = [(value >= 0.5) == (label >= 0.5) for value, label in rated]
     return {
-        "prompt": one.prompt,
-        "completions": one.texts,
+        "prompt": solution.prompt,
+        "completions": solution.texts,
         "scores": values,
-        "labels": one.labels,
-        "parents": one.parents,
-        "outcome": one.outcome,
+        "labels": solution.labels,
+        "parents": solution.parents,
+        "outcome": solution.outcome,
         "right": sum(hits) / len(hits) if hits else None,
-        "subset": one.subset,
+        "subset": solution.subset,
     }
 
 
