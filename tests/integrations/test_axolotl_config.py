@@ -42,10 +42,10 @@ def config(raw=None, **more) -> dict:
 
 def test_the_two_configs_of_the_guide():
     orm, prm = (translate(yaml.safe_load(text)) for text in (GUIDE_ORM, GUIDE_PRM))
-    assert (orm.kind, orm.model, orm.config["chat_template"]) == ("orm", "google/gemma-2-2b", "gemma")
+    assert (orm.task, orm.model, orm.config["chat_template"]) == ("orm", "google/gemma-2-2b", "gemma")
     assert orm.config["adapter"] == "bradley_terry.chat_template"
     assert orm.entries[0].path == "argilla/distilabel-intel-orca-dpo-pairs" and orm.entries[0].split == "train"
-    assert (prm.kind, prm.model, prm.config["num_labels"]) == ("prm", "Qwen/Qwen2.5-3B", 2)
+    assert (prm.task, prm.model, prm.config["num_labels"]) == ("prm", "Qwen/Qwen2.5-3B", 2)
     assert prm.config["adapter"] == "stepwise_supervised" and prm.entries[0].path == "trl-lib/math_shepherd"
     assert orm.ignored == prm.ignored == {} and orm.peft is orm.quantization is orm.template is None
     assert orm.config["max_length"] == 512 and orm.config["per_device_train_batch_size"] == 1  # axolotl's defaults

@@ -47,8 +47,8 @@ def test_heads_by_their_options():
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        ("orm", {"step_token": "<s>"}, "`step_token` is not had for outcome reward models"),
-        ("prm", {"attributes": ["a"]}, "`attributes` is not had for process reward models"),
+        ("orm", {"step_token": "<s>"}, "`step_token` is not an option of outcome reward models"),
+        ("prm", {"attributes": ["a"]}, "`attributes` is not an option of process reward models"),
         ("orm", {"prefix_sharign": False}, "Did you mean `prefix_sharing`?"),
         ("orm", {"column_mapping": {"prompt": "input"}}, "set it in an entry of `datasets`"),
         ("orm", {"adapter": "lora", "lora_mlp_kernel": True}, "`lora_mlp_kernel` is for causal LMs alone"),

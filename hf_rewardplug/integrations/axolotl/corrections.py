@@ -10,7 +10,7 @@ from typing import Any
 
 from ...model.head import HEAD_NAME
 from . import keys
-from .config import KINDS, own_options
+from .config import TASKS, own_options
 from .values import set_values
 
 _FUSED_LORA = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
@@ -32,48 +32,48 @@ _NEAR = 0.85
 """similarity from which a key is taken for a misspelt option of this package"""
 
 
-def correct(cfg: MutableMapping[str, Any], kind: str) -> list[str]:
+def correct(raw: MutableMapping[str, Any], task: str) -> list[str]:
     """Change `cfg` in place.
 
     Args:
-        kind: "orm" or "prm".
+        task: "orm" or "prm".
 
     Returns:
         Warnings.
 
     Raises:
-        ValueError: an option of the other kind, a misspelt one, or a key that would do nothing or lose the head.
+        ValueError: an option of the other task, a misspelt one, or a key that would do nothing or lose the head.
     """
-    own = own_options(kind)
-    given = set_values(cfg, options=own)
-    warnings = _check_options(given, kind, own)
-    for key in (*_DROPPED, *(("activation_offloading",) if kind == "prm" else ())):
-        if keys.asks(given, key):
+    own = own_options(task)
+    cfg = set_values(raw, options=own)
+    warnings = _check_options(cfg, task, own)
+    for key in (*_DROPPED, *(("activation_offloading",) if task == "prm" else ())):
+        if keys.asks(cfg, key):
             raise ValueError(f"`{key}`: {keys.REFUSED[key]}.")
-    if given.get("merge_lora") and not given.get("good_token"):
+    if cfg.get("merge_lora") and not cfg.get("good_token"):
         raise ValueError("`axolotl merge-lora` leaves the reward head out. In Python: hf_rewardplug.merge_adapter.")
-    if given.get("adapter") in ("lora", "qlora"):
-        cfg.update(_of_adapter(given, kind))
-    if given.get("good_token") and not (given.get("model_type") or given.get("type_of_model")):
-        cfg["model_type"] = "AutoModelForCausalLM"
-    if attributes := given.get("attributes"):
-        if given.get("num_labels") not in (None, len(attributes)):
-            raise ValueError(f"`num_labels: {given['num_labels']}`; `attributes` has {len(attributes)}: leave it out.")
-        cfg["num_labels"] = len(attributes)
+    if cfg.get("adapter") in ("lora", "qlora"):
+        raw.update(_of_adapter(cfg, task))
+    if cfg.get("good_token") and not (cfg.get("model_type") or cfg.get("type_of_model")):
+        raw["model_type"] = "AutoModelForCausalLM"
+    if attributes := cfg.get("attributes"):
+        if cfg.get("num_labels") not in (None, len(attributes)):
+            raise ValueError(f"`num_labels: {cfg['num_labels']}`; `attributes` has {len(attributes)}: leave it out.")
+        raw["num_labels"] = len(attributes)
     return warnings
 
 
-def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> list[str]:
+def _check_options(cfg: dict[str, Any], task: str, own: dict[str, Any]) -> list[str]:
     """axolotl's schema drops whatever it does not know."""
-    others = {name for one in KINDS for name in own_options(one)}.difference(own)
+    others = {name for other in TASKS for name in own_options(other)}.difference(own)
     of_axolotl = {*keys.known(), *own}
     for name in ("column_mapping", "ignore_columns"):
-        if given.get(name):
+        if cfg.get(name):
             raise ValueError(f"`{name}` belongs to a data set: set it in an entry of `datasets`.")
     warnings = []
-    for key in map(str, given):
+    for key in map(str, cfg):
         if key in others:
-            raise ValueError(f"`{key}` is not had for {_CALLED[kind]} reward models.")
+            raise ValueError(f"`{key}` is not an option of {_CALLED[task]} reward models.")
         if key in of_axolotl or key in _OF_COMMANDS:
             continue
         if difflib.get_close_matches(key, own, n=1, cutoff=_NEAR):
@@ -82,22 +82,22 @@ def _check_options(given: dict[str, Any], kind: str, own: dict[str, Any]) -> lis
     return warnings
 
 
-def _of_adapter(given: dict[str, Any], kind: str) -> dict[str, Any]:
+def _of_adapter(cfg: dict[str, Any], task: str) -> dict[str, Any]:
     """Fused kernels, which axolotl switches on, are for causal LMs alone; a head must not be quantized.
 
     >>> _of_adapter({"adapter": "qlora"}, "prm")["bnb_config_kwargs"]
     {'llm_int8_skip_modules': ['score']}
     """
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for key in _FUSED_LORA:
-        if given.get(key) and not given.get("good_token"):
+        if cfg.get(key) and not cfg.get("good_token"):
             raise ValueError(f"`{key}` is for causal LMs alone; leave it out.")
-        found[key] = given.get(key, False)
-    if kind == "prm" and given.get("load_in_8bit"):
+        changes[key] = cfg.get(key, False)
+    if task == "prm" and cfg.get("load_in_8bit"):
         raise ValueError("`load_in_8bit` would quantize the head; take `adapter: qlora` with `load_in_4bit: true`.")
-    if given["adapter"] == "qlora":
-        options = given.get("bnb_config_kwargs", {})
-        head = "lm_head" if given.get("good_token") else HEAD_NAME
+    if cfg["adapter"] == "qlora":
+        options = cfg.get("bnb_config_kwargs", {})
+        head = "lm_head" if cfg.get("good_token") else HEAD_NAME
         skipped = [*(options.get("llm_int8_skip_modules") or ()), head]
-        found["bnb_config_kwargs"] = {**options, "llm_int8_skip_modules": skipped}
-    return found
+        changes["bnb_config_kwargs"] = {**options, "llm_int8_skip_modules": skipped}
+    return changes

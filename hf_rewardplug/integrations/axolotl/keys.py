@@ -1,7 +1,8 @@
-"""axolotl's keys: which are taken under which name, which change nothing here, and which cannot be had.
+"""axolotl's keys: which are taken under which name, which change nothing here, and which are not supported.
 
-In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two kinds are not taken:
-`IGNORED` ones are told, since the run is the same without them; `REFUSED` ones are an error, since it would be another.
+In: a key. Out: its name in this package's configs, or the reason why it is not taken. Two groups are not taken:
+`IGNORED` keys are named in the log, since the run is the same without them; `REFUSED` keys are an error, since the run
+would be another.
 Every key of axolotl 0.19 and 0.21 is here that is no option of this package (`tests/with_axolotl/test_schema.py`).
 """
 
@@ -32,24 +33,13 @@ RENAMED = {
 }
 """keys that they call otherwise"""
 
-LORA = {
-    "lora_r": "r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "lora_target_modules": "target_modules",
-    "lora_target_parameters": "target_parameters",
-    "lora_modules_to_save": "modules_to_save",
-    "lora_fan_in_fan_out": "fan_in_fan_out",
-    "lora_rank_pattern": "rank_pattern",
-    "lora_alpha_pattern": "alpha_pattern",
-    "peft_layers_to_transform": "layers_to_transform",
-    "peft_layers_pattern": "layers_pattern",
-    "peft_use_dora": "use_dora",
-    "peft_use_rslora": "use_rslora",
-    "peft_layer_replication": "layer_replication",
-    "peft_init_lora_weights": "init_lora_weights",
-    "peft_trainable_token_indices": "trainable_token_indices",
-    "peft_ensure_weight_tying": "ensure_weight_tying",
+LORA = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"} | {
+    key: key.partition("_")[2]
+    for key in """
+    lora_r lora_target_modules lora_target_parameters lora_modules_to_save lora_fan_in_fan_out lora_rank_pattern
+    lora_alpha_pattern peft_layers_to_transform peft_layers_pattern peft_use_dora peft_use_rslora
+    peft_layer_replication peft_init_lora_weights peft_trainable_token_indices peft_ensure_weight_tying
+    """.split()
 }
 """keys of `adapter: lora` and `qlora` -> arguments of `peft.LoraConfig`"""
 
@@ -72,30 +62,18 @@ ATTENTION = {
 
 ATTENTION_OF_TREES = "prefix trees have an attention of their own (`prefix_sharing: false` takes it)"
 
-ENVIRONMENT = {
-    "wandb_project": "WANDB_PROJECT",
-    "wandb_entity": "WANDB_ENTITY",
-    "wandb_watch": "WANDB_WATCH",
-    "wandb_mode": "WANDB_MODE",
-    "wandb_run_id": "WANDB_RUN_ID",
-    "wandb_log_model": "WANDB_LOG_MODEL",
-    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI",
-    "mlflow_experiment_name": "MLFLOW_EXPERIMENT_NAME",
-    "hf_mlflow_log_artifacts": "HF_MLFLOW_LOG_ARTIFACTS",
-    "comet_api_key": "COMET_API_KEY",
-    "comet_workspace": "COMET_WORKSPACE",
-    "comet_project_name": "COMET_PROJECT_NAME",
-    "comet_experiment_key": "COMET_EXPERIMENT_KEY",
-    "comet_mode": "COMET_START_MODE",
+ENVIRONMENT = {"comet_mode": "COMET_START_MODE"} | {
+    key: key.upper()
+    for key in """
+    wandb_project wandb_entity wandb_watch wandb_mode wandb_run_id wandb_log_model mlflow_tracking_uri
+    mlflow_experiment_name hf_mlflow_log_artifacts comet_api_key comet_workspace comet_project_name
+    comet_experiment_key
+    """.split()
 }
 """keys of trackers -> environment variables that the trackers read"""
 
 REPORTS = {
-    "use_wandb": "wandb",
-    "use_mlflow": "mlflow",
-    "use_tensorboard": "tensorboard",
-    "use_comet": "comet_ml",
-    "use_trackio": "trackio",
+    f"use_{tracker.partition('_')[0]}": tracker for tracker in "wandb mlflow tensorboard comet_ml trackio".split()
 }
 
 PROJECTS = {
@@ -241,7 +219,7 @@ IGNORED = {key: why for why, keys in _IGNORED.items() for key in keys.split()}
 """key -> why the run is the same without it"""
 
 REFUSED = {key: why for why, keys in _REFUSED.items() for key in keys.split()}
-"""key -> why it cannot be had, and what can"""
+"""key -> why it is not supported, and what is"""
 
 IGNORED_OF_DATA = dict.fromkeys(
     """
@@ -264,24 +242,24 @@ REFUSED_OF_DATA = {
 }
 
 
-def asks(given: Mapping[str, Any], key: str) -> bool:
-    """Whether a key that cannot be had asks for something: not where it is empty, or says what is done anyway.
+def asks(cfg: Mapping[str, Any], key: str) -> bool:
+    """Whether a refused key asks for something: it does not where it is empty, or says what is done anyway.
 
     >>> asks({"streaming": False}, "streaming"), asks({}, "streaming"), asks({"rl": "dpo"}, "rl")
     (False, False, True)
     >>> asks({"tensor_parallel_size": 1}, "tensor_parallel_size"), asks({"eval_sequence_len": 512}, "eval_sequence_len")
     (False, False)
     """
-    as_here = {"eval_sequence_len": given.get("sequence_len", 512), "nf4_backend": "bitsandbytes"}
-    return _is_wish(given.get(key)) and given[key] != (1 if key in _SIZES else as_here.get(key))
+    as_here = {"eval_sequence_len": cfg.get("sequence_len", 512), "nf4_backend": "bitsandbytes"}
+    return _is_set(cfg.get(key)) and cfg[key] != (1 if key in _SIZES else as_here.get(key))
 
 
-def _is_wish(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     """
-    >>> _is_wish({"loftq_config": None}), _is_wish([]), _is_wish("dpo")
+    >>> _is_set({"loftq_config": None}), _is_set([]), _is_set("dpo")
     (False, False, True)
     """
-    return any(map(_is_wish, value.values())) if isinstance(value, dict) else bool(value)
+    return any(map(_is_set, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def known() -> set[str]:

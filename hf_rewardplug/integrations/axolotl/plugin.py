@@ -21,7 +21,7 @@ from ...model.attention import default_attention, why_not
 from ...model.head import HEAD_NAME
 from ...train.checkpoint_files import AUTO, whole_checkpoint
 from . import keys
-from .config import KINDS, kind_of, own_options, read_data
+from .config import TASKS, own_options, read_data, task_of
 from .corrections import correct
 from .data import format_options, train_and_held_out
 from .options import overlong, pads
@@ -30,7 +30,7 @@ LOG = get_logger(__name__)
 
 RewardPlugArgs = create_model(
     "RewardPlugArgs",
-    **{name: (kind | None, None) for one in KINDS for name, kind in own_options(one).items()},  # type: ignore
+    **{name: (annotation | None, None) for task in TASKS for name, annotation in own_options(task).items()},  # type: ignore
 )
 """the options of this package, at the top of axolotl's config"""
 
@@ -42,19 +42,19 @@ class RewardPlugPlugin(BasePlugin):
     for every run, since the package has an entry point of the group `axolotl.plugins`.
     """
 
-    kind: str | None = None
+    task: str | None = None
 
     def register(self, cfg: dict) -> None:
         """Keep what the schema drops: options of the data sets go to the top, where `RewardPlugArgs` keeps them."""
-        self.kind = kind_of(cfg)
-        if self.kind is None:
+        self.task = task_of(cfg)
+        if self.task is None:
             if any(type(self).__name__ in str(name) for name in cfg.get("plugins") or ()):
                 LOG.warning("Neither `reward_model` nor `process_reward_model` is set: hf_rewardplug does nothing.")
             return
         LOG.info("hf_rewardplug trains this reward model.")
-        for warning in correct(cfg, self.kind):
+        for warning in correct(cfg, self.task):
             LOG.warning(warning)
-        self.entries, self.test_entries, options, ignored = read_data(cfg, kind=self.kind)
+        self.entries, self.test_entries, options, ignored = read_data(cfg, task=self.task)
         for key, why in ignored.items():
             LOG.warning("not taken  %s: %s", key, why)
         for key, value in options.items():
@@ -63,11 +63,11 @@ class RewardPlugPlugin(BasePlugin):
             cfg["logging_nan_inf_filter"] = False
 
     def get_input_args(self) -> str | None:
-        return None if self.kind is None else f"{__name__}.RewardPlugArgs"
+        return None if self.task is None else f"{__name__}.RewardPlugArgs"
 
     def load_datasets(self, cfg, preprocess: bool = False):
         """Raw rows, which the trainer encodes: axolotl's own loader takes the names of local files for patterns."""
-        if self.kind is None:
+        if self.task is None:
             return None
         from axolotl.common.datasets import TrainDatasetMeta
         from axolotl.utils.data.shared import load_dataset_with_config
@@ -93,15 +93,15 @@ class RewardPlugPlugin(BasePlugin):
 
     def get_training_args(self, cfg) -> dict[str, Any]:
         """axolotl logs every 500 steps where it does not know their number."""
-        return {"logging_steps": 10} if self.kind is not None and cfg.logging_steps is None else {}
+        return {"logging_steps": 10} if self.task is not None and cfg.logging_steps is None else {}
 
     def get_trainer_cls(self, cfg) -> type | None:
-        if self.kind is None:
+        if self.task is None:
             return None
         from . import trainers
 
-        base = {"orm": trainers.AxolotlRewardTrainer, "prm": trainers.AxolotlPRMTrainer}[self.kind]
-        options = {name: cfg[name] for name in own_options(self.kind) if cfg.get(name) is not None}
+        base = {"orm": trainers.AxolotlRewardTrainer, "prm": trainers.AxolotlPRMTrainer}[self.task]
+        options = {name: cfg[name] for name in own_options(self.task) if cfg.get(name) is not None}
         options = (
             overlong(cfg)
             | options
@@ -116,7 +116,7 @@ class RewardPlugPlugin(BasePlugin):
 
     def get_collator_cls_and_kwargs(self, cfg, is_eval: bool = False):
         """None of axolotl's, which pads to `sequence_len`: the trainer makes its own."""
-        return None if self.kind is None else (_no_collator, {})
+        return None if self.task is None else (_no_collator, {})
 
     def pre_model_load(self, cfg) -> None:
         """axolotl draws the head before it sets a seed.
@@ -125,7 +125,7 @@ class RewardPlugPlugin(BasePlugin):
             ValueError: under ZeRO-3, where axolotl 0.19 and 0.21 fail as they look for a head that was not drawn: a
                 rank's part of it may be empty.
         """
-        if self.kind is None:
+        if self.task is None:
             return
         if is_deepspeed_zero3_enabled():
             raise ValueError("axolotl trains no reward model under ZeRO-3. Take ZeRO-2, or `rewardplug train`.")
@@ -134,7 +134,7 @@ class RewardPlugPlugin(BasePlugin):
     def post_model_build(self, cfg, model) -> None:
         """axolotl's examples name an attention, with which a model takes no prefix trees. One that takes none anyway
         keeps it. The key itself stays: axolotl goes by it in the dtypes of norms and embeddings."""
-        if self.kind is None or not cfg.attn_implementation or pads(cfg):
+        if self.task is None or not cfg.attn_implementation or pads(cfg):
             return
         named = model.config._attn_implementation
         model.set_attn_implementation(default_attention(model))
@@ -145,12 +145,12 @@ class RewardPlugPlugin(BasePlugin):
 
     def pre_lora_load(self, cfg, model) -> None:
         """`lora_target_linear` would wrap the head too, which PEFT refuses."""
-        if self.kind is not None and not cfg.good_token and not cfg.lora_exclude_modules:
+        if self.task is not None and not cfg.good_token and not cfg.lora_exclude_modules:
             cfg.lora_exclude_modules = [HEAD_NAME]
 
     def post_trainer_create(self, cfg, trainer) -> None:
         """axolotl would resume from the newest checkpoint, be it whole or not."""
-        if self.kind is None:
+        if self.task is None:
             return
         self.trainer = weakref.ref(trainer)
         if cfg.auto_resume_from_checkpoints and not cfg.resume_from_checkpoint:
@@ -160,13 +160,13 @@ class RewardPlugPlugin(BasePlugin):
 
     def post_train(self, cfg, model) -> None:
         """axolotl saves the model by itself, without what a scorer must know of an adapter's."""
-        if self.kind is not None and (trainer := self.trainer()) is not None:
+        if self.task is not None and (trainer := self.trainer()) is not None:
             trainer.save_config(cfg.output_dir)
 
     def post_train_unload(self, cfg) -> None:
         """axolotl leaves the base model's config in an adapter's folder, where it stands for a whole model's."""
         folder = Path(cfg.output_dir)
-        if self.kind is not None and cfg.local_rank == 0 and (folder / ADAPTER_WEIGHTS).is_file():
+        if self.task is not None and cfg.local_rank == 0 and (folder / ADAPTER_WEIGHTS).is_file():
             (folder / CONFIG).unlink(missing_ok=True)
 
 

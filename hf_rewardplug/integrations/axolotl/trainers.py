@@ -52,6 +52,6 @@ class AxolotlPRMTrainer(BuiltByAxolotl, PRMTrainer):
 
 def converted(args: Any, *, config_class: type, options: dict[str, Any]) -> Any:
     """`args` as a `config_class`, with `options` in place of what it says."""
-    names = {one.name for one in fields(config_class) if one.init}.difference(_OURS)
-    given = {one.name: getattr(args, one.name) for one in fields(args) if one.init and one.name in names}
-    return config_class(**{**given, **options})
+    names = {field.name for field in fields(config_class) if field.init}.difference(_OURS)
+    taken = {field.name: getattr(args, field.name) for field in fields(args) if field.init and field.name in names}
+    return config_class(**{**taken, **options})

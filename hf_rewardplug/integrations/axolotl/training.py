@@ -50,7 +50,7 @@ def make_trainer(settings: Settings):
         if tracker not in get_available_reporting_integrations():
             raise ValueError(f"The tracker {tracker} is not installed. Install it, or take its keys out.")
     os.environ.update(settings.environment)
-    trainer_class, config_class = _CLASSES[settings.kind]
+    trainer_class, config_class = _CLASSES[settings.task]
     args = config_class(**_arguments(settings))
     with args.main_process_first(desc="loading data"):
         train, held_out = train_and_held_out(
@@ -91,17 +91,17 @@ def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase | None:
     """None where the model's own does, which the trainer loads."""
     if not (settings.tokenizer or settings.special_tokens or settings.template):
         return None
-    name = settings.tokenizer or settings.model
+    source = settings.tokenizer or settings.model
     trust = settings.config.get("trust_remote_code", False)
     revision = None if settings.tokenizer else settings.config["model_init_kwargs"].get("revision")
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, revision=revision)
-    for kind, token in settings.special_tokens.items():
-        if kind not in ("pad_token", "eos_token", "bos_token", "unk_token") or token not in tokenizer.get_vocab():
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, revision=revision)
+    for name, token in settings.special_tokens.items():
+        if name not in ("pad_token", "eos_token", "bos_token", "unk_token") or token not in tokenizer.get_vocab():
             raise ValueError(
-                f"`special_tokens.{kind}: {token}`: expected pad_token, eos_token, bos_token or unk_token, and a token "
+                f"`special_tokens.{name}: {token}`: expected pad_token, eos_token, bos_token or unk_token, and a token "
                 "of the vocabulary. Add tokens to the model and its tokenizer first."
             )
-        setattr(tokenizer, kind, token)
+        setattr(tokenizer, name, token)
     if settings.template is not None:
         _set_template(tokenizer, *settings.template)
     return tokenizer
