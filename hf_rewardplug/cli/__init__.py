@@ -5,13 +5,22 @@ Each command is a few lines over a function that Python can call too; what is he
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from ..texts import one_line
 from . import options as opt
-from .options import Aggregate, bench_options, encoder_options, mapping, names, run_options, template_arguments
+from .options import (
+    Aggregate,
+    bench_options,
+    encoder_options,
+    new_lines,
+    row_options,
+    run_options,
+    scorer_options,
+    template_arguments,
+)
 from .output import console, echo, figure_rows, print_table, quiet
 from .shell import app, command
 
@@ -22,10 +31,6 @@ __all__ = ["app"]
 def inspect(
     data: opt.Data = None,
     model: opt.TokenizerOf = None,
-    adapter: opt.Adapter = None,
-    column_mapping: opt.ColumnMapping = None,
-    ignore_columns: opt.IgnoreColumns = None,
-    on_bad_row: opt.OnBadRow = None,
     split: opt.Split = "train",
     max_rows: opt.RowsRead = 5000,
     max_length: opt.MaxLength = None,
@@ -35,6 +40,8 @@ def inspect(
     chat_template: opt.TemplateName = None,
     chat_template_kwargs: opt.TemplateArguments = None,
     config: opt.RunFile = None,
+    *,
+    rows: Annotated[dict, row_options],
 ) -> None:
     """What training would see: format, rows left out or cut and why, lengths, padding, sharing, an example.
 
@@ -46,22 +53,19 @@ def inspect(
     rewardplug inspect Anthropic/hh-rlhf --model Qwen/Qwen2.5-0.5B --max-length 512
     rewardplug inspect steps.jsonl --model Qwen/Qwen2.5-0.5B --step-token "<|fim_pad|>"
     """
-    given = {
+    on_command_line = {
         "dataset_name": data,
         "model_name_or_path": model,
-        "adapter": adapter,
-        "column_mapping": column_mapping and mapping(column_mapping),
-        "ignore_columns": names(ignore_columns),
-        "on_bad_row": on_bad_row and on_bad_row.value,
+        **rows,
         "max_length": max_length,
         "overlong": overlong and overlong.value,
-        "step_separator": step_separator and step_separator.replace("\\n", "\n"),
+        "step_separator": new_lines(step_separator),
         "step_token": step_token,
         "chat_template": chat_template and chat_template.value,
         "chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs),
     }
-    given = {key: value for key, value in given.items() if value is not None}
-    options = {**({} if config is None else run_options(config)), **given}
+    options = {} if config is None else run_options(config)
+    options |= {key: value for key, value in on_command_line.items() if value is not None}
     _inspect(options, split, max_rows or None)
 
 
@@ -69,7 +73,7 @@ def inspect(
 def train(config: opt.AxolotlFile) -> None:
     """Train the reward model of an axolotl config (`reward_model: true` or `process_reward_model: true`).
 
-    Keys that are not taken are told one by one, with the reason; an unknown key is an error. docs/migrating.md has
+    Each key that is not taken is named with the reason; an unknown key is an error. docs/migrating.md has
     the whole table. The options of this package go into the same file. On several GPUs:
 
     \b
@@ -77,7 +81,7 @@ def train(config: opt.AxolotlFile) -> None:
     """
     from ..integrations.axolotl.training import train_file
 
-    train_file(config, tell=functools.partial(echo, err=True))
+    train_file(config, say=functools.partial(echo, err=True))
 
 
 @command("Scores of the rows of a file.")
@@ -85,25 +89,14 @@ def score(
     model: opt.Model,
     data: opt.RowsFile,
     out: opt.ScoresFile,
-    adapter: opt.Adapter = None,
-    column_mapping: opt.ColumnMapping = None,
-    ignore_columns: opt.IgnoreColumns = None,
     aggregate: opt.AggregateName = Aggregate.min,
     normalize: opt.Normalize = False,
-    on_bad_row: opt.OnBadRow = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
     column: opt.Column = "score",
-    step_separator: opt.StepSeparator = None,
-    good_token: opt.GoodToken = None,
-    bad_token: opt.BadToken = None,
-    as_text: opt.AsText = False,
-    chat_template_kwargs: opt.TemplateArguments = None,
-    max_length: opt.ScoredLength = None,
-    overlong: opt.OverlongScored = opt.Overlong.error,
-    max_tokens_per_batch: opt.TokensPerBatch = 16384,
-    dtype: opt.Dtype = None,
-    device: opt.Device = None,
+    *,
+    rows: Annotated[dict, row_options],
+    scorer: Annotated[dict, scorer_options],
 ) -> None:
     """Score the rows of a file; OUT has the same rows, in order, with "score" or "scores" behind their columns.
 
@@ -117,28 +110,22 @@ def score(
     same command; memory does not grow with the file. A row that cannot be scored stops it, or gets "score": null and
     "error" (--on-bad-row drop).
     """
-    how = {"adapter": adapter, "column_mapping": column_mapping and mapping(column_mapping)}
-    how |= {"ignore_columns": names(ignore_columns), "on_bad_row": on_bad_row.value if on_bad_row else "error"}
-    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token}
-    steps |= {"aggregate": aggregate.value, "normalize": normalize, "as_text": as_text}
-    limits = {"max_length": max_length, "overlong": overlong, "max_tokens_per_batch": max_tokens_per_batch}
-    limits |= {"chat_template_kwargs": chat_template_kwargs, "device": device, "dtype": dtype}
-    files = {"skip_bad": skip_bad, "overwrite": overwrite, "column": column}
-    tell = functools.partial(echo, err=str(out) == "-")
+    load = functools.partial(_scorer, model, aggregate=aggregate.value, normalize=normalize, **scorer)
+    say = functools.partial(echo, err=str(out) == "-")
     try:
         from ..score.files import rejects_of, score_file
 
-        found = score_file(lambda: _scorer(model, **limits, **steps), data, out, **files, **how)
+        outcome = score_file(load, data, out, skip_bad=skip_bad, overwrite=overwrite, column=column, **rows)
     except KeyboardInterrupt:
         echo("stopped" if str(out) == "-" else f"stopped; the same command goes on with what '{out}' has", err=True)
         raise typer.Exit(130) from None
-    before = f" ({found.before:,} were there)" if found.before else ""
-    tell(f"{out}: {found.scored:,} rows scored{before}")
-    if found.report:
-        tell("without a score:")
-        tell("\n".join(str(found.report).splitlines()[1:]))
-    if found.rejected:
-        tell(f"{rejects_of(out)}: {found.rejected:,} lines could not be scored")
+    before = f" ({outcome.before:,} were there)" if outcome.before else ""
+    say(f"{out}: {outcome.scored:,} rows scored{before}")
+    if outcome.report:
+        say("without a score:")
+        say("\n".join(str(outcome.report).splitlines()[1:]))
+    if outcome.rejected:
+        say(f"{rejects_of(out)}: {outcome.rejected:,} lines could not be scored")
 
 
 @command("Do others read this checkpoint right?")
@@ -153,11 +140,11 @@ def check(model: opt.Model, data: opt.CheckRows = None, dtype: opt.CheckDtype = 
 
     findings = check_model(model, rows=None if data is None else rows_of_file(data), dtype=dtype and dtype.value)
     words = {True: "ok", False: "NOT OK", None: "-"}
-    print_table(("check", "", "found"), [(one.check, words[one.ok], one.found) for one in findings])
-    failed = [one for one in findings if one.ok is False]
-    for one in failed:
-        if one.remedy:
-            echo(f"\n{one.check}: {one.remedy}")
+    print_table(("check", "", "found"), [(finding.check, words[finding.ok], finding.found) for finding in findings])
+    failed = [finding for finding in findings if finding.ok is False]
+    for finding in failed:
+        if finding.remedy:
+            echo(f"\n{finding.check}: {finding.remedy}")
     echo(f"\n{model}: " + (f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"))
     if failed:
         raise typer.Exit(1)
@@ -169,23 +156,12 @@ def evaluate(
     bench: opt.Bench,
     data: opt.BenchData = None,
     split: opt.BenchSplit = None,
-    adapter: opt.Adapter = None,
-    column_mapping: opt.ColumnMapping = None,
-    ignore_columns: opt.IgnoreColumns = None,
-    on_bad_row: opt.OnBadRow = None,
     max_rows: opt.MaxRows = None,
     option: opt.BenchOption = None,
     out: opt.FiguresFile = None,
-    step_separator: opt.StepSeparator = None,
-    good_token: opt.GoodToken = None,
-    bad_token: opt.BadToken = None,
-    as_text: opt.AsText = False,
-    chat_template_kwargs: opt.TemplateArguments = None,
-    max_length: opt.ScoredLength = None,
-    overlong: opt.OverlongScored = opt.Overlong.error,
-    max_tokens_per_batch: opt.TokensPerBatch = 16384,
-    dtype: opt.Dtype = None,
-    device: opt.Device = None,
+    *,
+    rows: Annotated[dict, row_options],
+    scorer: Annotated[dict, scorer_options],
 ) -> None:
     """Run a benchmark and print its figures.
 
@@ -204,22 +180,16 @@ def evaluate(
     """
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"'{out.parent}' is no folder, so '{out}' cannot be written.")
-    columns, options = column_mapping and mapping(column_mapping), bench_options(option or [])
+    options = {"data": data, "split": split, "max_rows": max_rows, **rows, **bench_options(option or [])}
     quiet()
     from ..score.benchmarks import evaluate as run_benchmark
     from ..score.sidecars import json_text
 
-    steps = {"step_separator": step_separator, "good_token": good_token, "bad_token": bad_token, "as_text": as_text}
-    limits = {"max_length": max_length, "overlong": overlong, "max_tokens_per_batch": max_tokens_per_batch}
-    limits |= {"chat_template_kwargs": chat_template_kwargs, "device": device, "dtype": dtype}
-    scorer = _scorer(model, **limits, **steps)
-    given = {"data": data, "split": split, "max_rows": max_rows, "column_mapping": columns}
-    given |= {"adapter": adapter, "ignore_columns": names(ignore_columns)}
-    given |= {"on_bad_row": on_bad_row.value if on_bad_row else "error"}
-    result = run_benchmark(scorer, bench, **{**given, **options})
+    result = run_benchmark(_scorer(model, **scorer), bench, **options)
     print_table((result.name, "", "n"), figure_rows(result.figures))
-    for reason, rows in result.refused.items():
-        echo(f"refused, {reason}: {len(rows)} ({', '.join(rows[:50])}{', ...' if len(rows) > 50 else ''})")
+    for reason, refused in result.refused.items():
+        more = ", ..." if len(refused) > 50 else ""
+        echo(f"refused, {reason}: {len(refused)} ({', '.join(refused[:50])}{more})")
     if out is not None:
         content = {"model": model, "name": result.name, "figures": result.figures, "items": result.items}
         content |= {"refused": result.refused} if result.refused else {}
@@ -253,32 +223,26 @@ def _inspect(options: dict[str, Any], split: str, max_rows: int | None) -> None:
     tokenizer, encoding = None, {}
     if options.get("model_name_or_path"):
         tokenizer, encoding = load_tokenizer(options["model_name_or_path"], options.get("chat_template"))
-    found = inspect_rows(
+    reading = ("adapter", "column_mapping", "ignore_columns", "on_bad_row")
+    inspection = inspect_rows(
         dataset,
         tokenizer,
         name=name,
-        adapter=options.get("adapter"),
-        column_mapping=options.get("column_mapping"),
-        ignore_columns=options.get("ignore_columns"),
-        on_bad_row=options.get("on_bad_row", "error"),
         max_rows=max_rows,
+        **{key: options[key] for key in reading if key in options},
         **encoder_options(encoding, options),
     )
-    for line in lines(found, tokenizer):
+    for line in lines(inspection, tokenizer):
         echo(one_line(line))
-    if found.example:
+    if inspection.example:
         screen = console()
         echo("\nExample" + ("" if tokenizer is None else ": the first one that is kept, token by token"))
-        screen.print(example_text(found.example, colour=screen.is_terminal and not screen.no_color))
-    if not found.report.examples:
+        screen.print(example_text(inspection.example, colour=screen.is_terminal and not screen.no_color))
+    if not inspection.report.examples:
         raise ValueError(f"no row of '{name}' can be kept: nothing would be trained on. The reasons stand above.")
 
 
-def _scorer(
-    model: str, *, device: str | None, dtype: opt.DtypeName | None, chat_template_kwargs: str | None, **options: Any
-):
-    options["overlong"] = options["overlong"].value
-    options["chat_template_kwargs"] = chat_template_kwargs and template_arguments(chat_template_kwargs)
+def _scorer(model: str, *, device: str | None, **options: Any):
     quiet()
     import torch
 
@@ -286,11 +250,8 @@ def _scorer(
 
     try:
         _ = device and torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch's, for a device that is not there or not one
+    except (AssertionError, RuntimeError) as error:  # torch raises these for a device that it does not have
         raise ValueError(
             f"--device {device}: {str(error).splitlines()[0]}. Leave it out to take what is there."
         ) from error
-    kwargs = {} if dtype is None else {"dtype": dtype.value}
-    if options.get("step_separator") is not None:
-        options["step_separator"] = options["step_separator"].replace("\\n", "\n")
-    return RewardScorer.from_pretrained(model, device=device, **options, **kwargs)
+    return RewardScorer.from_pretrained(model, device=device, **options)

@@ -10,13 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-Overlong = Enum("Overlong", {name: name for name in ("drop", "truncate", "error")}, type=str)
-Aggregate = Enum("Aggregate", {name: name for name in ("min", "prod", "last", "mean", "soft-min")}, type=str)
-ChatTemplate = Enum("ChatTemplate", {name: name for name in ("gemma", "chatml", "llama3")}, type=str)
+from ..checks import are_texts
 
-DtypeName = Enum("DtypeName", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 
-BadRow = Enum("BadRow", {name: name for name in ("error", "drop")}, type=str)
+def _choices(name: str, values: tuple[str, ...]) -> type[Enum]:
+    """The values as typer takes choices."""
+    return Enum(name, {value: value for value in values}, type=str)
+
+
+Overlong = _choices("Overlong", ("drop", "truncate", "error"))
+Aggregate = _choices("Aggregate", ("min", "prod", "last", "mean", "soft-min"))
+ChatTemplate = _choices("ChatTemplate", ("gemma", "chatml", "llama3"))
+DtypeName = _choices("DtypeName", ("float32", "bfloat16", "float16"))
+BadRow = _choices("BadRow", ("error", "drop"))
 
 ENCODER_OPTIONS = (
     *("max_length", "max_completion_length", "overlong", "step_separator", "step_token"),
@@ -167,16 +173,64 @@ Page = Annotated[
 ]
 
 
+def row_options(
+    adapter: Adapter = None,
+    column_mapping: ColumnMapping = None,
+    ignore_columns: IgnoreColumns = None,
+    on_bad_row: OnBadRow = None,
+) -> dict[str, Any]:
+    """How raw rows are read: the options that are set."""
+    options = {
+        "adapter": adapter,
+        "column_mapping": column_mapping and mapping(column_mapping),
+        "ignore_columns": names(ignore_columns),
+        "on_bad_row": on_bad_row and on_bad_row.value,
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def scorer_options(
+    step_separator: StepSeparator = None,
+    good_token: GoodToken = None,
+    bad_token: BadToken = None,
+    as_text: AsText = False,
+    chat_template_kwargs: TemplateArguments = None,
+    max_length: ScoredLength = None,
+    overlong: OverlongScored = Overlong.error,
+    max_tokens_per_batch: TokensPerBatch = 16384,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> dict[str, Any]:
+    """Arguments of `RewardScorer.from_pretrained`."""
+    options = {
+        "step_separator": new_lines(step_separator),
+        "good_token": good_token,
+        "bad_token": bad_token,
+        "as_text": as_text,
+        "chat_template_kwargs": chat_template_kwargs and template_arguments(chat_template_kwargs),
+        "max_length": max_length,
+        "overlong": overlong.value,
+        "max_tokens_per_batch": max_tokens_per_batch,
+        "device": device,
+    }
+    return options if dtype is None else {**options, "dtype": dtype.value}
+
+
+def new_lines(text: str | None) -> str | None:
+    r"""
+    >>> new_lines(r"\n\n")
+    '\n\n'
+    """
+    return text and text.replace("\\n", "\n")
+
+
 def mapping(text: str) -> dict[str, str]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    columns = _json(text)
+    if not isinstance(columns, dict) or not are_texts([*columns.values()]):
         raise ValueError(
             f"""--column-mapping {text!r} is no mapping; expected JSON such as '{{"input": "question"}}'."""
         )
-    return found
+    return columns
 
 
 def names(text: str | None) -> list[str] | None:
@@ -188,15 +242,19 @@ def names(text: str | None) -> list[str] | None:
 
 
 def template_arguments(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    arguments = _json(text)
+    if not isinstance(arguments, dict):
         raise ValueError(
             f"--chat-template-kwargs {text!r} is no JSON object, such as '{{\"enable_thinking\": false}}'."
         )
-    return found
+    return arguments
+
+
+def _json(text: str, otherwise: Any = None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return otherwise
 
 
 def bench_options(texts: list[str]) -> dict[str, Any]:
@@ -210,10 +268,7 @@ def bench_options(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ValueError(f"--option {text!r}: expected NAME=VALUE, such as threshold=tune or chat=false.")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
+        options[name] = _json(value, otherwise=value)
     return options
 
 
@@ -221,25 +276,23 @@ def run_options(path: Path) -> dict[str, Any]:
     """The options of a run's file, as far as it sets them."""
     from ..data.yaml_file import read_yaml
 
-    found = read_yaml(path, such_as="max_length: 512")
-    if isinstance(found.get("column_mapping"), str):
-        found["column_mapping"] = mapping(found["column_mapping"])
-    if isinstance(found.get("chat_template_kwargs"), str):
-        found["chat_template_kwargs"] = template_arguments(found["chat_template_kwargs"])
-    if isinstance(found.get("ignore_columns"), str):
-        found["ignore_columns"] = names(found["ignore_columns"])
-    if found.get("max_length", 0) is None:  # no limit, in a config
-        found["max_length"] = 0
-    return {key: value for key, value in found.items() if value is not None}
+    options = read_yaml(path, such_as="max_length: 512")
+    readers = {"column_mapping": mapping, "chat_template_kwargs": template_arguments, "ignore_columns": names}
+    for key, read in readers.items():
+        if isinstance(options.get(key), str):
+            options[key] = read(options[key])
+    if options.get("max_length", 0) is None:  # null means no limit in a config
+        options["max_length"] = 0
+    return {key: value for key, value in options.items() if value is not None}
 
 
-def encoder_options(of_model: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def encoder_options(of_model: dict[str, Any], of_run: dict[str, Any]) -> dict[str, Any]:
     """Options of the encoder: a run's or the command line's before the model's; no limit for a `max_length` of 0.
 
     >>> encoder_options({"step_token": "<s>"}, {"step_separator": "|", "max_length": 0, "seed": 1})
     {'max_length': None, 'step_separator': '|'}
     """
-    asked = {key: given[key] for key in ENCODER_OPTIONS if key in given}
+    asked = {key: of_run[key] for key in ENCODER_OPTIONS if key in of_run}
     if "step_separator" in asked:
         of_model = {key: value for key, value in of_model.items() if key != "step_token"}
     if asked.get("max_length") == 0:

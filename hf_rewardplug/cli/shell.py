@@ -1,9 +1,13 @@
 """The command line itself: the app, what its commands share, and how errors end.
 
 In: a function a command. Out: a command whose user errors end as one line, `error: ...`, and exit status 1.
+
+Options that several commands share are the parameters of a function. A command that has a parameter of the type
+`Annotated[..., that function]` gets these options, and what the function makes of their values.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Annotated
 
@@ -31,10 +35,14 @@ def command(summary: str) -> Callable:
     """Register a command whose user errors end as `error: ...` and exit status 1; `--debug` lets the traceback out."""
 
     def register(function: Callable) -> Callable:
+        groups, parameters = _expanded(function)
+
         @functools.wraps(function)
-        def run(*args, **kwargs):
+        def run(**values):
             try:
-                function(*args, **kwargs)
+                for name, make in groups.items():
+                    values[name] = make(**{option: values.pop(option) for option in inspect.signature(make).parameters})
+                function(**values)
             except typer.Exit:  # a RuntimeError, too
                 raise
             except Exception as error:
@@ -44,9 +52,25 @@ def command(summary: str) -> Callable:
                 typer.echo(f"error: {_OUT_OF_MEMORY}" if full else error_text(error), err=True)
                 raise typer.Exit(1) from None
 
+        run.__signature__ = inspect.Signature(parameters)  # typer reads the options from these two
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return app.command(short_help=summary)(run)
 
     return register
+
+
+def _expanded(function: Callable) -> tuple[dict[str, Callable], list[inspect.Parameter]]:
+    """{parameter that stands for several options: the function that has them}, and all parameters, these expanded."""
+    groups: dict[str, Callable] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        make = getattr(parameter.annotation, "__metadata__", (None,))[0]  # typer's own are no functions
+        if inspect.isfunction(make):
+            groups[parameter.name] = make
+            parameters += inspect.signature(make).parameters.values()
+        else:
+            parameters.append(parameter)
+    return groups, [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -24,7 +24,7 @@ _CHARACTERS = 600  # of a part without tokens
 
 
 def lines(inspection: Inspection, tokenizer=None) -> Iterator[str]:
-    """All but the example."""
+    """Everything but the example."""
     yield from _rows(inspection)
     if inspection.tokens is not None:
         yield from _tokens(inspection)
@@ -182,7 +182,7 @@ def _merges(inspection: Inspection, tokenizer) -> Iterator[str]:
 
 
 def example_text(segments: list[Segment], *, colour: bool) -> Text:
-    """The example, a part a line; scored tokens stand out.
+    """The example, one line for each part; scored tokens stand out.
 
     >>> print(example_text([Segment("step 1, right", ["Two", ".", "\\n"], scored=2)], colour=False).plain)
       step 1, right
@@ -215,7 +215,7 @@ def _append_tokens(text: Text, segment: Segment, colour: bool) -> None:
 
 
 def _shown(token: str) -> str:
-    """A token's text with its white space in sight.
+    """A token's text, its white space made visible.
 
     >>> _shown(" a\\n")
     ' a\\\\n'

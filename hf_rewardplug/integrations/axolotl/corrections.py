@@ -1,7 +1,7 @@
 """An axolotl config before axolotl reads it: what the plugin sets right, and what it refuses.
 
 In: the YAML's keys and values, which are changed in place. Out: warnings, or a `ValueError` where axolotl would train
-something else in silence, or fail where nobody can tell why. axolotl is not imported.
+something else in silence, or fail with an error that does not name the cause. axolotl is not imported.
 """
 
 import difflib
@@ -21,15 +21,15 @@ _DROPPED = tuple(
     context_parallel_size sequence_parallel_degree
     """.split()
 )
-"""keys of its own that axolotl 0.19 does not bring to a plugin's data or trainer, or that cut packed trees"""
+"""keys that axolotl 0.19 does not pass on to the data or the trainer of a plugin, or that would cut packed trees"""
 
 _CALLED = {"orm": "outcome", "prm": "process"}
 
 _OF_COMMANDS = frozenset("debug debug_text_only debug_num_examples prompter shard download iterable inference".split())
-"""arguments of axolotl's commands, which stand beside the keys"""
+"""arguments of axolotl's commands, which axolotl puts among the keys"""
 
 _NEAR = 0.85
-"""similarity from which a key is taken for a misspelt option of this package"""
+"""a key that is at least so similar to an option of this package counts as a misspelt one"""
 
 
 def correct(raw: MutableMapping[str, Any], task: str) -> list[str]:
@@ -64,7 +64,7 @@ def correct(raw: MutableMapping[str, Any], task: str) -> list[str]:
 
 
 def _check_options(cfg: dict[str, Any], task: str, own: dict[str, Any]) -> list[str]:
-    """axolotl's schema drops whatever it does not know."""
+    """Options are checked here, since axolotl's schema drops whatever it does not know."""
     others = {name for other in TASKS for name in own_options(other)}.difference(own)
     of_axolotl = {*keys.known(), *own}
     for name in ("column_mapping", "ignore_columns"):

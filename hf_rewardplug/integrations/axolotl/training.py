@@ -24,8 +24,8 @@ from .data import train_and_held_out
 _CLASSES = {"orm": (RewardTrainer, RewardConfig), "prm": (PRMTrainer, PRMConfig)}
 
 
-def train_file(path: str | Path, *, tell: Callable[[str], Any] = print) -> dict[str, float]:
-    """Train what the config says, after telling each key that is not taken.
+def train_file(path: str | Path, *, say: Callable[[str], Any] = print) -> dict[str, float]:
+    """Train what the config says, after naming each key that is not taken.
 
     Returns:
         The figures of the held-out rows; {} without such rows.
@@ -36,7 +36,7 @@ def train_file(path: str | Path, *, tell: Callable[[str], Any] = print) -> dict[
     settings = translate(read_yaml(path), bf16_here=is_torch_bf16_gpu_available())
     if int(os.environ.get("RANK", 0)) == 0:
         for key, why in settings.ignored.items():
-            tell(f"not taken  {key}: {why}")
+            say(f"not taken  {key}: {why}")
     return run(make_trainer(settings))
 
 
@@ -78,7 +78,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     for key in ("deepspeed", "fsdp"):
         if key in arguments and "LOCAL_RANK" not in os.environ:
             raise ValueError(f"`{key}` needs a launcher: accelerate launch -m hf_rewardplug.train CONFIG.")
-    if on_cpu_under_launcher():  # where ranks find each other over gloo, or train apart
+    if on_cpu_under_launcher():  # ranks find each other over gloo, or each trains by itself
         if "fsdp" in arguments:
             raise ValueError("`fsdp_config` shards a model over GPUs. Take it out: ranks on CPUs have whole ones.")
         arguments |= {"accelerator_config": deepspeed_on_cpu()} if "deepspeed" in arguments else {"use_cpu": True}
@@ -88,7 +88,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase | None:
-    """None where the model's own does, which the trainer loads."""
+    """The tokenizer; None where the trainer can load the model's own as it is."""
     if not (settings.tokenizer or settings.special_tokens or settings.template):
         return None
     source = settings.tokenizer or settings.model
