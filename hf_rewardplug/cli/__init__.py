@@ -110,12 +110,14 @@ def score(
     same command; memory does not grow with the file. A row that cannot be scored stops it, or gets "score": null and
     "error" (--on-bad-row drop).
     """
-    load = functools.partial(_scorer, model, aggregate=aggregate.value, normalize=normalize, **scorer)
+    scorer |= {"aggregate": aggregate.value, "normalize": normalize}
     say = functools.partial(echo, err=str(out) == "-")
     try:
         from ..score.files import rejects_of, score_file
 
-        outcome = score_file(load, data, out, skip_bad=skip_bad, overwrite=overwrite, column=column, **rows)
+        outcome = score_file(
+            lambda: _scorer(model, **scorer), data, out, skip_bad=skip_bad, overwrite=overwrite, column=column, **rows
+        )
     except KeyboardInterrupt:
         echo("stopped" if str(out) == "-" else f"stopped; the same command goes on with what '{out}' has", err=True)
         raise typer.Exit(130) from None
