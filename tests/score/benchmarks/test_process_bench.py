@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from hf_rewardplug.figures import first_below
 from hf_rewardplug.score.benchmarks import detect_benchmark, evaluate
-from hf_rewardplug.score.benchmarks.process_bench import Solution, best_threshold, first_below, process_bench
+from hf_rewardplug.score.benchmarks.process_bench import Solution, best_threshold, process_bench
 from hf_rewardplug.score.benchmarks.registry import Rows
 
 
