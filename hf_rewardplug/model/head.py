@@ -152,12 +152,6 @@ def trained_head_state(model: nn.Module, state_dict: dict | None = None) -> dict
     return state
 
 
-def loaded_head_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The head as it was before PEFT took a copy of it to train; empty where PEFT has none."""
-    original = getattr(getattr(unwrapped(model), HEAD_NAME, None), "original_module", None)
-    return {} if original is None else dict(original.state_dict())
-
-
 def step_logits(logits_SC: torch.Tensor) -> torch.Tensor:
     """Log odds that each step is right: the shape of the logits without its last dimension.
 

@@ -15,22 +15,21 @@ from transformers import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.canonical import EXAMPLE_ID, PAIR_EXTRAS, SUBSET
-from ..model.attention import share_prefixes
 from ..model.head import behind_virtual_tokens
-from ..model.layout import tree_index
 from ..model.liger import register_liger
-from ..model.positions import separate_lengths
-from ..model.sharding import ask_for_head_group, keep_head_fp32
+from ..model.sharding import keep_head_fp32
 from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .dataset_checks import check_batches, empty_stream
-from .metrics import FirstNotFinite, Running, TokenCounter, as_array, mean_loss, unique_items
+from .metrics import as_array, unique_items
 from .model_card import fit_names, with_usage
 from .model_init import ModelInitTrainer
 from .objectives.base import WEIGHTS, Tensors
 from .output_dir import OutputTrainer
-from .packing import check_parallelism, unused_options, why_padded
+from .packing import check_parallelism, unused_options
+from .ranks import Counters
+from .setup import tell_accelerate
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,8 @@ _LEAST = 1e-12  # where nothing has a weight the loss is 0
 
 
 class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrainer):
-    """Mixin in front of a TRL trainer. A subclass sets `training_objective` before it calls TRL's constructor:
-    what an item is (a pair, a step, ...), its loss and its figures (`objectives/`).
+    """Mixin in front of a TRL trainer. A subclass has a `Setup` before it calls TRL's constructor, and calls
+    `_set_up_scores` behind it.
     """
 
     loss_is_scaled_for_ga = False
@@ -52,8 +51,15 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
     )
     """keys of a batch that the model's forward does not take (the last is transformers', for Liger's causal LMs)"""
 
-    def _set_up_scores(self) -> None:
+    @property
+    def own_loss(self) -> str | None:
+        """The name of a subclass with another `compute_loss`, which may hand the whole batch to the model."""
+        own = type(self).compute_loss is not ScoreTrainer.compute_loss
+        return type(self).__name__ if own else None
+
+    def _set_up_scores(self, model_init) -> None:
         """Counters and flags; to be called behind TRL's constructor."""
+        self.model_init = model_init  # which TRL's does not take, and transformers' would call once more
         if self.args.n_gpu > 1:  # which would cut a packed row, and the score positions of a padded batch
             raise ValueError(
                 f"{type(self).__name__} does not support `nn.DataParallel`, which `Trainer` uses when one process sees "
@@ -66,40 +72,23 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         self.model_accepts_loss_kwargs = False  # what transformers < 5.19 asks instead of `loss_is_scaled_for_ga`
         self.current_gradient_accumulation_steps = 1  # of a `training_step` before `train`, which sets it
         self.can_return_loss, self.label_names = True, []
-        self._running, self._tokens, self._not_finite = Running(), TokenCounter(), FirstNotFinite()
+        self.counters = Counters(self)
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
         check_batches(self.train_dataset, self.eval_dataset, self.args)
-        self._set_up_collator()
-        self._set_up_sharding()
+        tell_accelerate(self)
+        self.remember_rows()
         if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
             self.args.use_liger_kernel = False
             if self.args.process_index == 0:
                 logger.warning("Training goes on without Liger's kernels (`use_liger_kernel=True`): %s.", reason)
         for watch in watches(self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled):
             self.add_callback(watch)
-        self.add_callback(TokenClock(self._tokens, self._running, self._not_finite))
+        self.add_callback(TokenClock(self.counters))
         for callback in list(self.callback_handler.callbacks):
             if type(callback) is ProgressCallback:  # a subclass is the user's
                 self.remove_callback(callback)
                 self.add_callback(TokenProgress)
-
-    def _set_up_collator(self) -> None:
-        """Packed batches if the model takes them, padded ones if not; somebody else's collator stays as it is."""
-        if self._shares_prefixes:
-            self.data_collator.prefix_sharing, self.data_collator.side_of = True, self._side_of
-            self.data_collator.tree_index = tree_index if self.args.device.type == "cuda" else None
-        elif self._users_collator is None:
-            self.data_collator.prefix_sharing = False
-
-    def _set_up_sharding(self) -> None:
-        """What accelerate must know of the head before it prepares the model."""
-        if self.is_fsdp_enabled:
-            ask_for_head_group(self.model, self.accelerator.state.fsdp_plugin)
-        if self.is_deepspeed_enabled:
-            _gather_on_save(self.accelerator.state.deepspeed_plugin)
-        # under ZeRO-3 TRL asks for the reentrant form by the old name, which transformers 5.23 does not read any more
-        self.args.activation_checkpointing_kwargs = self.args.gradient_checkpointing_kwargs
 
     def add_callback(self, callback) -> None:
         """transformers' tells a callback nothing of its trainer, so that one with figures could not log them."""
@@ -113,16 +102,11 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         exact = {key: inputs[key] for key in self.targets if torch.is_tensor(inputs.get(key))}
         return {**super()._prepare_inputs(inputs), **{key: value.to(self.args.device) for key, value in exact.items()}}
 
-    @property
-    def _has_own_loss(self) -> bool:
-        """Whether no subclass has another `compute_loss`, which may hand the whole batch to the model."""
-        return type(self).compute_loss is ScoreTrainer.compute_loss
-
     # ---- loss ----------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """transformers counts `labels` alone; an item here is a pair, a labelled step, ... (transformers#47688)."""
-        if self._is_over():  # resumed behind its last step, where transformers trains one more
+        if self.is_over():  # resumed behind its last step, where transformers trains one more
             self.control.should_training_stop = True
             return [], None
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -130,7 +114,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
             if self.state.global_step == 0:
                 raise empty_stream(self.preparation_reports.get("train"), self.args)
             return batch_samples, None
-        batches = batch_samples if self._has_own_loss else [{**batch} for batch in batch_samples]
+        batches = batch_samples if self.own_loss is None else [{**batch} for batch in batch_samples]
         count = sum(self.training_objective.weights(batch).sum() for batch in batches).to(device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum() / self.get_tp_size()
@@ -158,9 +142,9 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
             loss = loss * self.current_gradient_accumulation_steps  # `training_step` divides by it
         items = {key: value.detach() for key, value in {"loss": losses, "weight": weights, **items}.items()}
         if self.model.training:
-            self._tokens.add(inputs)
-            self._not_finite.add(self.state.global_step + 1, loss, inputs.get(EXAMPLE_ID))
-            self._running.add(**self.training_objective.running(items))
+            self.counters.tokens.add(inputs)
+            self.counters.not_finite.add(self.state.global_step + 1, loss, inputs.get(EXAMPLE_ID))
+            self.counters.running.add(**self.training_objective.running(items))
         else:
             self._evaluated.append({**items, **{key: inputs[key] for key in (EXAMPLE_ID, SUBSET) if key in inputs}})
         return (loss, outputs) if return_outputs else loss
@@ -178,22 +162,14 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         """TRL's averages the averages of the batches."""
         if self.model.training and "loss" in logs:  # the call that every rank makes
             self.stop_if_not_finite()
-            figures = self.training_figures(self._running.read(self._gather_row))
+            figures = self.training_figures(self.counters.running.read(self.counters.gather_row))
             self.remember(figures, "train")
-            logs.update({**figures, **self._tokens.read(self._gather_counts)} if figures else {})
+            logs.update({**figures, **self.counters.tokens.read(self.counters.sum_over_ranks)} if figures else {})
         super().log(logs, start_time)
 
     def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """What the logs say of the means, minima and maxima of `running`."""
         return figures
-
-    def _gather_row(self, vector_K: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.gather(vector_K[None])
-
-    def _gather_counts(self, counts: list) -> list[int]:
-        """Sums over all ranks; tensor parallel ranks see the same rows."""
-        here = torch.stack([torch.as_tensor(count, device=self.accelerator.device) for count in counts])
-        return [int(count) // self.get_tp_size() for count in self._gather_row(here).sum(0)]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """transformers' returns the raw logits, in a shape that no metric can use (trl#7010)."""
@@ -217,29 +193,30 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
             loss_key = f"{metric_key_prefix}_loss"
             output.metrics.update({key: own[key] for key in own if key == loss_key or key not in output.metrics})
         self._evaluated = []
-        self._tokens.pause(time.perf_counter() - start)
+        self.counters.tokens.pause(time.perf_counter() - start)
         return output
 
     def _own_figures(self) -> dict[str, float]:
         here = [{key: as_array(value) for key, value in batch.items()} for batch in self._evaluated]
         items = unique_items(gather_object(here) if self.accelerator.num_processes > 1 else here)
         subset_of = items.pop(SUBSET, np.array([]))
-        figures = {**self._figures_of(items), "num_tokens": self._gather_counts([self._tokens.tokens])[0]}
+        figures = {
+            **self.training_objective.figures(items),
+            "num_tokens": self.counters.sum_over_ranks([self.counters.tokens.tokens])[0],
+        }
         for subset in sorted({*subset_of.tolist()} - {""}):
-            of_subset = self._figures_of({key: value[subset_of == subset] for key, value in items.items()})
+            of_subset = self.training_objective.figures(
+                {key: value[subset_of == subset] for key, value in items.items()}
+            )
             figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
         return figures
-
-    def _figures_of(self, items: dict) -> dict[str, float]:
-        loss = mean_loss(items["loss"], items["weight"])
-        return {"loss": loss, **self.training_objective.figures(items)}
 
     def _clip_grad_norm(self, model):
         """transformers' goes on with a gradient of NaN, which makes every weight one."""
         norm = super()._clip_grad_norm(model)
         whole = torch.is_tensor(norm) and not hasattr(norm, "full_tensor")  # FSDP2's is spread over the ranks
         if whole and not self.args.fp16:  # whose scaler leaves such a step out
-            self._not_finite.add(self.state.global_step + 1, norm)
+            self.counters.not_finite.add(self.state.global_step + 1, norm)
         return norm
 
     def remember(self, figures: dict[str, float], prefix: str) -> None:
@@ -251,40 +228,3 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         card = Path(self.args.output_dir, "README.md")
         if self.is_world_process_zero() and card.is_file():
             card.write_text(with_usage(card.read_text(encoding="utf-8"), self), encoding="utf-8")
-
-    # ---- set-up --------------------------------------------------------------------------------------------------
-
-    def _share_prefixes(self, model, args) -> None:
-        """Switch `model` to the attention of packed prefix trees, or say in the log why batches are padded."""
-        self._side_of = separate_lengths(model)
-        asked = (args.model_init_kwargs or {}).get("attn_implementation")
-        if self._users_collator is not None:
-            if not getattr(self._users_collator, "prefix_sharing", False):
-                reason = "the data collator is yours"
-            elif reason := why_padded(model, args):
-                raise ValueError(f"The data collator shares prefixes, but {reason}. Leave one of the two out.")
-            elif reason := share_prefixes(model):
-                raise ValueError(f"The data collator shares prefixes, but the model cannot take it: {reason}.")
-        elif not args.prefix_sharing:
-            reason = "`prefix_sharing=False`"
-        elif not self._has_own_loss:
-            reason = f"{type(self).__name__} has a `compute_loss` of its own"
-        elif asked is not None:
-            reason = f"attn_implementation='{asked}' was asked for"
-        else:
-            reason = why_padded(model, args) or share_prefixes(model)
-        if reason and args.prefix_sharing and args.process_index == 0:
-            logger.warning(
-                "Batches are padded, prefixes are not shared: %s. `prefix_sharing=False` says so too.", reason
-            )
-        self._shares_prefixes = not reason
-
-
-def _gather_on_save(deepspeed_plugin) -> None:
-    """Without it ZeRO-3 writes no `model.safetensors`, and the head is in DeepSpeed's own files alone."""
-    options = deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
-    if options.get("stage") == 3 and not options.get("stage3_gather_16bit_weights_on_model_save"):
-        logger.warning(
-            "`stage3_gather_16bit_weights_on_model_save` is set to true: without it no model would be saved."
-        )
-        options["stage3_gather_16bit_weights_on_model_save"] = True

@@ -13,7 +13,7 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.batching import BatchPlan
-from .metrics import FirstNotFinite, Running, TokenCounter
+from .ranks import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ class TokenProgress(ProgressCallback):
 class TokenClock(TrainerCallback):
     """Starts the figures of training and the time of tokens a second, behind what was set up before."""
 
-    def __init__(self, tokens: TokenCounter, running: Running, not_finite: FirstNotFinite):
-        self.tokens, self.running, self.not_finite = tokens, running, not_finite
+    def __init__(self, counters: Counters):
+        self.counters = counters
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.tokens.start()
-        self.running.clear()
-        self.not_finite.clear()
+        self.counters.tokens.start()
+        self.counters.running.clear()
+        self.counters.not_finite.clear()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        self.tokens.end_step()
+        self.counters.tokens.end_step()
 
 
 class PlanEpoch(TrainerCallback):

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from transformers import EarlyStoppingCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -32,6 +32,7 @@ from .checkpoint_files import (
     why_not_whole,
 )
 from .option_checks import check_budget
+from .ranks import agreed
 from .rendering import check_date
 from .resuming import check_same_run, run_settings
 
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointTrainer:
-    """Mixin in front of a transformers trainer that counts `_tokens`: exact resumes, and saves that are read back."""
+    """Mixin in front of a transformers trainer that has `counters`: exact resumes, and saves that are read
+    back."""
 
     _patience_is_over = False
     _run_settings: dict = {}
@@ -55,10 +57,10 @@ class CheckpointTrainer:
         check_budget(self.args)
         self._patience_is_over = False
         check_best_metric(self)
-        folder, record, self._run_settings = self._agreed(self._found, resume_from_checkpoint, trial)
+        folder, record, self._run_settings = agreed(self.args, self._found, resume_from_checkpoint, trial)
         if folder is not None or trial is not None:  # that of a search is a run of its own
-            self._tokens.restore(record, here=self.args.process_index == 0)
-        self._tokens.mark()
+            self.counters.tokens.restore(record, here=self.args.process_index == 0)
+        self.counters.tokens.mark()
         first, self.args.eval_on_start = self.args.eval_on_start, self.args.eval_on_start and folder is None
         try:
             output = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
@@ -91,7 +93,7 @@ class CheckpointTrainer:
                 callback.early_stopping_patience_counter = count
                 self._patience_is_over |= count >= callback.early_stopping_patience
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether a resumed run has trained its last step already."""
         last = 0 < self.state.max_steps <= self.state.global_step
         return last or self._patience_is_over or self.control.should_training_stop
@@ -102,11 +104,11 @@ class CheckpointTrainer:
         Raises:
             ValueError: the loss or the gradient of a step was NaN or infinite.
         """
-        step = self._not_finite.read(self._gather_row)
+        step = self.counters.not_finite.read(self.counters.gather_row)
         if step is not None:
-            ids = self._not_finite.ids(step)
+            ids = self.counters.not_finite.ids(step)
             ids = gather_object(ids) if self.args.world_size > 1 else ids
-            self._agreed(self._stop, step, ids)
+            agreed(self.args, self._stop, step, ids)
 
     def _stop(self, step: int, ids: list[int]) -> None:
         folders = checkpoints_of(self.args.output_dir)
@@ -118,20 +120,6 @@ class CheckpointTrainer:
             f"{f'the last whole checkpoint is {str(last)!r}' if last else 'there is no whole checkpoint'}. Lower the "
             "learning rate, or look at these rows."
         )
-
-    def _agreed(self, function, *arguments):
-        """What the first rank finds, or raises, on every rank."""
-        found: list = [None]
-        if self.args.process_index == 0:
-            try:
-                found[0] = function(*arguments)
-            except Exception as error:  # whatever it is, the others wait to hear of it
-                found[0] = error
-        if self.args.world_size > 1:
-            broadcast_object_list(found)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
 
     def _save_checkpoint(self, model, trial) -> None:
         """Of a folder that is written again, `trainer_state.json` must go first: it says that the rest is whole."""
@@ -151,7 +139,7 @@ class CheckpointTrainer:
     def _save_rng_state(self, output_dir: str) -> None:
         """The last files before `trainer_state.json`, which lists them; so every rank's must be there."""
         super()._save_rng_state(output_dir)
-        tokens, unique = self._gather_counts(list(self._tokens.of_whole_steps))
+        tokens, unique = self.counters.sum_over_ranks(list(self.counters.tokens.of_whole_steps))
         self.accelerator.wait_for_everyone()
         files = file_sizes(Path(output_dir)) if self.args.should_save else {}
         self.state.stateful_callbacks[RECORD] = {

@@ -74,15 +74,19 @@ def _is_solution(row: dict, error: str) -> bool:
     return True
 
 
-def check_lengths(dataset, columns: dict, positions: int | None, what: str) -> None:
+def encoded_columns(dataset: datasets.Dataset, objective) -> datasets.Dataset:
+    """The columns that the batches of an `objective` are made of, without the raw ones beside them."""
+    return dataset.select_columns([name for name in objective.columns if name in dataset.column_names])
+
+
+def check_lengths(dataset, objective, positions: int | None, what: str) -> None:
     """A data set that was prepared for another model may have rows longer than this one's `positions`.
 
     (Of a stream, which nothing sees beforehand, the model itself tells.)
     """
     if positions is None or not isinstance(dataset, datasets.Dataset):
         return
-    rows = dataset.select_columns([name for name in columns if name in dataset.column_names])
-    for row, encoded in enumerate(rows):
+    for row, encoded in enumerate(encoded_columns(dataset, objective)):
         if (tokens := longest_sequence(encoded)) > positions:
             raise ValueError(
                 f"{what}, row {row}: {tokens} tokens are more than the model's {positions} positions; it was prepared "

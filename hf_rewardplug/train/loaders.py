@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from ..data.batching import BatchPlan, longest_sequence, shared_with_group, unique_tokens
 from ..data.canonical import PROMPT_KEY
 from .callbacks import PlanEpoch
-from .dataset_checks import plans_batches
+from .dataset_checks import encoded_columns, plans_batches
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +34,9 @@ class LoaderTrainer:
         """transformers' reads a row's length off `input_ids`, which pairs and lists do not have."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy in _BY_LENGTH and isinstance(dataset, datasets.Dataset):
-            lengths = self._lengths(self._encoded(dataset))
+            lengths = self._lengths(encoded_columns(dataset, self.training_objective))
             dataset = datasets.Dataset.from_dict({self.args.length_column_name: lengths})
         return super()._get_train_sampler(dataset)
-
-    def _encoded(self, dataset: datasets.Dataset) -> datasets.Dataset:
-        """The rows without the raw columns beside them."""
-        return dataset.select_columns(
-            [name for name in self.training_objective.columns if name in dataset.column_names]
-        )
 
     def _lengths(self, rows: datasets.Dataset) -> list[int]:
         """What each row costs in a batch: its unique tokens where prefixes are shared, else its longest sequence."""
@@ -101,7 +95,8 @@ class LoaderTrainer:
             raise ValueError(
                 "`group_by_prefix=True`, but the train data set was prepared without it. Give the raw rows."
             )
-        rows, groups = self._encoded(dataset), dataset[PROMPT_KEY][:] if args.group_by_prefix else None
+        rows = encoded_columns(dataset, self.training_objective)
+        groups = dataset[PROMPT_KEY][:] if args.group_by_prefix else None
         by_length = args.train_sampling_strategy == "group_by_length"
         lengths = self._lengths(rows) if by_length or args.max_tokens_per_batch is not None else None
         if args.max_tokens_per_batch is None:

@@ -4,15 +4,16 @@ In: the function `model_init`, a trial's values. Out: a model as ready to train 
 trial has set where they are read, or an error for options that were read before.
 """
 
+import inspect
 import os
 from dataclasses import fields
 
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
-from .models import called
 from .objectives import StepObjective
 from .option_checks import SEARCHED, check_reward_loss, check_step_loss
+from .setup import Setup, tell_accelerate
 
 
 def first_model(model, model_init, args, *, peft_config, optimizers):
@@ -34,14 +35,18 @@ def first_model(model, model_init, args, *, peft_config, optimizers):
     set_seed(TrainingArguments.seed if args is None else args.seed)
     if (path := getattr(args, "chat_template_path", None)) is not None and not os.path.isfile(path):
         raise ValueError("With `model_init`, `chat_template_path` must be a Jinja file: no token can be added.")
-    made = called(model_init)
+    takes_trial = bool(inspect.signature(model_init).parameters)  # of a hyperparameter search
+    made = model_init(None) if takes_trial else model_init()
     if not isinstance(made, nn.Module):
         raise TypeError(f"`model_init` returned a {type(made).__name__}; expected a model.")
     return made
 
 
 class ModelInitTrainer:
-    """Mixin in front of a transformers trainer with a `training_objective`; a subclass makes a model `_ready`."""
+    """Mixin in front of a transformers trainer with a `Setup`."""
+
+    setup: Setup
+    """the trainer's parts: model, tokenizer, objective, collator, and the options that made them"""
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, *arguments, **options):
         """transformers' objective is the sum of all figures, the count of tokens among them; here it is the loss."""
@@ -54,9 +59,7 @@ class ModelInitTrainer:
 
     def call_model_init(self, trial=None):
         """transformers trains it as it is: without the head, the pad token and the attention of packed rows."""
-        model = self._ready(super().call_model_init(trial), self.args, self.processing_class)
-        self._share_prefixes(model, self.args)
-        self._set_up_collator()
+        model = self.setup.ready(super().call_model_init(trial))
         model.add_model_tags(self._tag_names)
         return model
 
@@ -69,7 +72,7 @@ class ModelInitTrainer:
         before = dict(vars(self.args))
         super()._hp_search_setup(trial)
         if self.model_init is not None:
-            self._set_up_sharding()  # of the new model, and of the new accelerator
+            tell_accelerate(self)  # of the new model, and of the new accelerator
         changed = {name for name, value in vars(self.args).items() if name in before and before[name] != value}
         own = {field.name for field in fields(self.args)} - {field.name for field in fields(TrainingArguments)}
         if fixed := sorted(changed & own - SEARCHED - {"max_tokens_per_batch"}):
@@ -80,4 +83,4 @@ class ModelInitTrainer:
             )
         if changed:
             (check_step_loss if isinstance(self.training_objective, StepObjective) else check_reward_loss)(self.args)
-            self.training_objective = type(self.training_objective).from_config(self.args)
+            self.setup.objective = type(self.training_objective).from_config(self.args)

@@ -1,56 +1,173 @@
-"""The trainers' models: loaded by name, or handed over, and made ready to train.
+"""The models that the two trainers train: how each kind is loaded by name, checked, and made ready.
 
-In: a name or a model (a token classifier; with `good_token` and `bad_token` a causal LM), the config, the tokenizer.
-Out: the model with its head, adapter, pad token, and the description that its checkpoints carry. (For outcome reward
-models TRL's constructor does most of this.)
+In: a name or a model, the config, the tokenizer. Out: the model with its head, adapter, pad token, and the description
+that its checkpoints carry.
+
+    RewardModels    sequence classifiers with one label, or one an attribute
+    StepModels      token classifiers with two labels or one; with `good_token` and `bad_token` causal LMs
 """
 
-import inspect
+import copy
 import logging
-import os
-from pathlib import Path
+from contextlib import nullcontext
 
 from accelerate.utils import is_peft_model
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from transformers import PreTrainedModel
-from trl.chat_template_utils import clone_chat_template
+from transformers import PreTrainedModel, set_seed
+from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path
 
+from ..data.canonical import PAIR_EXTRAS
 from ..model.description import Description
 from ..model.families import check_model
 from ..model.head import install_reward_head
 from ..model.head_layers import check_reloads
-from ..model.kinds import LM, PRM, Kind
+from ..model.kinds import LM, ORM, PRM, Kind, attributes
 from ..model.label_tokens import install_label_tokens, label_token_ids
 from ..model.loading import add_adapter, describe_checkpoint, let_head_train, set_pad_token, with_whole_head
 from ..model.saved import SavedModel
-from .config import PRMConfig
+from .config import PRMConfig, RewardConfig
+from .objectives import PairObjective, StepObjective, reward_objective
 
 logger = logging.getLogger(__name__)
 
 
-def step_kind(args: PRMConfig | None) -> Kind:
-    """The kind of process reward model that is asked for: a causal LM where there are label tokens."""
-    return PRM if getattr(args, "good_token", None) is None else LM
+class RewardModels:
+    """Sequence classifiers with one label, or one for each of the config's `attributes`."""
 
+    name = "Reward"
+    config_class = RewardConfig
+    trains_added_tokens = True
+    objective = staticmethod(reward_objective)
 
-def check_head(model, args: PRMConfig) -> None:
-    """`model` has the head that `args` ask for.
+    @staticmethod
+    def kind(args: RewardConfig | None) -> Kind:
+        """The kind of model that is trained."""
+        return ORM
 
-    Raises:
-        ValueError: it is of another kind, or has another number of labels.
-    """
-    check_model(model, step_kind(args))
-    if args.good_token is None and args.num_labels == 1 and model.config.num_labels == 2:
-        raise ValueError("num_labels=1, but the model has 2 labels. Leave one of the two out, or give its name.")
-    if args.good_token is None and model.config.num_labels not in (1, 2):
-        raise ValueError(
-            f"The model has `num_labels={model.config.num_labels}`, but process reward models have 1 or 2. Load it "
-            "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
-        )
-    if args.good_token is None:
+    @classmethod
+    def load(cls, model, args: RewardConfig, quantization_config=None):
+        """`model`, loaded if it is a name. The adapter's first weights come from the seed too, as in TRL."""
+        set_seed(args.seed)
+        if isinstance(model, str):
+            model = load_model(model, args, cls.kind(args), len(args.attributes or [None]), quantization_config)
+            if args.attributes is not None:  # an adapter does not depend on how many outputs were drawn
+                set_seed(args.seed)
+        return model
+
+    @classmethod
+    def check(cls, model: PreTrainedModel, args: RewardConfig) -> None:
+        """`model` has the head that `args` ask for.
+
+        Raises:
+            ValueError: it has another number of outputs, or was trained on other attributes or in another order.
+        """
+        check_model(model, cls.kind(args))
+        count, names = model.config.num_labels, args.attributes
+        if names is None and count != 1:
+            raise ValueError(
+                f"The model has `num_labels={count}`, but reward models require `num_labels=1`, a reward for each "
+                "sequence. Load it with `num_labels=1`, or give its name."
+            )
+        if names is not None and count != len(names):
+            raise ValueError(
+                f"The model has `num_labels={count}`, but {len(names)} attributes are named ({', '.join(names)}). "
+                f"Load it with `num_labels={len(names)}`, or give its name."
+            )
+        trained = list(attributes(model.config) or names or ())
+        if names is not None and trained != names:
+            raise ValueError(
+                f"The model's outputs are {', '.join(trained)}, in this order, but attributes={names}. Name them so, "
+                "or take the base model to train others."
+            )
         check_reloads(model)
+
+    @staticmethod
+    def install(model, args: RewardConfig, tokenizer) -> None:
+        """The fp32 head and its description."""
+        install_reward_head(model)
+        description = {}
+        if args.attributes is not None:
+            model.config.id2label = dict(enumerate(args.attributes))
+            model.config.label2id = {name: index for index, name in enumerate(args.attributes)}
+            description["attribute_weights"] = reward_objective(args).attribute_sum
+        describe_checkpoint(model, ORM, **description)
+
+    @staticmethod
+    def beyond_collators(args: RewardConfig, objective, collator, columns: set[str]) -> str | None:
+        """What somebody else's `collator` would lose: it knows pairs and margins alone, as TRL's does."""
+        lost = {*PAIR_EXTRAS} & columns - {"margin"}
+        if not lost and isinstance(objective, PairObjective):
+            return None
+        what = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{args.loss_type}'"
+        return f"{what} needs more of a batch than `{type(collator).__name__}` may give."
+
+
+class StepModels:
+    """Token classifiers with two labels or one; with `good_token` and `bad_token` causal LMs."""
+
+    name = "PRM"
+    config_class = PRMConfig
+    trains_added_tokens = False
+    objective = StepObjective.from_config
+
+    @staticmethod
+    def kind(args: PRMConfig | None) -> Kind:
+        """The kind of model that is trained: a causal LM where there are label tokens."""
+        return PRM if getattr(args, "good_token", None) is None else LM
+
+    @classmethod
+    def load(cls, model, args: PRMConfig, quantization_config=None):
+        """`model`, loaded if it is a name."""
+        if isinstance(model, str):
+            set_seed(args.seed)  # the head is drawn when the model is loaded
+            model = load_model(model, args, cls.kind(args), args.num_labels, quantization_config)
+        return model
+
+    @classmethod
+    def check(cls, model: PreTrainedModel, args: PRMConfig) -> None:
+        """`model` has the head that `args` ask for.
+
+        Raises:
+            ValueError: it is of another kind, or has another number of labels.
+        """
+        check_model(model, cls.kind(args))
+        if args.good_token is not None:
+            return
+        if args.num_labels == 1 and model.config.num_labels == 2:
+            raise ValueError("num_labels=1, but the model has 2 labels. Leave one of the two out, or give its name.")
+        if model.config.num_labels not in (1, 2):
+            raise ValueError(
+                f"The model has `num_labels={model.config.num_labels}`, but process reward models have 1 or 2. Load it "
+                "with `AutoModelForTokenClassification.from_pretrained(..., num_labels=2)`, or give its name."
+            )
+        check_reloads(model)
+
+    @staticmethod
+    def install(model, args: PRMConfig, tokenizer) -> None:
+        """The fp32 head, or the label tokens' part of the LM head, and their description."""
+        labels = {}
+        if args.good_token is None:
+            install_reward_head(model)
+        else:
+            ids = label_token_ids(tokenizer, args.good_token, args.bad_token)
+            labels = dict(zip(("bad_token", "good_token"), tokenizer.convert_ids_to_tokens(ids), strict=True))
+            install_label_tokens(model, ids)
+        describe_checkpoint(
+            model,
+            StepModels.kind(args),
+            step_separator=None if args.step_token else args.step_separator,
+            step_token=args.step_token,
+            **labels,
+        )
+
+    @staticmethod
+    def beyond_collators(args: PRMConfig, objective, collator, columns: set[str]) -> str | None:
+        """What somebody else's `collator` would lose: it knows chains of steps alone."""
+        if "node_lengths" in columns:
+            return "The train data set has trees of steps, whose alternatives must not see each other."
+        return args.good_token and "`good_token` and `bad_token` are read at score positions alone."
 
 
 def load_model(name: str, args, kind: Kind, num_labels: int, quantization_config=None):
@@ -72,27 +189,33 @@ def load_model(name: str, args, kind: Kind, num_labels: int, quantization_config
             "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to keep its own.",
             *(name, description.good_token, description.bad_token),
         )
-    with saved.reading(kind):
+    with saved.reading(kind), suppress_seqcls_warning() if kind is ORM else nullcontext():
         return create_model_from_path(name, kind.auto_class, num_labels=num_labels, **kwargs)
 
 
-def make_ready(model, args, tokenizer, *, kind: Kind, peft_config=None):
-    """`model` with its pad token, adapter and dropout as they train (TRL's constructor does this for an ORM)."""
-    set_pad_token(model, tokenizer, tokenizer.pad_token)
+def make_ready(models, model, args, tokenizer, peft_config=None):
+    """A model of `RewardModels` or `StepModels` with pad token, adapter, dropout and head as they train."""
+    set_pad_token(model, tokenizer, tokenizer.pad_token)  # grows the embedding if it must
     if args.eos_token is not None:
         model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
     if peft_config is not None:
-        model = add_adapter(model, peft_config, model_kind=kind, args=args)
+        model = add_adapter(model, peft_config, model_kind=models.kind(args), args=args)
     elif is_peft_model(model):
-        let_head_train(model, kind)
-    if is_peft_model(model) and args.gradient_checkpointing:
-        model.enable_input_require_grads()
-        if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
-            args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {}
-            args.gradient_checkpointing_kwargs["use_reentrant"] = True
+        let_head_train(model, models.kind(args))
     if args.disable_dropout:
         disable_dropout(model)
+    models.install(model, args, tokenizer)
     return model
+
+
+def let_checkpoints_pass(model, args) -> None:
+    """What gradient checkpointing asks of an adapter; TRL's constructor of an ORM's does the same."""
+    if not is_peft_model(model) or not args.gradient_checkpointing:
+        return
+    model.enable_input_require_grads()
+    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:  # trl#2514
+        args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {}
+        args.gradient_checkpointing_kwargs["use_reentrant"] = True
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -107,45 +230,11 @@ def disable_dropout(model: nn.Module) -> None:
             holder.p = 0.0
 
 
-def steps_ready(model, args: PRMConfig, tokenizer, peft_config=None):
-    """`make_ready` with the head of a process reward model, and its description."""
-    check_head(model, args)
-    labels, kind = {}, step_kind(args)
-    if kind is LM:
-        ids = label_token_ids(tokenizer, args.good_token, args.bad_token)
-        labels = dict(zip(("bad_token", "good_token"), tokenizer.convert_ids_to_tokens(ids), strict=True))
-    model = make_ready(model, args, tokenizer, kind=kind, peft_config=peft_config)
-    if kind is LM:
-        install_label_tokens(model, ids)
-    else:
-        install_reward_head(model)
-    describe_checkpoint(
-        model,
-        kind,
-        step_separator=None if args.step_token else args.step_separator,
-        step_token=args.step_token,
-        **labels,
-    )
-    return model
-
-
-def tell_unused(args, quantization_config) -> None:
-    """Warn of what loads a model by name, beside a model that is loaded already; as TRL warns for ORMs."""
-    options = {"model_init_kwargs": args.model_init_kwargs, "quantization_config": quantization_config}
-    for name, value in options.items():
-        if value is not None:
-            logger.warning("`%s` has no effect: the model is loaded already.", name)
-
-
-def called(model_init):
-    """A model of `model_init`, which may take a hyperparameter search's trial."""
-    return model_init(None) if inspect.signature(model_init).parameters else model_init()
-
-
-def with_template_of(model, tokenizer, path: str):
-    """Model and tokenizer with the chat template of a Jinja file, or of a tokenizer's folder or id."""
-    if os.path.isfile(path):
-        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
-        return model, tokenizer
-    model, tokenizer, _ = clone_chat_template(model, tokenizer, path)
-    return model, tokenizer
+def with_added_tokens(peft_config, added: list[int]):
+    """A copy under which the tokens that came with another tokenizer's template train, as TRL's do."""
+    if not added or not hasattr(peft_config, "trainable_token_indices"):
+        return peft_config
+    widened = copy.deepcopy(peft_config)
+    indices = dict(widened.trainable_token_indices or {})
+    widened.trainable_token_indices = {**indices, "embed_tokens": [*indices.get("embed_tokens", ()), *added]}
+    return widened

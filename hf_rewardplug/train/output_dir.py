@@ -20,6 +20,7 @@ from accelerate.utils import is_peft_model
 from ..data.fingerprint import file_state
 from ..locks import HAS_LOCKS, is_still_at, lock_file
 from ..model.loading import ADAPTER_MODEL_CONFIG
+from .ranks import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class OutputTrainer:
         Raises:
             ValueError: another run is training there.
         """
-        taken = self._agreed(_take, Path(self.args.output_dir).resolve())
+        taken = agreed(self.args, _take, Path(self.args.output_dir).resolve())
         try:
             yield
         finally:

@@ -1,15 +1,56 @@
 """What transformers' options mean beside packed rows; docs/training_arguments.md lists every one of them.
 
-In: a run's config and model. Out: why its batches must be padded, or an error or a notice before the first step.
+In: a run's config, model and collator. Out: packed batches, or why they must be padded; or an error or a notice before
+the first step.
 """
+
+import logging
 
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 
-from ..model.attention import unwrapped
+from ..model.attention import share_prefixes, unwrapped
+from ..model.layout import tree_index
+from ..model.positions import separate_lengths
+
+logger = logging.getLogger(__name__)
 
 _FUNCTIONAL_NOISE = ("residual_dropout", "embedding_dropout", "router_jitter_noise")
 """options of models' configs that no `nn.Dropout` stands for: StarCoder2's and Mixtral's"""
+
+
+def pack(model: nn.Module, setup) -> None:
+    """Switch `model` to the attention of packed prefix trees, and the collator of `setup` to packed batches.
+
+    Or log why batches are padded. Somebody else's collator stays as it is.
+
+    Raises:
+        ValueError: somebody else's collator packs, but the model or an option does not go with that.
+    """
+    args, collator, theirs = setup.args, setup.collator, setup.users_collator
+    side_of = separate_lengths(model)
+    asked = (args.model_init_kwargs or {}).get("attn_implementation")
+    if theirs is not None:
+        reason = None if getattr(collator, "prefix_sharing", False) else "the data collator is yours"
+        if not reason and (against := why_padded(model, args)):
+            raise ValueError(f"The data collator shares prefixes, but {against}. Leave one of the two out.")
+        if not reason and (against := share_prefixes(model)):
+            raise ValueError(f"The data collator shares prefixes, but the model cannot take it: {against}.")
+    elif not args.prefix_sharing:
+        reason = "`prefix_sharing=False`"
+    elif setup.own_loss:
+        reason = f"{setup.own_loss} has a `compute_loss` of its own"
+    elif asked is not None:
+        reason = f"attn_implementation='{asked}' was asked for"
+    else:
+        reason = why_padded(model, args) or share_prefixes(model)
+    if reason and args.prefix_sharing and args.process_index == 0:
+        logger.warning("Batches are padded, prefixes are not shared: %s. `prefix_sharing=False` says so too.", reason)
+    if not reason:
+        collator.prefix_sharing, collator.side_of = True, side_of
+        collator.tree_index = tree_index if args.device.type == "cuda" else None
+    elif theirs is None:
+        collator.prefix_sharing = False
 
 
 def why_padded(model: nn.Module, args) -> str | None:

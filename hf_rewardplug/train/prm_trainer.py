@@ -7,25 +7,16 @@ causal LM that says one of two tokens behind each step (`good_token`, `bad_token
 import textwrap
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import get_config_model_id
 
 from ..data.canonical import UNLABELLED
-from ..data.collator import StepCollator
-from ..data.encoding import Encoder
-from ..data.step_nodes import NODE_COLUMNS
 from ..data.tokenizing import step_token_ids
-from ..model.families import check_model
-from ..model.loading import embedding_rows
 from .base_trainer import ScoreTrainer
-from .config import PRMConfig, default_args
-from .dataset_checks import solutions_alone
+from .config import PRMConfig
 from .model_init import first_model
-from .models import check_head, load_model, step_kind, steps_ready, tell_unused, with_template_of
-from .objectives import StepObjective
-
-_OWN_COLLATOR = "Leave `data_collator` out, or derive yours from `hf_rewardplug.StepCollator`."
+from .models import StepModels, let_checkpoints_pass
+from .setup import Setup
 
 
 class PRMTrainer(ScoreTrainer, _BaseTrainer):
@@ -86,95 +77,24 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         quantization_config=None,
     ):
         model = first_model(model, model_init, args, peft_config=peft_config, optimizers=optimizers)
-        args = self._checked_args(args, model, train_dataset)
-        self.training_objective, self._users_collator = StepObjective.from_config(args), data_collator
-        if isinstance(model, str):
-            set_seed(args.seed)  # the head is drawn when the model is loaded
-            model = load_model(model, args, step_kind(args), args.num_labels, quantization_config)
-        else:
-            tell_unused(args, quantization_config)
-        check_head(model, args)
-        processing_class = self._set_up_inputs(processing_class, args, model)
-        if args.chat_template_path is not None:
-            model, processing_class = with_template_of(model, processing_class, args.chat_template_path)
-        self.vocab_size = embedding_rows(model, processing_class)
-        self._bound_length(model, args, peft_config)
-        model = self._ready(model, args, processing_class, peft_config)
-        self._share_prefixes(model, args)
-        train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {
-                key: self._prepare_dataset(one, processing_class, args, f"eval ({key})")
-                for key, one in eval_dataset.items()
-            }
-        elif eval_dataset is not None:
-            eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
-        if args.good_token and not isinstance(data_collator, StepCollator | None):
-            raise ValueError(f"`good_token` and `bad_token` are read at score positions alone. {_OWN_COLLATOR}")
+        self.setup = Setup(StepModels, model, args, train_dataset, data_collator, own_loss=self.own_loss)
+        self.setup.build(processing_class, quantization_config, peft_config)
+        let_checkpoints_pass(self.setup.model, self.setup.args)
         super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator
-            or self.training_objective.collator(processing_class.pad_token_id, args.pad_to_multiple_of),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
+            model=self.setup.model,
+            args=self.setup.args,
+            data_collator=self.setup.collator,
+            train_dataset=self._prepared(train_dataset, "train"),
+            eval_dataset=self._prepared(eval_dataset),
+            processing_class=self.setup.tokenizer,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.model_init = model_init  # which transformers would call once more in its constructor
-        self._set_up_scores()
-        self.remember_rows()
+        self._set_up_scores(model_init)
         self.model.add_model_tags(self._tag_names)
-
-    # ---- set-up --------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _checked_args(args, model, train_dataset) -> PRMConfig:
-        check_model(model, step_kind(args))
-        if train_dataset is None:
-            raise ValueError("`train_dataset` is required")
-        if args is None:
-            name = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = default_args(PRMConfig, f"{name.split('/')[-1]}-PRM")
-        if not isinstance(args, PRMConfig):
-            raise TypeError(
-                f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.PRMConfig, which "
-                "takes the same arguments: `from hf_rewardplug import PRMConfig`."
-            )
-        return args
-
-    _ready = staticmethod(steps_ready)
-
-    # ---- data ----------------------------------------------------------------------------------------------------
-
-    def _prepare_dataset(self, dataset, processing_class, args: PRMConfig, dataset_name: str):
-        """Somebody else's collator knows nothing of nodes, and would make one sequence of a tree's branches."""
-        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if isinstance(self._users_collator, StepCollator | None):
-            return dataset
-        why = "has trees of steps, whose alternatives must not see each other"
-        dataset = solutions_alone(dataset, f"The {dataset_name} data set {why}. {_OWN_COLLATOR}")
-        names = dataset.column_names or next(iter(dataset))
-        return dataset.remove_columns([name for name in NODE_COLUMNS if name in names])
-
-    @staticmethod
-    def encoder(tokenizer, args: PRMConfig) -> Encoder:
-        """The encoder of training, evaluation and scoring."""
-        encoder = Encoder(
-            tokenizer=tokenizer,
-            max_length=args.max_length,
-            overlong=args.overlong,
-            step_separator=args.step_separator,
-            step_token=args.step_token,
-            chat_template_kwargs=args.chat_template_kwargs or {},
-            max_completion_length=args.max_completion_length,
-        )
-        _ = encoder.separator_ids  # a `step_token` that cannot be used is no row's fault
-        return encoder
 
     @staticmethod
     def tokenize_row(

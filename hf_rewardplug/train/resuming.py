@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate.utils import is_peft_model
 
+from .dataset_checks import encoded_columns
 from .losses import LOSSES_OF_OPTION
 
 _OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "ranks")
@@ -36,7 +37,7 @@ def run_settings(trainer) -> dict[str, Any]:
     options |= {"trainer": type(trainer.training_objective).__name__, "peft": is_peft_model(trainer.model)}
     options["ranks"] = trainer.accelerator.num_processes
     if isinstance(rows, datasets.Dataset):
-        options["train_dataset"] = f"{len(rows)} rows ({digest(trainer._encoded(rows))})"
+        options["train_dataset"] = f"{len(rows)} rows ({digest(encoded_columns(rows, trainer.training_objective))})"
     return json.loads(json.dumps(options, default=str))
 
 

@@ -12,7 +12,7 @@ from undo import fails_at_trl, fails_without
 import hf_rewardplug
 from hf_rewardplug.data import origin
 from hf_rewardplug.score.benchmarks import rewardbench
-from hf_rewardplug.train import base_trainer
+from hf_rewardplug.train import packing
 
 
 class Noise(TrainerCallback):
@@ -54,7 +54,7 @@ def test_pitfall_47_the_noise_of_neftune_is_that_of_a_sequence(orm):
         assert noise.seen[0].abs().max().item() == pytest.approx(bound, rel=0.01)
         assert noise.seen[0].std().item() == pytest.approx(bound / 3**0.5, rel=0.02)  # of a uniform distribution
 
-    fails_without(holds, (base_trainer, "why_padded", lambda model, args: None))
+    fails_without(holds, (packing, "why_padded", lambda model, args: None))
 
 
 def test_pitfall_48_an_option_that_nothing_reads_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from undo import fails_at_trl, fails_without
 
 from hf_rewardplug import RewardScorer
 from hf_rewardplug.score import scorer as score_scorer
-from hf_rewardplug.train import base_trainer
+from hf_rewardplug.train import packing
 
 LIMIT = 24
 DYNAMIC, LONG = length_ropes(LIMIT).values()
@@ -76,5 +76,5 @@ def test_pitfall_42_a_texts_frequencies_are_its_own(orm, model_path, tokenizer, 
         )
         assert found == [pytest.approx(of_row, abs=2e-5) for of_row in expected]
 
-    fails_without(training, (base_trainer, "separate_lengths", no_mend))
+    fails_without(training, (packing, "separate_lengths", no_mend))
     fails_without(scoring, (score_scorer, "separate_lengths", no_mend))

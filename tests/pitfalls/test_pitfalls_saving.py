@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from undo import FAILURE, fails_at_trl, fails_without
 
 import hf_rewardplug
-from hf_rewardplug.train import checkpoints, reward_trainer
+from hf_rewardplug.train import checkpoints, models
 from hf_rewardplug.train.losses.pairs import bradley_terry_loss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +171,7 @@ def test_pitfall_31_the_raw_reward_is_served(orm, tmp_path):
     def nothing(model, kind, **description):
         model.config.rewardplug = description
 
-    fails_without(holds, (reward_trainer, "describe_checkpoint", nothing))
+    fails_without(holds, (models, "describe_checkpoint", nothing))
     fails_at_trl(holds)
 
 

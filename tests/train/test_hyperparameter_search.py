@@ -87,7 +87,7 @@ def test_each_trial_is_a_run_of_its_own(kind, model_path, tmp_path, optuna):
 
         def training_step(self, *args, **kwargs):
             if self.state.global_step == 0:
-                starts.append((self.model.score.weight.detach().clone(), self._tokens.tokens))
+                starts.append((self.model.score.weight.detach().clone(), self.counters.tokens.tokens))
             return super().training_step(*args, **kwargs)
 
     def space(trial):

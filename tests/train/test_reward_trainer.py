@@ -358,5 +358,5 @@ def test_the_pad_token_argument_and_liger_without_a_gpu(model_path, tmp_path, ca
         trainer.data_collator.pad_token_id == trainer.model.config.pad_token_id == trainer.processing_class.pad_token_id
     )
     if not torch.cuda.is_available():
-        assert "do not run on 'cpu'" in caplog.text and not args.use_liger_kernel
+        assert "do not run on 'cpu'" in caplog.text and not trainer.args.use_liger_kernel
         trainer.train()

@@ -6,11 +6,13 @@ A failure here means: read what changed upstream, adapt the override, and only t
 import ast
 import inspect
 import textwrap
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 import transformers
 import trl
+from packaging.version import Version
 from peft.utils import _set_trainable
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.modeling_utils import set_zero3_state
@@ -141,6 +143,23 @@ def test_no_name_of_ours_is_written_by_upstream():
     tabled = {name for _, name, _ in OVERRIDDEN}
     shared = {name for cls in ours for name in names_of(cls) & upstream} - tabled
     assert shared == {name for names in SHARED for name in names.split()} & upstream
+
+
+CONSTRUCTOR_OF = {
+    "1.9.0": "7c81f6c0f3fb07b6",
+    "1.14.1": "2d1d9575d56f3327",
+    "1.16.0": "d0de85cfbbe90579",
+}
+"""TRL's version -> digest of the source of `RewardTrainer.__init__`, which was read beside `train/setup.py`: what it
+does to a model and a tokenizer that are ready, and which options `as_trl_expects` must hide from it"""
+
+
+def test_the_constructor_of_trl_is_one_that_was_read():
+    source = inspect.getsource(trl.RewardTrainer.__init__)
+    found, known = blake2b(source.encode(), digest_size=8).hexdigest(), CONSTRUCTOR_OF.get(trl.__version__)
+    if known is None and Version(trl.__version__) < Version(max(CONSTRUCTOR_OF, key=Version)):
+        pytest.skip("between versions that were read")
+    assert found == known, "read what TRL's constructor does now beside train/setup.py, and only then write this down"
 
 
 def test_every_argument_of_trl_is_taken_in_its_order():

@@ -1,0 +1,260 @@
+"""The parts of a trainer, made before TRL's constructor is called: model, tokenizer, objective and collator.
+
+In: the arguments of either trainer's constructor. Out: a `Setup`. What can be checked without loading or encoding
+anything is checked first. TRL's constructor then takes parts that are ready.
+"""
+
+import copy
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import AcceleratorConfig
+from trl.chat_template_utils import clone_chat_template
+from trl.trainer.utils import get_config_model_id
+
+from ..data.chat_templates import set_chat_template
+from ..model.attention import unwrapped
+from ..model.families import check_model
+from ..model.head import HEAD_NAME
+from ..model.loading import choose_pad_token, embedding_rows, set_pad_token, vocabulary_size
+from ..model.places import HUB
+from ..model.positions import learned_positions
+from ..model.sharding import ask_for_head_group
+from .config import default_args
+from .dataset_checks import check_kind, plans_batches
+from .models import let_checkpoints_pass, make_ready, with_added_tokens
+from .option_checks import check_offloading
+from .packing import pack
+
+logger = logging.getLogger(__name__)
+
+
+class Setup:
+    """The parts of a trainer.
+
+    Args:
+        kind: `RewardModels` or `StepModels`.
+        model: a name or a model, as the caller gave it. args, train_dataset, collator: the same.
+        own_loss: the name of a trainer whose `compute_loss` is its own, so that its batches must be padded.
+
+    Attributes:
+        args: a copy of the caller's, which are left as they are. TRL and transformers write into it.
+        objective: what the loss is, and which rows it takes.
+        tokenizer, model, collator: ready to train, once `build` has made them.
+        vocab_size: rows of the embedding. learned_positions: tokens that a row may have; None: any number.
+
+    Raises:
+        TypeError, ValueError: something that was handed over cannot be trained with.
+    """
+
+    def __init__(self, kind, model, args, train_dataset, collator, *, own_loss: str | None):
+        check_model(model, kind.kind(args))
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required")
+        check_kind(train_dataset, "train")
+        self.kind, self.model, self.own_loss = kind, model, own_loss
+        self.args = own_args(kind, args, _name_of(model))
+        check_offloading(self.args)
+        _deal_whole_batches(self.args)
+        self.objective = kind.objective(self.args)
+        self.collator = self.users_collator = collator
+        self.check_collator({"tie"} & {*self.objective.columns})
+
+    def check_collator(self, columns: Iterable[str]) -> None:
+        """Somebody else's collator gives batches that hold all of the rows' `columns` that the loss reads.
+
+        Raises:
+            ValueError: it does not.
+        """
+        own, theirs = self.objective.collator, self.users_collator
+        if theirs is None or isinstance(theirs, own):
+            return
+        if lost := self.kind.beyond_collators(self.args, self.objective, theirs, {*columns}):
+            raise ValueError(f"{lost} Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`.")
+
+    def build(self, tokenizer: PreTrainedTokenizerBase | None, quantization_config, peft_config) -> None:
+        """Load what has only a name, and make everything ready."""
+        args, hub, added = self.args, _hub_arguments(self.args), []
+        if not isinstance(self.model, str):
+            hub = {}
+            tell_unused(model_init_kwargs=args.model_init_kwargs, quantization_config=quantization_config)
+        self.tokenizer = load_tokenizer(tokenizer, args, self.model)
+        if not _clones_template(args):
+            self._fit_tokenizer(**hub)  # by the config of a name: the weights are read when this is right
+        self.model = self.kind.load(self.model, args, quantization_config)
+        self.kind.check(self.model, args)
+        if _clones_template(args):
+            cloned = clone_chat_template(self.model, self.tokenizer, args.chat_template_path)
+            self.model, self.tokenizer, added = cloned
+            self._fit_tokenizer()
+        self._bound_length(peft_config)
+        if self.kind.trains_added_tokens:
+            peft_config = with_added_tokens(peft_config, added)
+        self.model = make_ready(self.kind, self.model, args, self.tokenizer, peft_config)
+        if self.collator is None:
+            self.collator = self.objective.collator(self.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        pack(self.model, self)
+
+    def ready(self, model):
+        """Another model, of `model_init`, as ready as the first one."""
+        self.kind.check(model, self.args)
+        model = make_ready(self.kind, model, self.args, self.tokenizer)
+        let_checkpoints_pass(model, self.args)
+        pack(model, self)
+        return model
+
+    def _fit_tokenizer(self, **hub) -> None:
+        """A pad token that ends no sequence, which plain transformers would else score elsewhere."""
+        args, tokenizer = self.args, self.tokenizer
+        asked = getattr(args, "pad_token", None)
+        _check_token(tokenizer, "pad_token", asked)
+        if asked is not None:
+            tokenizer.pad_token = asked
+        rows = vocabulary_size(self.model, **hub)
+        set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows, **(args.chat_template_kwargs or {})))
+        if asked is not None:
+            args.pad_token = tokenizer.pad_token  # TRL sets it again
+        self.vocab_size = embedding_rows(self.model, tokenizer, **hub)
+
+    def _bound_length(self, peft_config) -> None:
+        """A longer row than the model has positions for would fail in the middle of training."""
+        args = self.args
+        self.learned_positions = most = learned_positions(self.model, peft_config)
+        if most is not None and not (args.max_length or math.inf) <= most and args.process_index == 0:
+            logger.warning("`max_length=%s` becomes %d: the model has positions for no more.", args.max_length, most)
+
+    @contextmanager
+    def as_trl_expects(self) -> Iterator[None]:
+        """Within it TRL's constructor sees nothing that is done already, and which it would do again or warn of."""
+        args, config = self.args, self.model.config
+        hidden = {name: getattr(args, name) for name in ("model_init_kwargs", "chat_template_path", "eos_token")}
+        vars(args).update(dict.fromkeys(hidden))
+        names, indices = config.id2label, config.label2id
+        config.num_labels = 1  # TRL insists on one label, which is not so where the head has an output an attribute
+        head = getattr(unwrapped(self.model), HEAD_NAME, None)
+        weights = [(own, own.data) for own in head.parameters()] if isinstance(head, nn.Module) else []
+        try:
+            yield
+        finally:
+            vars(args).update(hidden)
+            config.id2label, config.label2id = names, indices
+            for parameter, weight in weights:
+                if parameter.dtype != weight.dtype:  # TRL rounds all that trains beside a quantized body to bf16
+                    parameter.data = weight.to(parameter.device)
+
+
+def own_args(kind, args, name: str):
+    """A copy of `args`, deep enough for what is written into it; without `args` the defaults.
+
+    (What DeepSpeed's settings refer to stays the caller's: transformers knows it by a weak reference.)
+    """
+    if args is None:
+        return default_args(kind.config_class, f"{name.split('/')[-1]}-{kind.name}")
+    if not isinstance(args, kind.config_class):
+        ours = kind.config_class.__name__
+        raise TypeError(
+            f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.{ours}, which takes "
+            f"the same arguments: `from hf_rewardplug import {ours}`."
+        )
+    own = copy.copy(args)
+    for option, value in vars(args).items():
+        if isinstance(value, dict | list | AcceleratorConfig):
+            vars(own)[option] = copy.copy(value)
+    return own
+
+
+def _deal_whole_batches(args) -> None:
+    """accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks."""
+    if args.accelerator_config.dispatch_batches:
+        logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
+    args.accelerator_config.dispatch_batches = False
+    if args.accelerator_config.split_batches and plans_batches(args):
+        raise ValueError(
+            "`split_batches=True` cannot go with `max_tokens_per_batch`, `group_by_prefix` or `group_by_length`."
+        )
+
+
+def load_tokenizer(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:
+    """The tokenizer, or that of `model` (or its name), with the EOS and the chat template that `args` name."""
+    if isinstance(model, str):
+        vocabulary_size(model, **_hub_arguments(args))  # a missing model is told first
+    if tokenizer is None:
+        where = {key: value for key, value in _hub_arguments(args).items() if key != "subfolder"}  # as TRL looks for it
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(_name_of(model), **where)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"'{_name_of(model)}' has no tokenizer that can be loaded ({str(error).splitlines()[0]}). "
+                "Save one there, or give `processing_class`."
+            ) from error
+    if not hasattr(tokenizer, "get_vocab"):
+        raise TypeError(
+            f"`processing_class` is a {type(tokenizer).__name__}; expected a tokenizer: "
+            "`AutoTokenizer.from_pretrained(...)`."
+        )
+    _check_token(tokenizer, "eos_token", args.eos_token)
+    if args.eos_token is not None:
+        tokenizer.eos_token = args.eos_token
+    if args.chat_template is not None:
+        if args.chat_template_path is not None:
+            raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
+        set_chat_template(tokenizer, args.chat_template)
+    elif args.chat_template_path is not None and not _clones_template(args):
+        tokenizer.chat_template = Path(args.chat_template_path).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _check_token(tokenizer: PreTrainedTokenizerBase, option: str, token: str | None) -> None:
+    if token is not None and token not in tokenizer.get_vocab():
+        raise ValueError(
+            f"{option}={token!r} is not in the tokenizer's vocabulary. Take one of its tokens, or add it and resize "
+            "the embeddings first."
+        )
+
+
+def _clones_template(args) -> bool:
+    """Whether the chat template is another tokenizer's, with the tokens that it needs, and not a Jinja file."""
+    return args.chat_template_path is not None and not os.path.isfile(args.chat_template_path)
+
+
+def _name_of(model) -> str:
+    return model if isinstance(model, str) else get_config_model_id(model.config)
+
+
+def _hub_arguments(args) -> dict:
+    """What the config of the model's name is loaded with."""
+    given = args.model_init_kwargs or {}
+    return {"trust_remote_code": args.trust_remote_code, **{key: given[key] for key in HUB if key in given}}
+
+
+def tell_unused(**options) -> None:
+    """Warn of what loads a model by name, beside a model that is loaded already."""
+    for name, value in options.items():
+        if value is not None:
+            logger.warning("`%s` has no effect: the model is loaded already.", name)
+
+
+def tell_accelerate(trainer) -> None:
+    """What accelerate must know of the head before it prepares the model."""
+    if trainer.is_fsdp_enabled:
+        ask_for_head_group(trainer.model, trainer.accelerator.state.fsdp_plugin)
+    if trainer.is_deepspeed_enabled:
+        _gather_on_save(trainer.accelerator.state.deepspeed_plugin)
+    # under ZeRO-3 TRL asks for the reentrant form by the old name, which transformers 5.23 does not read any more
+    trainer.args.activation_checkpointing_kwargs = trainer.args.gradient_checkpointing_kwargs
+
+
+def _gather_on_save(deepspeed_plugin) -> None:
+    """Without it ZeRO-3 writes no `model.safetensors`, and the head is in DeepSpeed's own files alone."""
+    options = deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    if options.get("stage") == 3 and not options.get("stage3_gather_16bit_weights_on_model_save"):
+        logger.warning(
+            "`stage3_gather_16bit_weights_on_model_save` is set to true: without it no model would be saved."
+        )
+        options["stage3_gather_16bit_weights_on_model_save"] = True
