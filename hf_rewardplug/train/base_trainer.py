@@ -22,7 +22,7 @@ from .callbacks import TokenClock, TokenProgress, watches
 from .checkpoints import CheckpointTrainer
 from .data_trainer import DataTrainer
 from .dataset_checks import check_batches, empty_stream
-from .metrics import as_array, unique_items
+from .metrics import as_array, mean_loss, unique_items
 from .model_card import fit_names, with_usage
 from .model_init import ModelInitTrainer
 from .objectives.base import WEIGHTS, Tensors
@@ -201,15 +201,17 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         items = unique_items(gather_object(here) if self.accelerator.num_processes > 1 else here)
         subset_of = items.pop(SUBSET, np.array([]))
         figures = {
-            **self.training_objective.figures(items),
+            **self._figures_of(items),
             "num_tokens": self.counters.sum_over_ranks([self.counters.tokens.tokens])[0],
         }
         for subset in sorted({*subset_of.tolist()} - {""}):
-            of_subset = self.training_objective.figures(
-                {key: value[subset_of == subset] for key, value in items.items()}
-            )
+            of_subset = self._figures_of({key: value[subset_of == subset] for key, value in items.items()})
             figures.update({f"subset_{subset}_{key}": value for key, value in of_subset.items()})
         return figures
+
+    def _figures_of(self, items: dict) -> dict[str, float]:
+        loss = mean_loss(items["loss"], items["weight"])
+        return {"loss": loss, **self.training_objective.figures(items)}
 
     def _clip_grad_norm(self, model):
         """transformers' goes on with a gradient of NaN, which makes every weight one."""

@@ -20,6 +20,7 @@ from ..data.pipeline import RowPipeline
 from ..data.prepare import PreparationReport, prepare_dataset
 from ..data.raw import Opened, opened, plain_rows
 from ..data.row_forms import RowLooks
+from ..data.step_nodes import NODE_COLUMNS, NODE_PARENTS, is_chain
 from ..data.unrendered import Unrendered
 from .config import DataOptions
 from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, solutions_alone, without_empty_columns
@@ -80,7 +81,8 @@ class DataTrainer(LoaderTrainer):
             return self.setup.for_collator(dataset, dataset_name)
         date_notice = None if tokenized else freeze_run_date(processing_class, args)
         pipeline, dataset = self._pipeline(dataset, processing_class, args, dataset_name, names, tokenized=tokenized)
-        self._check_collator(_columns_of_first(pipeline, dataset), dataset_name)
+        if dataset_name == "train":  # before all rows are encoded
+            self.setup.check_collator(_columns_of_first(pipeline, dataset))
         if isinstance(dataset, datasets.IterableDataset) and dataset_name != "train":
             dataset = one_shard(dataset)
         with args.main_process_first(desc=f"encoding {dataset_name}"):
@@ -111,7 +113,7 @@ class DataTrainer(LoaderTrainer):
 
     def _check_collator(self, columns: Iterable[str], dataset_name: str) -> None:
         if dataset_name == "train":
-            self.setup.check_collator(columns)
+            self.setup.check_collator({*columns} - {*NODE_COLUMNS})
 
     def _pipeline(self, dataset, tokenizer, args: DataOptions, name: str, names: set[str], *, tokenized: bool):
         """What encodes each row, and the rows as it takes them."""
@@ -199,10 +201,15 @@ class DataTrainer(LoaderTrainer):
 
 
 def _columns_of_first(pipeline: RowPipeline, dataset) -> Iterator[str]:
-    """The columns that the first row fills, once it is encoded; of a row that is refused none yet."""
+    """The columns that the first row fills, once it is encoded; a refused row fills none, and a solution no nodes."""
     try:
         examples = pipeline.examples(next(iter(dataset)), 0)
     except RowError:
         return
     for example in examples:
-        yield from (name for name, value in example.items() if value is not None and value != [])
+        solution = is_chain(example.get(NODE_PARENTS, ()))
+        yield from (
+            name
+            for name, value in example.items()
+            if value is not None and value != [] and not (solution and name in NODE_COLUMNS)
+        )

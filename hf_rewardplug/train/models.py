@@ -19,6 +19,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path
 
 from ..data.canonical import PAIR_EXTRAS
+from ..data.step_nodes import NODE_PARENTS
 from ..model.description import Description
 from ..model.families import check_model
 from ..model.head import install_reward_head
@@ -31,6 +32,8 @@ from .config import PRMConfig, RewardConfig
 from .objectives import PairObjective, StepObjective, reward_objective
 
 logger = logging.getLogger(__name__)
+
+HAS_TREES = "has trees of steps, whose alternatives must not see each other."
 
 
 class RewardModels:
@@ -165,8 +168,8 @@ class StepModels:
     @staticmethod
     def beyond_collators(args: PRMConfig, objective, collator, columns: set[str]) -> str | None:
         """What somebody else's `collator` would lose: it knows chains of steps alone."""
-        if "node_lengths" in columns:
-            return "The train data set has trees of steps, whose alternatives must not see each other."
+        if NODE_PARENTS in columns:
+            return f"The train data set {HAS_TREES}"
         return args.good_token and "`good_token` and `bad_token` are read at score positions alone."
 
 

@@ -19,6 +19,7 @@ from trl.chat_template_utils import clone_chat_template
 from trl.trainer.utils import get_config_model_id
 
 from ..data.chat_templates import set_chat_template
+from ..data.step_nodes import NODE_COLUMNS, NODE_PARENTS
 from ..model.attention import unwrapped
 from ..model.families import check_model
 from ..model.head import HEAD_NAME
@@ -27,8 +28,8 @@ from ..model.places import HUB
 from ..model.positions import learned_positions
 from ..model.sharding import ask_for_head_group
 from .config import default_args
-from .dataset_checks import check_kind, plans_batches
-from .models import let_checkpoints_pass, make_ready, with_added_tokens
+from .dataset_checks import check_kind, plans_batches, solutions_alone
+from .models import HAS_TREES, let_checkpoints_pass, make_ready, with_added_tokens
 from .option_checks import check_offloading
 from .packing import pack
 
@@ -77,6 +78,22 @@ class Setup:
             return
         if lost := self.kind.beyond_collators(self.args, self.objective, theirs, {*columns}):
             raise ValueError(f"{lost} Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`.")
+
+    def for_collator(self, dataset, name: str):
+        """The encoded data set `name` as the collator takes it.
+
+        Somebody else's collator of steps knows nothing of nodes, and would make one sequence of a tree's branches.
+
+        Raises:
+            ValueError: a row has several branches, and the collator is somebody else's.
+        """
+        own, theirs = self.objective.collator, self.users_collator
+        names = dataset.column_names or next(iter(dataset))
+        if theirs is None or isinstance(theirs, own) or NODE_PARENTS not in names:
+            return dataset
+        remedy = f"Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`."
+        dataset = solutions_alone(dataset, f"The {name} data set {HAS_TREES} {remedy}")
+        return dataset.remove_columns([name for name in NODE_COLUMNS if name in names])
 
     def build(self, tokenizer: PreTrainedTokenizerBase | None, quantization_config, peft_config) -> None:
         """Load what has only a name, and make everything ready."""
