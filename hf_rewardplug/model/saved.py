@@ -104,6 +104,19 @@ class SavedModel:
         """{parameter: shape} of the head that is called `score`."""
         return {tensor.parameter: tensor.shape for tensor in self.head.values() if tensor.head == HEAD_NAME}
 
+    def check_is_model(self) -> None:
+        """
+        Raises:
+            ValueError: there is no such folder, or it holds an adapter.
+        """
+        check_place(self.name, self.hub)
+        if is_adapter(self.name, self.hub):
+            raise ValueError(
+                f"'{self.name}' is an adapter, not a model. To go on training it, give the trainer "
+                "`PeftModel.from_pretrained(base, adapter, is_trainable=True)`; to train what it makes of its base, "
+                "`merge_adapter` first."
+            )
+
     def arguments(self, model_kind: Kind, num_labels: int) -> dict[str, Any]:
         """The options for `model_kind.auto_class.from_pretrained`, so that the checkpoint's head arrives.
 
@@ -118,13 +131,7 @@ class SavedModel:
             _check_kernels()
         if not self._in_safetensors:
             return self.options
-        check_place(self.name, self.hub)
-        if is_adapter(self.name, self.hub):
-            raise ValueError(
-                f"'{self.name}' is an adapter, not a model. To go on training it, give the trainer "
-                "`PeftModel.from_pretrained(base, adapter, is_trainable=True)`; to train what it makes of its base, "
-                "`merge_adapter` first."
-            )
+        self.check_is_model()
         check_family(self.config, model_kind, f"'{self.name}'")
         options = {"use_safetensors": True, **self.options}
         if published(self.config):

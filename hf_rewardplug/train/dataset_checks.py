@@ -58,7 +58,7 @@ def solutions_alone(dataset, error: str):
     Raises:
         ValueError: `error`; one of the rows has several branches.
     """
-    if NODE_PARENTS not in (dataset.column_names or next(iter(dataset))):
+    if NODE_PARENTS not in (dataset.column_names or next(iter(dataset), ())):
         return dataset
     if isinstance(dataset, datasets.IterableDataset):
         return dataset.filter(partial(_is_solution, error=error))

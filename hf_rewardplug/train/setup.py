@@ -26,6 +26,7 @@ from ..model.head import HEAD_NAME
 from ..model.loading import choose_pad_token, embedding_rows, set_pad_token, vocabulary_size
 from ..model.places import HUB
 from ..model.positions import learned_positions
+from ..model.saved import SavedModel
 from ..model.sharding import ask_for_head_group
 from .config import default_args
 from .dataset_checks import check_kind, plans_batches, solutions_alone
@@ -88,8 +89,10 @@ class Setup:
             ValueError: a row has several branches, and the collator is somebody else's.
         """
         own, theirs = self.objective.collator, self.users_collator
-        names = dataset.column_names or next(iter(dataset))
-        if theirs is None or isinstance(theirs, own) or NODE_PARENTS not in names:
+        if theirs is None or isinstance(theirs, own):
+            return dataset
+        names = dataset.column_names or next(iter(dataset), ())
+        if NODE_PARENTS not in names:
             return dataset
         remedy = f"Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`."
         dataset = solutions_alone(dataset, f"The {name} data set {HAS_TREES} {remedy}")
@@ -199,8 +202,9 @@ def _deal_whole_batches(args) -> None:
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:
     """The tokenizer, or that of `model` (or its name), with the EOS and the chat template that `args` name."""
-    if isinstance(model, str):
-        vocabulary_size(model, **_hub_arguments(args))  # a missing model is told first
+    if isinstance(model, str):  # a missing model, or an adapter, is a clearer error than its missing tokenizer
+        SavedModel(model, _hub_arguments(args)).check_is_model()
+        vocabulary_size(model, **_hub_arguments(args))
     if tokenizer is None:
         where = {key: value for key, value in _hub_arguments(args).items() if key != "subfolder"}  # as TRL looks for it
         try:

@@ -82,6 +82,9 @@ def test_trl_s_constructor_gets_parts_that_are_ready(attributes, model_path, tmp
     assert list(trainer.model.config.id2label.values()) == (attributes or ["LABEL_0"])
 
 
+ALTERNATIVES = [{"text": text, "label": 1, "parent": -1} for text in ("b", "c")]
+
+
 @pytest.mark.parametrize(
     ("kind", "rows", "options", "match"),
     [
@@ -89,7 +92,7 @@ def test_trl_s_constructor_gets_parts_that_are_ready(attributes, model_path, tmp
         ("orm", text_pairs(4), {"loss_type": "rao_kupper"}, "the columns tie needs more"),
         ("orm", [{**row, "weight": 2.0} for row in text_pairs(4)], {}, "the columns weight needs more"),
         ("prm", solutions(4), {"good_token": "a", "bad_token": "b"}, "read at score positions alone"),
-        ("prm", [{"prompt": "a", "nodes": [{"text": "b", "label": 1, "parent": -1}]}] * 4, {}, "trees of steps"),
+        ("prm", [{"prompt": "a", "nodes": ALTERNATIVES}] * 4, {}, "trees of steps"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
