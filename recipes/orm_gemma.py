@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from hf_rewardplug import RewardConfig, RewardTrainer
+from hf_rewardplug.runs.recipe import in_one_line, train_recipe
 from hf_rewardplug.train.losses import LOSSES_OF_OPTION
-from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
 
 BASE = "google/gemma-2-2b"
 DEFAULTS = {
@@ -36,20 +36,17 @@ DEFAULTS = {
 }
 
 
-def main() -> None:
-    script, args, model_args = parse_recipe(
-        RewardConfig,
-        DEFAULTS,
-        demo="gemma",
-        deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
-    )
-    if args.chat_template is None and (script.demo or model_args.model_name_or_path == BASE):
+def adjust(arguments, args, model_args) -> None:
+    """The chat template and the centering that this base model needs, where nobody asks for others."""
+    if args.chat_template is None and (arguments.demo or model_args.model_name_or_path == BASE):
         args.chat_template = "gemma"  # the base model carries none
     if args.center_rewards_coefficient is None and args.loss_type in LOSSES_OF_OPTION["center_rewards_coefficient"]:
         args.center_rewards_coefficient = 0.01  # 0 turns it off
-    train, held_out = load_splits(script, args, model_args, demo="gemma")
-    settings = model_settings(model_args, args)
-    run(RewardTrainer(args=args, train_dataset=train, eval_dataset=held_out, **settings), script)
+
+
+def main() -> None:
+    deepspeed = Path(__file__).parent / "deepspeed" / "zero2.json"
+    train_recipe(RewardTrainer, RewardConfig, DEFAULTS, demo="gemma", deepspeed=deepspeed, adjust=adjust)
 
 
 if __name__ == "__main__":

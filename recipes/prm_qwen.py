@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from hf_rewardplug import PRMConfig, PRMTrainer
-from hf_rewardplug.train.script import in_one_line, load_splits, model_settings, parse_recipe, run
+from hf_rewardplug.runs.recipe import in_one_line, train_recipe
 
 DEFAULTS = {
     "model_name_or_path": "Qwen/Qwen2.5-3B",
@@ -35,15 +35,8 @@ DEFAULTS = {
 
 
 def main() -> None:
-    script, args, model_args = parse_recipe(
-        PRMConfig,
-        DEFAULTS,
-        demo="qwen",
-        deepspeed=Path(__file__).parent / "deepspeed" / "zero2.json",
-    )
-    train, held_out = load_splits(script, args, model_args, demo="qwen")
-    settings = model_settings(model_args, args)
-    run(PRMTrainer(args=args, train_dataset=train, eval_dataset=held_out, **settings), script)
+    deepspeed = Path(__file__).parent / "deepspeed" / "zero2.json"
+    train_recipe(PRMTrainer, PRMConfig, DEFAULTS, demo="qwen", deepspeed=deepspeed)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The arrows of the house: data -> model -> train -> integrations; score uses data and model, inspection data,
-model and train's objectives; nobody but train knows TRL, nobody but cli and `train.__main__` knows integrations."""
+"""The arrows of the house: data -> model -> train -> runs -> integrations; score uses data and model, inspection data,
+model and train's objectives; nobody but train and runs knows TRL, nobody but cli and `train.__main__` knows
+integrations."""
 
 import ast
 from pathlib import Path
@@ -11,16 +12,26 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hf_rewardplug"
 FORBIDDEN = {  # room -> what no module of it may import
     "data": {
         *("trl", "peft", "accelerate", "hf_rewardplug.model", "hf_rewardplug.train", "hf_rewardplug.score"),
-        *("hf_rewardplug.integrations", "hf_rewardplug.inspection"),
+        *("hf_rewardplug.integrations", "hf_rewardplug.inspection", "hf_rewardplug.runs"),
     },
     "data/adapters": {"torch", "transformers", "datasets"},
     "model": {
         *("trl", "datasets", "hf_rewardplug.data", "hf_rewardplug.train", "hf_rewardplug.score"),
-        "hf_rewardplug.integrations",
+        *("hf_rewardplug.integrations", "hf_rewardplug.runs"),
     },
-    "train": {"hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
-    "score": {"trl", "hf_rewardplug.train", "hf_rewardplug.integrations", "hf_rewardplug.inspection"},
-    "inspection": {"trl", "hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.cli"},
+    "train": {
+        *("hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.inspection"),
+        "hf_rewardplug.runs",
+    },
+    "runs": {"hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.inspection", "hf_rewardplug.cli"},
+    "score": {
+        *("trl", "hf_rewardplug.train", "hf_rewardplug.integrations", "hf_rewardplug.inspection"),
+        "hf_rewardplug.runs",
+    },
+    "inspection": {
+        *("trl", "hf_rewardplug.score", "hf_rewardplug.integrations", "hf_rewardplug.cli"),
+        "hf_rewardplug.runs",
+    },
     "integrations": {"trl", "hf_rewardplug.score", "hf_rewardplug.cli"},
 }
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 from hf_rewardplug.data.files import load_split
-from hf_rewardplug.train.script import parse_recipe
+from hf_rewardplug.runs.arguments import parse_recipe
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_steps": 1, "disable_tqdm": True}
 PAIRS = Dataset.from_list([{"prompt": "the cat ", "chosen": "sat", "rejected": "ran"}] * 2)

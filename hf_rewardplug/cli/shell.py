@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ..texts import USER_ERRORS, error_text
+from ..exits import error_line
 
 app = typer.Typer(
     name="rewardplug",
@@ -22,10 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-
-_OUT_OF_MEMORY = (
-    "the device is out of memory. Lower max_tokens_per_batch or the batch, or take a dtype with fewer bits."
 )
 
 _debug = {"on": False}  # set by `main`
@@ -46,10 +42,10 @@ def command(summary: str) -> Callable:
             except typer.Exit:  # a RuntimeError, too
                 raise
             except Exception as error:
-                full = isinstance(error, MemoryError | RuntimeError) and _out_of_memory(error)
-                if isinstance(error, BrokenPipeError) or _debug["on"] or not (full or isinstance(error, USER_ERRORS)):
+                line = error_line(error)
+                if line is None or isinstance(error, BrokenPipeError) or _debug["on"]:
                     raise
-                typer.echo(f"error: {_OUT_OF_MEMORY}" if full else error_text(error), err=True)
+                typer.echo(line, err=True)
                 raise typer.Exit(1) from None
 
         run.__signature__ = inspect.Signature(parameters)  # typer reads the options from these two
@@ -71,12 +67,6 @@ def _expanded(function: Callable) -> tuple[dict[str, Callable], list[inspect.Par
         else:
             parameters.append(parameter)
     return groups, [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-
-
-def _out_of_memory(error: Exception) -> bool:
-    from ..score.forward import out_of_memory
-
-    return out_of_memory(error)
 
 
 def _version(asked: bool) -> None:

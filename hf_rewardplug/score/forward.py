@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -24,6 +23,7 @@ from ..data.canonical import UNLABELLED
 from ..data.collator import StepCollator
 from ..data.encoding import Encoder
 from ..data.unrendered import UnrenderedNotice
+from ..exits import out_of_memory
 from ..model.description import Description
 from ..model.head import behind_virtual_tokens, step_probabilities
 from ..model.inference import evaluating, pools, scorable_kind
@@ -35,11 +35,6 @@ WINDOW = 4096
 
 
 logger = logging.getLogger(__name__)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether it is memory that ran out, a device's or the machine's."""
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 def build_encoder(

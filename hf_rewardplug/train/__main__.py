@@ -1,13 +1,13 @@
 """`accelerate launch -m hf_rewardplug.train config.yaml`: what `rewardplug train` does, under any launcher.
 
 In: the path of an axolotl config. Out: a trained model; a message and exit status 1 where the config cannot be used.
-The one module of this room that knows `integrations`.
+It is the one module of this room that knows `integrations` and `runs`.
 """
 
 import sys
 
 from ..integrations.axolotl.training import train_file
-from .script import in_one_line
+from ..runs.recipe import in_one_line
 
 
 def main(arguments: list[str]) -> int | str:

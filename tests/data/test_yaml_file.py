@@ -9,7 +9,7 @@ from hf_rewardplug import RewardConfig
 from hf_rewardplug.cli.options import run_options
 from hf_rewardplug.data.yaml_file import read_yaml
 from hf_rewardplug.integrations.axolotl.training import train_file
-from hf_rewardplug.train.script import parse_recipe
+from hf_rewardplug.runs.arguments import parse_recipe
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -12,8 +12,8 @@ from small import quick
 from undo import mean_of_the_batch
 
 import hf_rewardplug
+from hf_rewardplug.runs.launchers import deepspeed_on_cpu
 from hf_rewardplug.train.base_trainer import ScoreTrainer
-from hf_rewardplug.train.script import deepspeed_on_cpu
 
 BATCH_WEIGHTS = (ScoreTrainer, "evaluation_loop", transformers.Trainer.evaluation_loop)
 MEAN_OF_MEANS = (ScoreTrainer, "compute_loss", mean_of_the_batch), (ScoreTrainer, "loss_is_scaled_for_ga", True)

@@ -20,7 +20,7 @@ from split_run import pairs, solutions
 from transformers import TrainerCallback
 
 import hf_rewardplug as rp
-from hf_rewardplug.train.script import deepspeed_on_cpu
+from hf_rewardplug.runs.launchers import deepspeed_on_cpu
 
 TRAINERS = {"orm": (rp.RewardTrainer, rp.RewardConfig, pairs), "prm": (rp.PRMTrainer, rp.PRMConfig, solutions)}
 

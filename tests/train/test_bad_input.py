@@ -28,7 +28,8 @@ from hf_rewardplug import Encoder, PRMConfig, PRMTrainer, RewardConfig, RewardTr
 from hf_rewardplug.data.adapters import registry
 from hf_rewardplug.data.files import load_split
 from hf_rewardplug.data.held_out import hold_out
-from hf_rewardplug.train.script import load_splits, parse_recipe
+from hf_rewardplug.runs.arguments import parse_recipe
+from hf_rewardplug.runs.splits import load_splits
 
 NAN, INF = float("nan"), float("inf")
 

@@ -15,7 +15,8 @@ from hf_rewardplug import RewardConfig
 from hf_rewardplug.data.adapters import get_adapter
 from hf_rewardplug.data.files import load_split
 from hf_rewardplug.demo import save_demo_model
-from hf_rewardplug.train.script import load_splits, parse_recipe
+from hf_rewardplug.runs.arguments import parse_recipe
+from hf_rewardplug.runs.splits import load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

@@ -12,8 +12,8 @@ from rows import quick, text_pairs
 from transformers import AutoTokenizer, set_seed
 
 from hf_rewardplug import RewardConfig, RewardScorer, RewardTrainer
+from hf_rewardplug.runs.training import run
 from hf_rewardplug.score.report import write_report
-from hf_rewardplug.train.script import run
 
 ROWS = [("Is it so?", ["Yes.", "No."])]
 LORA = LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights="gaussian")

@@ -12,7 +12,7 @@ from rows import conversations, quick, solutions, text_pairs
 from transformers import AutoTokenizer
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
-from hf_rewardplug.train.mixture import read_entries
+from hf_rewardplug.runs.mixture import read_entries
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
 

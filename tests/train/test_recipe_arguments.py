@@ -12,8 +12,10 @@ from rows import text_pairs
 
 from hf_rewardplug import RewardConfig, RewardTrainer
 from hf_rewardplug.demo import DEMO_ARGUMENTS
-from hf_rewardplug.train import script
-from hf_rewardplug.train.script import fill_batches, parse_recipe, run
+from hf_rewardplug.runs import arguments as recipe_arguments
+from hf_rewardplug.runs.arguments import parse_recipe
+from hf_rewardplug.runs.recipe import model_settings
+from hf_rewardplug.runs.training import fill_batches, run
 
 DEFAULTS = {
     "learning_rate": 1e-5,
@@ -55,7 +57,7 @@ def test_the_demo_has_its_arguments(parsed):
 
 
 def test_fp16_alone_turns_the_default_bf16_off(parsed, monkeypatch):
-    monkeypatch.setattr(script, "is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr(recipe_arguments, "is_torch_bf16_gpu_available", lambda: True)
     args = parsed(fp16=True)[1]
     assert args.fp16 and not args.bf16
     args = parsed(fp16=False)[1]
@@ -67,8 +69,8 @@ def test_fp16_alone_turns_the_default_bf16_off(parsed, monkeypatch):
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(script, "is_torch_bf16_gpu_available", lambda: False)
-    monkeypatch.setattr(script, "is_liger_kernel_available", lambda: False)
+    monkeypatch.setattr(recipe_arguments, "is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr(recipe_arguments, "is_liger_kernel_available", lambda: False)
 
 
 FULL = {"max_tokens_per_batch": 16384, "gradient_accumulation_steps": 1}
@@ -120,9 +122,9 @@ def test_a_default_that_cannot_hold_crashes_no_recipe(why, options, steps, asset
     arguments, args, model_args = parse_recipe(RewardConfig, DEFAULTS, demo="gemma", deepspeed=tmp_path / "zero2.json")
     rows = Dataset.from_list(text_pairs(40))
     rows = rows.to_iterable_dataset() if why == "stream" else rows
-    trainer = RewardTrainer(args=args, train_dataset=rows, **script.model_settings(model_args, args))
+    trainer = RewardTrainer(args=args, train_dataset=rows, **model_settings(model_args, args))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what was asked of it stands in `arguments`
-    run(trainer, arguments)
+    run(trainer, arguments.if_packed)
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["global_step"] == steps
     assert args.max_tokens_per_batch == (16384 if why == "packed" else None)

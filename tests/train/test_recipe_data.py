@@ -15,7 +15,8 @@ from rows import text_pairs
 from hf_rewardplug import RewardConfig
 from hf_rewardplug.data.adapters import registry
 from hf_rewardplug.data.origin import Origin
-from hf_rewardplug.train.script import load_splits, parse_recipe
+from hf_rewardplug.runs.arguments import parse_recipe
+from hf_rewardplug.runs.splits import load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 NEVER = {"eval_strategy": "no", "eval_on_start": False, "bf16": False, "use_cpu": True, "disable_tqdm": True}

@@ -51,7 +51,7 @@ OF_STEPS = {"steps", "pqm", "language model", "outcomes", "outcomes, labelled", 
 
 @pytest.fixture(scope="module")
 def finished(assets, tmp_path_factory):
-    """`finished(case)`: a run of two steps to its end, as `script.run` goes; each once."""
+    """`finished(case)`: a run of two steps to its end, as `runs.training.run` goes; each once."""
     return functools.cache(lambda case: run_of(case, str(assets / "stories260K"), tmp_path_factory.mktemp("run")))
 
 

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from hf_rewardplug import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
+from hf_rewardplug.runs.arguments import RecipeArguments
 from hf_rewardplug.train.losses import LOSSES, LOSSES_OF_OPTION, OPTIONS
 from hf_rewardplug.train.models import disable_dropout
-from hf_rewardplug.train.script import RecipeArguments
 
 VALUES = {
     "label_smoothing": 0.1,

@@ -16,8 +16,9 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ... import PRMConfig, PRMTrainer, RewardConfig, RewardTrainer
 from ...data.chat_templates import set_chat_template
 from ...data.yaml_file import read_yaml
+from ...runs.launchers import deepspeed_on_cpu, on_cpu_under_launcher
+from ...runs.training import run
 from ...train.checkpoint_files import AUTO
-from ...train.script import deepspeed_on_cpu, on_cpu_under_launcher, run
 from .config import Settings, translate
 from .data import train_and_held_out
 
