@@ -100,19 +100,19 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
         read_yaml(sys.argv[sys.argv.index("--config") + 1], such_as="max_length: 512")
     look = _Given(classes, add_help=False)
     look.set_defaults_with_config(**dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps")))
-    given = look.parse_args_and_config(fail_with_unknown_args=False)  # None: neither asked for
+    options = look.parse_args_and_config(fail_with_unknown_args=False)  # None: neither asked for
     on_gpu = torch.cuda.is_available()
     fast = {"use_liger_kernel": on_gpu and is_liger_kernel_available(), "dataloader_num_workers": 2 * on_gpu}
-    defaults = {"bf16": is_torch_bf16_gpu_available() and not given.fp16, **fast, **defaults}
-    if given.use_peft:
+    defaults = {"bf16": is_torch_bf16_gpu_available() and not options.fp16, **fast, **defaults}
+    if options.use_peft:
         defaults["learning_rate"] = 1e-4  # adapters take ten times a full model's
-    if given.demo:
-        if given.model_name_or_path is not None:
+    if options.demo:
+        if options.model_name_or_path is not None:
             raise ValueError("`demo` makes a tiny model. Leave `model_name_or_path` out, or `demo`.")
         defaults |= DEMO_ARGUMENTS[demo]
     if under_deepspeed_launcher():
         defaults["deepspeed"] = str(deepspeed)
-    asked = given.deepspeed or "deepspeed" in defaults or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    asked = options.deepspeed or "deepspeed" in defaults or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if asked and on_cpu_under_launcher():  # before the config is built, which sets up the process group
         defaults["accelerator_config"] = deepspeed_on_cpu()
     dataset_name = defaults.pop("dataset_name", None)  # not the parser's: `datasets` may be given instead
@@ -121,9 +121,9 @@ def parse_recipe(config_class: type, defaults: dict[str, Any], *, demo: str, dee
     arguments, args, model_args = parser.parse_args_and_config()
     if arguments.dataset_name is None and arguments.datasets is None:
         arguments.dataset_name = dataset_name
-    rows_or_tokens = given.per_device_train_batch_size or given.max_tokens_per_batch or given.demo
+    rows_or_tokens = options.per_device_train_batch_size or options.max_tokens_per_batch or options.demo
     if on_gpu and not rows_or_tokens:
-        accumulation = given.gradient_accumulation_steps or 1
+        accumulation = options.gradient_accumulation_steps or 1
         arguments.if_packed = {"max_tokens_per_batch": TOKENS_PER_BATCH, "gradient_accumulation_steps": accumulation}
     return arguments, args, model_args
 

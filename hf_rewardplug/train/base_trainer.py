@@ -29,7 +29,7 @@ from .objectives.base import WEIGHTS, Tensors
 from .output_dir import OutputTrainer
 from .packing import check_parallelism, unused_options
 from .ranks import Counters
-from .setup import tell_accelerate
+from .setup import prepare_for_accelerate
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         self._evaluated: list[Tensors] = []
         self.evaluated: dict[str, dict[str, float]] = {}  # an eval set's prefix -> its last figures
         check_batches(self.train_dataset, self.eval_dataset, self.args)
-        tell_accelerate(self)
-        self.remember_rows()
+        prepare_for_accelerate(self)
+        self.store_row_description()
         if self.args.use_liger_kernel and (reason := register_liger(self.model, self.args.device)):
             self.args.use_liger_kernel = False
             if self.args.process_index == 0:
@@ -163,7 +163,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         if self.model.training and "loss" in logs:  # the call that every rank makes
             self.stop_if_not_finite()
             figures = self.training_figures(self.counters.running.read(self.counters.gather_row))
-            self.remember(figures, "train")
+            self.store_calibration(figures, "train")
             logs.update({**figures, **self.counters.tokens.read(self.counters.sum_over_ranks)} if figures else {})
         super().log(logs, start_time)
 
@@ -188,7 +188,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         if self._evaluated:
             figures = self._own_figures()
             self.evaluated[metric_key_prefix] = figures
-            self.remember(figures, metric_key_prefix)
+            self.store_calibration(figures, metric_key_prefix)
             own = {f"{metric_key_prefix}_{key}": value for key, value in figures.items()}
             loss_key = f"{metric_key_prefix}_loss"
             output.metrics.update({key: own[key] for key in own if key == loss_key or key not in output.metrics})
@@ -221,7 +221,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
             self.counters.not_finite.add(self.state.global_step + 1, norm)
         return norm
 
-    def remember(self, figures: dict[str, float], prefix: str) -> None:
+    def store_calibration(self, figures: dict[str, float], prefix: str) -> None:
         """What a checkpoint should keep of an evaluation's figures, or (prefix "train") of the training logs'."""
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:

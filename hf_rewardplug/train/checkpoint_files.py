@@ -140,7 +140,7 @@ def _missing_state(folder: Path) -> list[str]:
     files = {"rng_state": "rng_state.pth"}  # or `rng_state_<rank>.pth`
     if not any(folder.glob("global_step*")):  # DeepSpeed's own folder, with the optimizer and mostly the schedule
         files = {"optimizer": "optimizer.pt", "scheduler": "scheduler.pt", **files}  # FSDP: optimizer.bin, optimizer_0/
-    return [name for kind, name in files.items() if not any(folder.glob(f"*{kind}*"))]
+    return [name for part, name in files.items() if not any(folder.glob(f"*{part}*"))]
 
 
 def _is_json(path: Path) -> bool:

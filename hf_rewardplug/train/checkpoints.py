@@ -112,7 +112,7 @@ class CheckpointTrainer:
 
     def _stop(self, step: int, ids: list[int]) -> None:
         folders = checkpoints_of(self.args.output_dir)
-        last = next((one for one in folders if step_of(one) < step and why_not_whole(one) is None), None)
+        last = next((folder for folder in folders if step_of(folder) < step and why_not_whole(folder) is None), None)
         shown = f"{', '.join(map(str, ids[:20]))}{', ...' if ids[20:] else ''}" if ids else "(not known)"
         raise ValueError(
             f"Step {step}: the loss or its gradient is NaN or infinite. Its batch has the rows {shown} of the train "

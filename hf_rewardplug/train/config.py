@@ -102,16 +102,16 @@ class DataOptions:
     )
 
     def __post_init__(self):
-        given, greater = self.accelerator_config, self.greater_is_better
-        if isinstance(given, str) and given.lstrip().startswith("{"):
-            given = json.loads(given)
+        accelerator, greater = self.accelerator_config, self.greater_is_better
+        if isinstance(accelerator, str) and accelerator.lstrip().startswith("{"):
+            accelerator = json.loads(accelerator)
         for name in ("checkpointing", "checkpointing_kwargs"):  # transformers 5.23 warns of TRL's names
             if getattr(self, f"activation_{name}", 0) is None:
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         super().__post_init__()
         if greater is None and self.metric_for_best_model is not None:  # transformers knows it of a loss alone
             self.greater_is_better = not lower_is_better(self.metric_for_best_model)
-        if given is None or (isinstance(given, dict) and "non_blocking" not in given):
+        if accelerator is None or (isinstance(accelerator, dict) and "non_blocking" not in accelerator):
             apple = self.device.type == "mps"  # copies to it from pageable memory read what is gone (pytorch#139550)
             self.accelerator_config.non_blocking = self.dataloader_pin_memory and not apple
         check_choices(self)

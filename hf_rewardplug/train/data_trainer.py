@@ -23,10 +23,10 @@ from ..data.row_forms import RowLooks
 from ..data.step_nodes import NODE_COLUMNS, NODE_PARENTS, is_chain
 from ..data.unrendered import Unrendered
 from .config import DataOptions
-from .dataset_checks import check_kind, check_lengths, check_prepared, one_shard, solutions_alone, without_empty_columns
+from .dataset_checks import check_is_dataset, one_shard, prepared_earlier, without_empty_columns
 from .loaders import LoaderTrainer
 from .objectives import Objective
-from .rendering import description, freeze_run_date, tell_looks
+from .rendering import description, freeze_run_date, warn_of_row_forms
 from .setup import Setup
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class DataTrainer(LoaderTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
         """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
-        check_kind(dataset, dataset_name)
+        check_is_dataset(dataset, dataset_name)
         with args.main_process_first(desc=f"reading {dataset_name}"):  # where the data set has a transform
             dataset = plain_rows(dataset)
         first = next(iter(dataset), None)
@@ -72,12 +72,9 @@ class DataTrainer(LoaderTrainer):
         names = set(dataset.column_names or first)
         tokenized = set(objective.tokenized_columns) <= names
         if tokenized and EXAMPLE_ID in names:
-            check_prepared(names, objective.columns, f"{dataset_name} data set", args.loss_type)
-            check_lengths(dataset, objective, self.setup.learned_positions, f"{dataset_name} data set")
+            positions = self.setup.learned_positions
+            dataset = prepared_earlier(dataset, objective, name=dataset_name, positions=positions)
             self._check_collator(names, dataset_name)
-            if not objective.takes_trees:
-                what = f"{dataset_name} data set: it was prepared for another loss than loss_type='{args.loss_type}'"
-                dataset = solutions_alone(dataset, f"{what} (the columns node_lengths). Give the raw rows.")
             return self.setup.for_collator(dataset, dataset_name)
         date_notice = None if tokenized else freeze_run_date(processing_class, args)
         pipeline, dataset = self._pipeline(dataset, processing_class, args, dataset_name, names, tokenized=tokenized)
@@ -99,7 +96,7 @@ class DataTrainer(LoaderTrainer):
         if args.process_index == 0:
             if report:
                 logger.warning("%s", report)
-            tell_looks(dataset_name, self._row_looks, date_notice=date_notice)
+            warn_of_row_forms(dataset_name, self._row_looks, date_notice=date_notice)
         return self.setup.for_collator(dataset, dataset_name)
 
     @staticmethod
@@ -163,7 +160,7 @@ class DataTrainer(LoaderTrainer):
         except ValueError as error:
             raise ValueError(f"{name} data set: {error}") from error
 
-    def remember_rows(self) -> None:
+    def store_row_description(self) -> None:
         """What the rows looked like into the saved config: of a stream, as far as it has been read."""
         if (saved := getattr(self.model.config, "rewardplug", None)) is not None:
             saved.update(self.row_description())
@@ -174,7 +171,7 @@ class DataTrainer(LoaderTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """transformers', with what is known of the rows by now."""
-        self.remember_rows()
+        self.store_row_description()
         super().save_model(output_dir, _internal_call)
 
     def _set_signature_columns_if_needed(self):
@@ -184,7 +181,7 @@ class DataTrainer(LoaderTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
-        self.remember_rows()  # for a callback that scores
+        self.store_row_description()  # for a callback that scores
         dataset = eval_dataset if isinstance(eval_dataset, str) else self._prepared(eval_dataset)  # or a set's name
         return super().evaluate(dataset, ignore_keys, metric_key_prefix)
 
@@ -196,7 +193,7 @@ class DataTrainer(LoaderTrainer):
         if dataset is None:
             return None
         if isinstance(dataset, dict):
-            return {key: self._prepared(one, f"{name} ({key})") for key, one in dataset.items()}
+            return {key: self._prepared(rows, f"{name} ({key})") for key, rows in dataset.items()}
         return self._prepare_dataset(dataset, self.setup.tokenizer, self.setup.args, name)
 
 

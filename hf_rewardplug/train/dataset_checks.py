@@ -16,7 +16,7 @@ from ..data.step_nodes import NODE_PARENTS, is_chain
 logger = logging.getLogger(__name__)
 
 
-def check_kind(dataset, name: str) -> None:
+def check_is_dataset(dataset, name: str) -> None:
     """A `TypeError` with what to do, unless it is a `Dataset` or an `IterableDataset`."""
     if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         return
@@ -43,13 +43,21 @@ def without_empty_columns(dataset, name: str):
     return dataset
 
 
-def check_prepared(names: set[str], columns: dict, what: str, loss_type: str) -> None:
-    """A data set that was prepared for one loss may lack what another needs."""
-    if missing := {"tie", "steps_labelled"} & {*columns} - names:
-        raise ValueError(
-            f"{what}: it was prepared for another loss than loss_type='{loss_type}' (the columns "
-            f"{', '.join(sorted(missing))}). Give the raw rows."
-        )
+def prepared_earlier(dataset, objective, *, name: str, positions: int | None):
+    """A data set that a trainer has encoded, where this trainer can take it as it is.
+
+    Args:
+        name: of the data set, for errors. positions: how many tokens the model has positions for; None: any number.
+
+    Raises:
+        ValueError: it was prepared for a loss that needs other columns, or for a model that takes longer rows.
+    """
+    error = f"{name} data set: it was prepared for another loss than loss_type='{objective.loss_type}' (the columns "
+    names = {*(dataset.column_names or next(iter(dataset)))}
+    if missing := {"tie", "steps_labelled"} & {*objective.columns} - names:
+        raise ValueError(f"{error}{', '.join(sorted(missing))}). Give the raw rows.")
+    _check_lengths(dataset, objective, positions, name)
+    return dataset if objective.takes_trees else solutions_alone(dataset, f"{error}node_lengths). Give the raw rows.")
 
 
 def solutions_alone(dataset, error: str):
@@ -79,7 +87,7 @@ def encoded_columns(dataset: datasets.Dataset, objective) -> datasets.Dataset:
     return dataset.select_columns([name for name in objective.columns if name in dataset.column_names])
 
 
-def check_lengths(dataset, objective, positions: int | None, what: str) -> None:
+def _check_lengths(dataset, objective, positions: int | None, name: str) -> None:
     """A data set that was prepared for another model may have rows longer than this one's `positions`.
 
     (Of a stream, which nothing sees beforehand, the model itself tells.)
@@ -89,8 +97,8 @@ def check_lengths(dataset, objective, positions: int | None, what: str) -> None:
     for row, encoded in enumerate(encoded_columns(dataset, objective)):
         if (tokens := longest_sequence(encoded)) > positions:
             raise ValueError(
-                f"{what}, row {row}: {tokens} tokens are more than the model's {positions} positions; it was prepared "
-                "for another model. Give the raw rows."
+                f"{name} data set, row {row}: {tokens} tokens are more than the model's {positions} positions; it was "
+                "prepared for another model. Give the raw rows."
             )
 
 

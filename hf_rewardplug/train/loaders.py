@@ -83,7 +83,9 @@ class LoaderTrainer:
 
     def get_total_train_batch_size(self, args) -> int:
         """transformers' is `per_device_train_batch_size` times the batches of a step; a plan has other rows in each."""
-        plan = next((one.plan for one in self.callback_handler.callbacks if isinstance(one, PlanEpoch)), None)
+        plan = next(
+            (callback.plan for callback in self.callback_handler.callbacks if isinstance(callback, PlanEpoch)), None
+        )
         if plan is None:
             return super().get_total_train_batch_size(args)
         batches = args.gradient_accumulation_steps * self.accelerator.num_processes // self.get_tp_size()

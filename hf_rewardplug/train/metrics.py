@@ -31,7 +31,7 @@ class Running:
     def clear(self) -> None:
         """Forget what was added."""
         self._values: dict[str, torch.Tensor] = {}
-        self._kinds: dict[str, str] = {}
+        self._statistics: dict[str, str] = {}
 
     def add(
         self, *, sums: dict, count: int | torch.Tensor, minima: dict | None = None, maxima: dict | None = None
@@ -40,18 +40,18 @@ class Running:
         if not torch.is_tensor(count):
             count = torch.full((), float(count), device=next(iter(sums.values())).device)
         self._merge("count", {"count": count}, torch.add)
-        for kind, values, merge in (
+        for statistic, values, merge in (
             ("sum", sums, torch.add),
             ("min", minima, torch.minimum),
             ("max", maxima, torch.maximum),
         ):
-            self._merge(kind, values or {}, merge)
+            self._merge(statistic, values or {}, merge)
 
-    def _merge(self, kind: str, values: dict, merge) -> None:
+    def _merge(self, statistic: str, values: dict, merge) -> None:
         for key, value in values.items():
             value = precise(value.detach())
             self._values[key] = merge(self._values[key], value) if key in self._values else value
-            self._kinds[key] = kind
+            self._statistics[key] = statistic
 
     def read(self, gather) -> dict[str, float]:
         """The figures over all ranks, and start anew. `gather`: (K,) -> (ranks, K), called on every rank or none."""
@@ -59,13 +59,13 @@ class Running:
             return {}
         table = gather(torch.stack(list(self._values.values()))).double().cpu()
         figures, count = {}, 1.0
-        for (key, kind), column in zip(self._kinds.items(), table.unbind(1), strict=True):
-            if kind == "count":
+        for (key, statistic), column in zip(self._statistics.items(), table.unbind(1), strict=True):
+            if statistic == "count":
                 count = column.sum().item()
-            elif kind == "sum":
+            elif statistic == "sum":
                 figures[key] = column.sum().item() / max(count, 1.0)
             else:
-                figures[key] = (column.min() if kind == "min" else column.max()).item()
+                figures[key] = (column.min() if statistic == "min" else column.max()).item()
         self.clear()
         return figures
 

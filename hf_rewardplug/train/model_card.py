@@ -95,7 +95,7 @@ def with_usage(card: str, trainer) -> str:
     """TRL's card with this package's sections in place of its quick start."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or _own_name(trainer.args.output_dir)
     description = Description.of(trainer.model.config)
-    kind = kind_of(type(unwrapped(trainer.model)).__name__, description)
+    model_kind = kind_of(type(unwrapped(trainer.model)).__name__, description)
     labels, weights = [description.bad_token, description.good_token], description.attribute_weights
     adapter = is_peft_model(trainer.model)
     plain = name + "-merged" * adapter
@@ -111,13 +111,13 @@ def with_usage(card: str, trainer) -> str:
     names |= {"dtype": "" if trainer.model.dtype == torch.float32 else ', dtype="float32"'}  # or the head is rounded
     names |= _turns(plain, description) if description.rows == "turns" else _text(plain, trainer.processing_class)
     alone = not (adapter and trainer.model.active_peft_config.is_prompt_learning)  # which cannot be merged
-    beyond = beyond_plain(trainer.model, kind)
+    beyond = beyond_plain(trainer.model, model_kind)
     sections = [
-        f"## Use it\n\n```python\n{_SCORE[kind.name].format(**{**names, 'name': name})}\n```",
+        f"## Use it\n\n```python\n{_SCORE[model_kind.name].format(**{**names, 'name': name})}\n```",
         "As a reward of TRL, the rows' prompts and the policy's completions:\n\n"
         "```python\ntrainer = GRPOTrainer(policy, reward_funcs=scorer, train_dataset=prompts)\n```",
         *_looks(description),
-        *(_without_us(kind.name, names, name if adapter else None) if alone and not beyond else ()),
+        *(_without_us(model_kind.name, names, name if adapter else None) if alone and not beyond else ()),
         *([f"Neither transformers alone nor servers load it: the head {beyond}."] if beyond else ()),
         *_figures(trainer),
         *_data(trainer),

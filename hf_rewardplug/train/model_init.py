@@ -13,7 +13,7 @@ from transformers import TrainingArguments, set_seed
 
 from .objectives import StepObjective
 from .option_checks import SEARCHED, check_reward_loss, check_step_loss
-from .setup import Setup, tell_accelerate
+from .setup import Setup, prepare_for_accelerate
 
 
 def first_model(model, model_init, args, *, peft_config, optimizers):
@@ -72,7 +72,7 @@ class ModelInitTrainer:
         before = dict(vars(self.args))
         super()._hp_search_setup(trial)
         if self.model_init is not None:
-            tell_accelerate(self)  # of the new model, and of the new accelerator
+            prepare_for_accelerate(self)  # of the new model, and of the new accelerator
         changed = {name for name, value in vars(self.args).items() if name in before and before[name] != value}
         own = {field.name for field in fields(self.args)} - {field.name for field in fields(TrainingArguments)}
         if fixed := sorted(changed & own - SEARCHED - {"max_tokens_per_batch"}):

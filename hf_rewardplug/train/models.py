@@ -45,7 +45,7 @@ class RewardModels:
     objective = staticmethod(reward_objective)
 
     @staticmethod
-    def kind(args: RewardConfig | None) -> Kind:
+    def model_kind(args: RewardConfig | None) -> Kind:
         """The kind of model that is trained."""
         return ORM
 
@@ -54,7 +54,7 @@ class RewardModels:
         """`model`, loaded if it is a name. The adapter's first weights come from the seed too, as in TRL."""
         set_seed(args.seed)
         if isinstance(model, str):
-            model = load_model(model, args, cls.kind(args), len(args.attributes or [None]), quantization_config)
+            model = load_model(model, args, cls.model_kind(args), len(args.attributes or [None]), quantization_config)
             if args.attributes is not None:  # an adapter does not depend on how many outputs were drawn
                 set_seed(args.seed)
         return model
@@ -66,7 +66,7 @@ class RewardModels:
         Raises:
             ValueError: it has another number of outputs, or was trained on other attributes or in another order.
         """
-        check_model(model, cls.kind(args))
+        check_model(model, cls.model_kind(args))
         count, names = model.config.num_labels, args.attributes
         if names is None and count != 1:
             raise ValueError(
@@ -98,13 +98,13 @@ class RewardModels:
         describe_checkpoint(model, ORM, **description)
 
     @staticmethod
-    def beyond_collators(args: RewardConfig, objective, collator, columns: set[str]) -> str | None:
+    def lost_by_collator(args: RewardConfig, objective, collator, columns: set[str]) -> str | None:
         """What somebody else's `collator` would lose: it knows pairs and margins alone, as TRL's does."""
         lost = {*PAIR_EXTRAS} & columns - {"margin"}
         if not lost and isinstance(objective, PairObjective):
             return None
-        what = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{args.loss_type}'"
-        return f"{what} needs more of a batch than `{type(collator).__name__}` may give."
+        lost_parts = f"the columns {', '.join(sorted(lost))}" if lost else f"loss_type='{args.loss_type}'"
+        return f"{lost_parts} needs more of a batch than `{type(collator).__name__}` may give."
 
 
 class StepModels:
@@ -116,7 +116,7 @@ class StepModels:
     objective = StepObjective.from_config
 
     @staticmethod
-    def kind(args: PRMConfig | None) -> Kind:
+    def model_kind(args: PRMConfig | None) -> Kind:
         """The kind of model that is trained: a causal LM where there are label tokens."""
         return PRM if getattr(args, "good_token", None) is None else LM
 
@@ -125,7 +125,7 @@ class StepModels:
         """`model`, loaded if it is a name."""
         if isinstance(model, str):
             set_seed(args.seed)  # the head is drawn when the model is loaded
-            model = load_model(model, args, cls.kind(args), args.num_labels, quantization_config)
+            model = load_model(model, args, cls.model_kind(args), args.num_labels, quantization_config)
         return model
 
     @classmethod
@@ -135,7 +135,7 @@ class StepModels:
         Raises:
             ValueError: it is of another kind, or has another number of labels.
         """
-        check_model(model, cls.kind(args))
+        check_model(model, cls.model_kind(args))
         if args.good_token is not None:
             return
         if args.num_labels == 1 and model.config.num_labels == 2:
@@ -159,41 +159,41 @@ class StepModels:
             install_label_tokens(model, ids)
         describe_checkpoint(
             model,
-            StepModels.kind(args),
+            StepModels.model_kind(args),
             step_separator=None if args.step_token else args.step_separator,
             step_token=args.step_token,
             **labels,
         )
 
     @staticmethod
-    def beyond_collators(args: PRMConfig, objective, collator, columns: set[str]) -> str | None:
+    def lost_by_collator(args: PRMConfig, objective, collator, columns: set[str]) -> str | None:
         """What somebody else's `collator` would lose: it knows chains of steps alone."""
         if NODE_PARENTS in columns:
             return f"The train data set {HAS_TREES}"
         return args.good_token and "`good_token` and `bad_token` are read at score positions alone."
 
 
-def load_model(name: str, args, kind: Kind, num_labels: int, quantization_config=None):
+def load_model(name: str, args, model_kind: Kind, num_labels: int, quantization_config=None):
     """The model `name`, a classifier with `num_labels` outputs, as `create_model_from_path` of TRL loads one."""
     kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         if "quantization_config" in kwargs:
             raise ValueError("`quantization_config` is set twice: as an argument and in `model_init_kwargs`.")
         kwargs["quantization_config"] = quantization_config
-    if kwargs.get("quantization_config") is not None and kind is not LM:  # whose head is whole
+    if kwargs.get("quantization_config") is not None and model_kind is not LM:  # whose head is whole
         kwargs["quantization_config"] = with_whole_head(kwargs["quantization_config"])
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         kwargs["device_map"] = None
     saved = SavedModel(name, kwargs)
-    kwargs = saved.arguments(kind, num_labels)
+    kwargs = saved.arguments(model_kind, num_labels)
     description = Description.of(saved.config)
-    if kind is PRM and description.good_token is not None:
+    if model_kind is PRM and description.good_token is not None:
         logger.warning(
             "'%s' says good_token=%r and bad_token=%r of steps; a new head is drawn. Set both to keep its own.",
             *(name, description.good_token, description.bad_token),
         )
-    with saved.reading(kind), suppress_seqcls_warning() if kind is ORM else nullcontext():
-        return create_model_from_path(name, kind.auto_class, num_labels=num_labels, **kwargs)
+    with saved.reading(model_kind), suppress_seqcls_warning() if model_kind is ORM else nullcontext():
+        return create_model_from_path(name, model_kind.auto_class, num_labels=num_labels, **kwargs)
 
 
 def make_ready(models, model, args, tokenizer, peft_config=None):
@@ -202,16 +202,16 @@ def make_ready(models, model, args, tokenizer, peft_config=None):
     if args.eos_token is not None:
         model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
     if peft_config is not None:
-        model = add_adapter(model, peft_config, model_kind=models.kind(args), args=args)
+        model = add_adapter(model, peft_config, model_kind=models.model_kind(args), args=args)
     elif is_peft_model(model):
-        let_head_train(model, models.kind(args))
+        let_head_train(model, models.model_kind(args))
     if args.disable_dropout:
         disable_dropout(model)
     models.install(model, args, tokenizer)
     return model
 
 
-def let_checkpoints_pass(model, args) -> None:
+def prepare_gradient_checkpointing(model, args) -> None:
     """What gradient checkpointing asks of an adapter; TRL's constructor of an ORM's does the same."""
     if not is_peft_model(model) or not args.gradient_checkpointing:
         return

@@ -31,10 +31,10 @@ def check_choices(config) -> None:
     check_choice("on_bad_row", config.on_bad_row, ON_BAD_ROW)
     if os.path.isfile(config.output_dir):
         raise ValueError(f"output_dir={config.output_dir!r} is a file; expected a folder, there or not.")
-    for (kind, expected), names in _TYPES.items():
+    for (expected_type, expected), names in _TYPES.items():
         for name in names:
             if hasattr(config, name):
-                check_type(name, getattr(config, name), kind, expected)
+                check_type(name, getattr(config, name), expected_type, expected)
     if ours := sorted({*(config.chat_template_kwargs or {})} & ENCODERS_ARGUMENTS):
         raise ValueError(f"chat_template_kwargs has {', '.join(ours)}, which the encoder sets. Leave it out.")
     template = config.chat_template_path
@@ -112,7 +112,7 @@ def _check_loss_type(config, known: tuple[str, ...]) -> None:
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    return len(values) == count and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
+    return len(values) == count and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def check_budget(args) -> None:

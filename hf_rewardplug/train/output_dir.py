@@ -131,11 +131,11 @@ def _states(folder: Path, patterns: Iterable[str]) -> dict[Path, tuple]:
     return {path: file_state(path) for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
 
 
-def _remove(before: dict[Path, tuple], what: str) -> None:
+def _remove(before: dict[Path, tuple], owner: str) -> None:
     """The files that nobody has written since."""
     left = [path for path, state in before.items() if path.is_file() and file_state(path) == state]
     for path in left:
         path.unlink()
     if left:
         names = ", ".join(sorted(path.name for path in left))
-        logger.warning("Removed from '%s' what %s has left there: %s.", left[0].parent, what, names)
+        logger.warning("Removed from '%s' what %s has left there: %s.", left[0].parent, owner, names)

@@ -15,7 +15,7 @@ from ..data.tokenizing import step_token_ids
 from .base_trainer import ScoreTrainer
 from .config import PRMConfig
 from .model_init import first_model
-from .models import StepModels, let_checkpoints_pass
+from .models import StepModels, prepare_gradient_checkpointing
 from .setup import Setup
 
 
@@ -79,7 +79,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         model = first_model(model, model_init, args, peft_config=peft_config, optimizers=optimizers)
         self.setup = Setup(StepModels, model, args, train_dataset, data_collator, own_loss=self.own_loss)
         self.setup.build(processing_class, quantization_config, peft_config)
-        let_checkpoints_pass(self.setup.model, self.setup.args)
+        prepare_gradient_checkpointing(self.setup.model, self.setup.args)
         super().__init__(
             model=self.setup.model,
             args=self.setup.args,

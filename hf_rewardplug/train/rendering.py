@@ -100,7 +100,7 @@ def description(looks: RowLooks, tokenizer: PreTrainedTokenizerBase, args: Any) 
     return {key: value for key, value in entries.items() if value is not None}
 
 
-def tell_looks(name: str, looks: dict[str, RowLooks], *, date_notice: str | None = None) -> None:
+def warn_of_row_forms(name: str, looks: dict[str, RowLooks], *, date_notice: str | None = None) -> None:
     """Warn of rows in two forms, and of eval rows in another form than those that are trained on.
 
     Args:

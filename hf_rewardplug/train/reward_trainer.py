@@ -91,7 +91,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
             figures["std_reward"] = max(variance, 0.0) ** 0.5
         return figures
 
-    def remember(self, figures: dict[str, float], prefix: str) -> None:
+    def store_calibration(self, figures: dict[str, float], prefix: str) -> None:
         """Mean and standard deviation of the rewards into the saved config, for whoever normalises them.
 
         Of the last evaluation (several sets weigh the same), or without one of the last logging interval.

@@ -29,8 +29,8 @@ from ..model.positions import learned_positions
 from ..model.saved import SavedModel
 from ..model.sharding import ask_for_head_group
 from .config import default_args
-from .dataset_checks import check_kind, plans_batches, solutions_alone
-from .models import HAS_TREES, let_checkpoints_pass, make_ready, with_added_tokens
+from .dataset_checks import check_is_dataset, plans_batches, solutions_alone
+from .models import HAS_TREES, make_ready, prepare_gradient_checkpointing, with_added_tokens
 from .option_checks import check_offloading
 from .packing import pack
 
@@ -41,7 +41,7 @@ class Setup:
     """The parts of a trainer.
 
     Args:
-        kind: `RewardModels` or `StepModels`.
+        models: `RewardModels` or `StepModels`.
         model: a name or a model, as the caller gave it. args, train_dataset, collator: the same.
         own_loss: the name of a trainer whose `compute_loss` is its own, so that its batches must be padded.
 
@@ -55,16 +55,16 @@ class Setup:
         TypeError, ValueError: something that was handed over cannot be trained with.
     """
 
-    def __init__(self, kind, model, args, train_dataset, collator, *, own_loss: str | None):
-        check_model(model, kind.kind(args))
+    def __init__(self, models, model, args, train_dataset, collator, *, own_loss: str | None):
+        check_model(model, models.model_kind(args))
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
-        check_kind(train_dataset, "train")
-        self.kind, self.model, self.own_loss = kind, model, own_loss
-        self.args = own_args(kind, args, _name_of(model))
+        check_is_dataset(train_dataset, "train")
+        self.models, self.model, self.own_loss = models, model, own_loss
+        self.args = copied_args(models, args, _name_of(model))
         check_offloading(self.args)
-        _deal_whole_batches(self.args)
-        self.objective = kind.objective(self.args)
+        _turn_off_dispatching(self.args)
+        self.objective = models.objective(self.args)
         self.collator = self.users_collator = collator
         self.check_collator({"tie"} & {*self.objective.columns})
 
@@ -77,7 +77,7 @@ class Setup:
         own, theirs = self.objective.collator, self.users_collator
         if theirs is None or isinstance(theirs, own):
             return
-        if lost := self.kind.beyond_collators(self.args, self.objective, theirs, {*columns}):
+        if lost := self.models.lost_by_collator(self.args, self.objective, theirs, {*columns}):
             raise ValueError(f"{lost} Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`.")
 
     def for_collator(self, dataset, name: str):
@@ -103,29 +103,29 @@ class Setup:
         args, hub, added = self.args, _hub_arguments(self.args), []
         if not isinstance(self.model, str):
             hub = {}
-            tell_unused(model_init_kwargs=args.model_init_kwargs, quantization_config=quantization_config)
+            warn_of_unused(model_init_kwargs=args.model_init_kwargs, quantization_config=quantization_config)
         self.tokenizer = load_tokenizer(tokenizer, args, self.model)
         if not _clones_template(args):
             self._fit_tokenizer(**hub)  # by the config of a name: the weights are read when this is right
-        self.model = self.kind.load(self.model, args, quantization_config)
-        self.kind.check(self.model, args)
+        self.model = self.models.load(self.model, args, quantization_config)
+        self.models.check(self.model, args)
         if _clones_template(args):
             cloned = clone_chat_template(self.model, self.tokenizer, args.chat_template_path)
             self.model, self.tokenizer, added = cloned
             self._fit_tokenizer()
         self._bound_length(peft_config)
-        if self.kind.trains_added_tokens:
+        if self.models.trains_added_tokens:
             peft_config = with_added_tokens(peft_config, added)
-        self.model = make_ready(self.kind, self.model, args, self.tokenizer, peft_config)
+        self.model = make_ready(self.models, self.model, args, self.tokenizer, peft_config)
         if self.collator is None:
             self.collator = self.objective.collator(self.tokenizer.pad_token_id, args.pad_to_multiple_of)
         pack(self.model, self)
 
     def ready(self, model):
         """Another model, of `model_init`, as ready as the first one."""
-        self.kind.check(model, self.args)
-        model = make_ready(self.kind, model, self.args, self.tokenizer)
-        let_checkpoints_pass(model, self.args)
+        self.models.check(model, self.args)
+        model = make_ready(self.models, model, self.args, self.tokenizer)
+        prepare_gradient_checkpointing(model, self.args)
         pack(model, self)
         return model
 
@@ -169,15 +169,15 @@ class Setup:
                     parameter.data = weight.to(parameter.device)
 
 
-def own_args(kind, args, name: str):
+def copied_args(models, args, name: str):
     """A copy of `args`, deep enough for what is written into it; without `args` the defaults.
 
     (What DeepSpeed's settings refer to stays the caller's: transformers knows it by a weak reference.)
     """
     if args is None:
-        return default_args(kind.config_class, f"{name.split('/')[-1]}-{kind.name}")
-    if not isinstance(args, kind.config_class):
-        ours = kind.config_class.__name__
+        return default_args(models.config_class, f"{name.split('/')[-1]}-{models.name}")
+    if not isinstance(args, models.config_class):
+        ours = models.config_class.__name__
         raise TypeError(
             f"`args` is a {type(args).__module__}.{type(args).__name__}; expected hf_rewardplug.{ours}, which takes "
             f"the same arguments: `from hf_rewardplug import {ours}`."
@@ -189,7 +189,7 @@ def own_args(kind, args, name: str):
     return own
 
 
-def _deal_whole_batches(args) -> None:
+def _turn_off_dispatching(args) -> None:
     """accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks."""
     if args.accelerator_config.dispatch_batches:
         logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
@@ -250,18 +250,18 @@ def _name_of(model) -> str:
 
 def _hub_arguments(args) -> dict:
     """What the config of the model's name is loaded with."""
-    given = args.model_init_kwargs or {}
-    return {"trust_remote_code": args.trust_remote_code, **{key: given[key] for key in HUB if key in given}}
+    options = args.model_init_kwargs or {}
+    return {"trust_remote_code": args.trust_remote_code, **{key: options[key] for key in HUB if key in options}}
 
 
-def tell_unused(**options) -> None:
+def warn_of_unused(**options) -> None:
     """Warn of what loads a model by name, beside a model that is loaded already."""
     for name, value in options.items():
         if value is not None:
             logger.warning("`%s` has no effect: the model is loaded already.", name)
 
 
-def tell_accelerate(trainer) -> None:
+def prepare_for_accelerate(trainer) -> None:
     """What accelerate must know of the head before it prepares the model."""
     if trainer.is_fsdp_enabled:
         ask_for_head_group(trainer.model, trainer.accelerator.state.fsdp_plugin)
