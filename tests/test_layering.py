@@ -86,4 +86,4 @@ def test_two_modules_know_axolotl_itself():
 
 def test_the_test_sees_relative_imports():
     names = imported(PACKAGE / "train" / "setup.py")
-    assert {"hf_rewardplug.data.chat_templates", "hf_rewardplug.model.head", "trl.chat_template_utils"} <= names
+    assert {"hf_rewardplug.data.step_nodes", "hf_rewardplug.model.head", "trl.chat_template_utils"} <= names

@@ -29,7 +29,7 @@ from .objectives.base import WEIGHTS, Tensors
 from .output_dir import OutputTrainer
 from .packing import check_parallelism, unused_options
 from .ranks import Counters
-from .setup import prepare_for_accelerate
+from .sharding import prepare_for_accelerate
 
 logger = logging.getLogger(__name__)
 

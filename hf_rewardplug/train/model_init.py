@@ -13,7 +13,8 @@ from transformers import TrainingArguments, set_seed
 
 from .objectives import StepObjective
 from .option_checks import SEARCHED, check_reward_loss, check_step_loss
-from .setup import Setup, prepare_for_accelerate
+from .setup import Setup
+from .sharding import prepare_for_accelerate
 
 
 def first_model(model, model_init, args, *, peft_config, optimizers):

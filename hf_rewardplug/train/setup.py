@@ -7,32 +7,26 @@ anything is checked first. TRL's constructor then takes parts that are ready.
 import copy
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl.chat_template_utils import clone_chat_template
-from trl.trainer.utils import get_config_model_id
 
-from ..data.chat_templates import set_chat_template
 from ..data.step_nodes import NODE_COLUMNS, NODE_PARENTS
 from ..model.attention import unwrapped
 from ..model.families import check_model
 from ..model.head import HEAD_NAME
-from ..model.loading import choose_pad_token, embedding_rows, set_pad_token, vocabulary_size
-from ..model.places import HUB
+from ..model.loading import embedding_rows
 from ..model.positions import learned_positions
-from ..model.saved import SavedModel
-from ..model.sharding import ask_for_head_group
 from .config import default_args
 from .dataset_checks import check_is_dataset, plans_batches, solutions_alone
 from .models import HAS_TREES, make_ready, prepare_gradient_checkpointing, with_added_tokens
 from .option_checks import check_offloading
 from .packing import pack
+from .tokenizer import choose_padding, clones_template, hub_arguments, load_tokenizer, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +55,7 @@ class Setup:
             raise ValueError("`train_dataset` is required")
         check_is_dataset(train_dataset, "train")
         self.models, self.model, self.own_loss = models, model, own_loss
-        self.args = copied_args(models, args, _name_of(model))
+        self.args = copied_args(models, args, name_of(model))
         check_offloading(self.args)
         _turn_off_dispatching(self.args)
         self.objective = models.objective(self.args)
@@ -100,19 +94,19 @@ class Setup:
 
     def build(self, tokenizer: PreTrainedTokenizerBase | None, quantization_config, peft_config) -> None:
         """Load what has only a name, and make everything ready."""
-        args, hub, added = self.args, _hub_arguments(self.args), []
+        args, hub, added = self.args, hub_arguments(self.args), []
         if not isinstance(self.model, str):
             hub = {}
             warn_of_unused(model_init_kwargs=args.model_init_kwargs, quantization_config=quantization_config)
         self.tokenizer = load_tokenizer(tokenizer, args, self.model)
-        if not _clones_template(args):
-            self._fit_tokenizer(**hub)  # by the config of a name: the weights are read when this is right
+        if not clones_template(args):
+            self._fit_tokenizer(hub)  # by the config of a name: the weights are read when this is right
         self.model = self.models.load(self.model, args, quantization_config)
         self.models.check(self.model, args)
-        if _clones_template(args):
+        if clones_template(args):
             cloned = clone_chat_template(self.model, self.tokenizer, args.chat_template_path)
             self.model, self.tokenizer, added = cloned
-            self._fit_tokenizer()
+            self._fit_tokenizer({})
         self._bound_length(peft_config)
         if self.models.trains_added_tokens:
             peft_config = with_added_tokens(peft_config, added)
@@ -129,18 +123,9 @@ class Setup:
         pack(model, self)
         return model
 
-    def _fit_tokenizer(self, **hub) -> None:
-        """A pad token that ends no sequence, which plain transformers would else score elsewhere."""
-        args, tokenizer = self.args, self.tokenizer
-        asked = getattr(args, "pad_token", None)
-        _check_token(tokenizer, "pad_token", asked)
-        if asked is not None:
-            tokenizer.pad_token = asked
-        rows = vocabulary_size(self.model, **hub)
-        set_pad_token(None, tokenizer, choose_pad_token(tokenizer, rows, **(args.chat_template_kwargs or {})))
-        if asked is not None:
-            args.pad_token = tokenizer.pad_token  # TRL sets it again
-        self.vocab_size = embedding_rows(self.model, tokenizer, **hub)
+    def _fit_tokenizer(self, hub: dict) -> None:
+        choose_padding(self.tokenizer, self.args, self.model, hub)
+        self.vocab_size = embedding_rows(self.model, self.tokenizer, **hub)
 
     def _bound_length(self, peft_config) -> None:
         """A longer row than the model has positions for would fail in the middle of training."""
@@ -200,82 +185,8 @@ def _turn_off_dispatching(args) -> None:
         )
 
 
-def load_tokenizer(tokenizer: PreTrainedTokenizerBase | None, args, model) -> PreTrainedTokenizerBase:
-    """The tokenizer, or that of `model` (or its name), with the EOS and the chat template that `args` name."""
-    if isinstance(model, str):  # a missing model, or an adapter, is a clearer error than its missing tokenizer
-        SavedModel(model, _hub_arguments(args)).check_is_model()
-        vocabulary_size(model, **_hub_arguments(args))
-    if tokenizer is None:
-        where = {key: value for key, value in _hub_arguments(args).items() if key != "subfolder"}  # as TRL looks for it
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(_name_of(model), **where)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"'{_name_of(model)}' has no tokenizer that can be loaded ({str(error).splitlines()[0]}). "
-                "Save one there, or give `processing_class`."
-            ) from error
-    if not hasattr(tokenizer, "get_vocab"):
-        raise TypeError(
-            f"`processing_class` is a {type(tokenizer).__name__}; expected a tokenizer: "
-            "`AutoTokenizer.from_pretrained(...)`."
-        )
-    _check_token(tokenizer, "eos_token", args.eos_token)
-    if args.eos_token is not None:
-        tokenizer.eos_token = args.eos_token
-    if args.chat_template is not None:
-        if args.chat_template_path is not None:
-            raise ValueError("Both `chat_template` and `chat_template_path` are set; give one of them.")
-        set_chat_template(tokenizer, args.chat_template)
-    elif args.chat_template_path is not None and not _clones_template(args):
-        tokenizer.chat_template = Path(args.chat_template_path).read_text(encoding="utf-8")
-    return tokenizer
-
-
-def _check_token(tokenizer: PreTrainedTokenizerBase, option: str, token: str | None) -> None:
-    if token is not None and token not in tokenizer.get_vocab():
-        raise ValueError(
-            f"{option}={token!r} is not in the tokenizer's vocabulary. Take one of its tokens, or add it and resize "
-            "the embeddings first."
-        )
-
-
-def _clones_template(args) -> bool:
-    """Whether the chat template is another tokenizer's, with the tokens that it needs, and not a Jinja file."""
-    return args.chat_template_path is not None and not os.path.isfile(args.chat_template_path)
-
-
-def _name_of(model) -> str:
-    return model if isinstance(model, str) else get_config_model_id(model.config)
-
-
-def _hub_arguments(args) -> dict:
-    """What the config of the model's name is loaded with."""
-    options = args.model_init_kwargs or {}
-    return {"trust_remote_code": args.trust_remote_code, **{key: options[key] for key in HUB if key in options}}
-
-
 def warn_of_unused(**options) -> None:
     """Warn of what loads a model by name, beside a model that is loaded already."""
     for name, value in options.items():
         if value is not None:
             logger.warning("`%s` has no effect: the model is loaded already.", name)
-
-
-def prepare_for_accelerate(trainer) -> None:
-    """What accelerate must know of the head before it prepares the model."""
-    if trainer.is_fsdp_enabled:
-        ask_for_head_group(trainer.model, trainer.accelerator.state.fsdp_plugin)
-    if trainer.is_deepspeed_enabled:
-        _gather_on_save(trainer.accelerator.state.deepspeed_plugin)
-    # under ZeRO-3 TRL asks for the reentrant form by the old name, which transformers 5.23 does not read any more
-    trainer.args.activation_checkpointing_kwargs = trainer.args.gradient_checkpointing_kwargs
-
-
-def _gather_on_save(deepspeed_plugin) -> None:
-    """Without it ZeRO-3 writes no `model.safetensors`, and the head is in DeepSpeed's own files alone."""
-    options = deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
-    if options.get("stage") == 3 and not options.get("stage3_gather_16bit_weights_on_model_save"):
-        logger.warning(
-            "`stage3_gather_16bit_weights_on_model_save` is set to true: without it no model would be saved."
-        )
-        options["stage3_gather_16bit_weights_on_model_save"] = True
