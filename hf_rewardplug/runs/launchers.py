@@ -21,7 +21,7 @@ def on_cpu_under_launcher() -> bool:
 
 
 def deepspeed_on_cpu() -> dict[str, bool]:
-    """accelerate knows no CPU backend under DeepSpeed, and would give every rank all rows; here it is told gloo.
+    """Set up gloo, because accelerate knows no CPU backend under DeepSpeed and would give every rank all rows.
 
     Returns:
         What the trainer's config takes as `accelerator_config`.

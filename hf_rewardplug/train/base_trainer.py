@@ -1,4 +1,4 @@
-"""What both trainers add to TRL's: one loss an optimizer step whatever the split, metrics that count, shared prefixes.
+"""What both trainers add to TRL's: a loss that does not depend on how a step is split, and exact metrics.
 
 In: batches with `score_positions` from the collators. Out: losses divided by the items (pairs, steps, ...) of the whole
 optimizer step, logs and evaluation figures from sums and counts over all ranks.
@@ -33,12 +33,13 @@ from .sharding import prepare_for_accelerate
 
 logger = logging.getLogger(__name__)
 
-_LEAST = 1e-12  # where nothing has a weight the loss is 0
+_LEAST = 1e-12  # the smallest divisor: a batch without any weight has a loss of 0
 
 
 class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrainer):
-    """Mixin in front of a TRL trainer. A subclass has a `Setup` before it calls TRL's constructor, and calls
-    `_set_up_scores` behind it.
+    """Mixin in front of a TRL trainer.
+
+    A subclass makes its `Setup` before it calls TRL's constructor, and calls `set_up_scores` after it.
     """
 
     loss_is_scaled_for_ga = False
@@ -57,8 +58,8 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         own = type(self).compute_loss is not ScoreTrainer.compute_loss
         return type(self).__name__ if own else None
 
-    def _set_up_scores(self, model_init) -> None:
-        """Counters and flags; to be called behind TRL's constructor."""
+    def set_up_scores(self, model_init) -> None:
+        """Set the counters and flags. The subclass calls it after TRL's constructor."""
         self.model_init = model_init  # which TRL's does not take, and transformers' would call once more
         if self.args.n_gpu > 1:  # which would cut a packed row, and the score positions of a padded batch
             raise ValueError(
@@ -91,22 +92,22 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
                 self.add_callback(TokenProgress)
 
     def add_callback(self, callback) -> None:
-        """transformers' tells a callback nothing of its trainer, so that one with figures could not log them."""
+        """transformers gives a callback no reference to its trainer, so a callback with figures could not log them."""
         super().add_callback(callback)
         for known in self.callback_handler.callbacks:  # those of the constructor too, which adds the progress bar last
             if hasattr(known, "attach_trainer"):
                 known.attach_trainer(self)
 
     def _prepare_inputs(self, inputs: Tensors) -> Tensors:
-        """transformers' rounds soft labels and margins to DeepSpeed's dtype."""
+        """Keep the targets exact: transformers rounds soft labels and margins to DeepSpeed's dtype."""
         exact = {key: inputs[key] for key in self.targets if torch.is_tensor(inputs.get(key))}
         return {**super()._prepare_inputs(inputs), **{key: value.to(self.args.device) for key, value in exact.items()}}
 
     # ---- loss ----------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """transformers counts `labels` alone; an item here is a pair, a labelled step, ... (transformers#47688)."""
-        if self.is_over():  # resumed behind its last step, where transformers trains one more
+        """Count the items of the step: pairs, labelled steps, ... transformers counts `labels` (transformers#47688)."""
+        if self.is_over():  # the run was resumed after its last step, where transformers would train one more
             self.control.should_training_stop = True
             return [], None
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -121,11 +122,11 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         return batch_samples, count
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Counted in `get_batch_samples`; an evaluation batch needs no count."""
+        """Nothing, because `get_batch_samples` has counted the items, and an evaluation batch needs no count."""
         return None
 
     def compute_loss(self, model, inputs: Tensors, return_outputs: bool = False, num_items_in_batch=None):
-        """TRL's averages each micro-batch and each rank by itself, and reads metrics off the device at every step."""
+        """The losses' sum by the items of the whole step. TRL averages each micro-batch and each rank by itself."""
         arguments = {key: value for key, value in inputs.items() if key not in self.targets}
         if "score_positions" in arguments:
             arguments["score_positions"] = behind_virtual_tokens(self.model, **arguments)
@@ -150,7 +151,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         return (loss, outputs) if return_outputs else loss
 
     def _track_num_input_tokens(self, inputs: Tensors) -> None:
-        """transformers' counts the tokens that sequences share once; its "non_padding" means all of them."""
+        """Count a shared token for each of its sequences, as "non_padding" promises; transformers counts it once."""
         tree = inputs.get("prefix_tree")
         super()._track_num_input_tokens(
             inputs if tree is None else {**inputs, "attention_mask": torch.tensor(tree["num_tokens"])}
@@ -159,7 +160,7 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
     # ---- metrics -------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's averages the averages of the batches."""
+        """Log means over all items of the interval. TRL averages the averages of the batches."""
         if self.model.training and "loss" in logs:  # the call that every rank makes
             self.stop_if_not_finite()
             figures = self.training_figures(self.counters.running.read(self.counters.gather_row))
@@ -168,11 +169,11 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         super().log(logs, start_time)
 
     def training_figures(self, figures: dict[str, float]) -> dict[str, float]:
-        """What the logs say of the means, minima and maxima of `running`."""
+        """The figures of the logs, from the means, minima and maxima of `running`."""
         return figures
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """transformers' returns the raw logits, in a shape that no metric can use (trl#7010)."""
+        """Give predictions and labels in the documented shapes; TRL gives raw logits (trl#7010)."""
         before = len(self._evaluated)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if not prediction_loss_only and len(self._evaluated) > before:
@@ -182,7 +183,10 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """transformers' weights each batch's mean by its rows; here every item counts once (trl#7010)."""
+        """Compute metrics over every item exactly once.
+
+        transformers averages losses of batches, so results change with the batch size (trl#7010).
+        """
         self._evaluated, start = [], time.perf_counter()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._evaluated:
@@ -214,18 +218,18 @@ class ScoreTrainer(ModelInitTrainer, DataTrainer, OutputTrainer, CheckpointTrain
         return {"loss": loss, **self.training_objective.figures(items)}
 
     def _clip_grad_norm(self, model):
-        """transformers' goes on with a gradient of NaN, which makes every weight one."""
+        """Note a gradient of NaN, with which transformers would go on until every weight is NaN."""
         norm = super()._clip_grad_norm(model)
         whole = torch.is_tensor(norm) and not hasattr(norm, "full_tensor")  # FSDP2's is spread over the ranks
-        if whole and not self.args.fp16:  # whose scaler leaves such a step out
+        if whole and not self.args.fp16:  # its scaler skips a step with infinite gradients
             self.counters.not_finite.add(self.state.global_step + 1, norm)
         return norm
 
     def store_calibration(self, figures: dict[str, float], prefix: str) -> None:
-        """What a checkpoint should keep of an evaluation's figures, or (prefix "train") of the training logs'."""
+        """Keep for checkpoints what an evaluation (or, with the prefix "train", a log) says of the rewards."""
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
-        """TRL's tells no figures, and its quick start is a pipeline that knows neither prompts nor steps."""
+        """Add figures and examples to TRL's card, whose quick start is a pipeline without prompts and steps."""
         super().create_model_card(*fit_names(model_name, dataset_name), tags)
         card = Path(self.args.output_dir, "README.md")
         if self.is_world_process_zero() and card.is_file():

@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 
 class TokenProgress(ProgressCallback):
-    """transformers' progress bar, with the tokens a second and what sharing saves behind it."""
+    """transformers' progress bar, which also shows the tokens a second and what sharing saves."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         super().on_log(args, state, control, logs=logs, **kwargs)
@@ -31,7 +31,7 @@ class TokenProgress(ProgressCallback):
 
 
 class TokenClock(TrainerCallback):
-    """Starts the figures of training and the time of tokens a second, behind what was set up before."""
+    """Starts the counters when training starts, so that they do not count the time of what was set up before."""
 
     def __init__(self, counters: Counters):
         self.counters = counters
@@ -46,7 +46,7 @@ class TokenClock(TrainerCallback):
 
 
 class PlanEpoch(TrainerCallback):
-    """Tells a plan its epoch: accelerate's wrappers do not reach it when several ranks resume (accelerate 1.15)."""
+    """Sets a plan's epoch, which accelerate's wrappers do not reach when several ranks resume (accelerate 1.15)."""
 
     def __init__(self, plan: BatchPlan):
         self.plan = plan
@@ -59,7 +59,7 @@ def watches(args, *, deepspeed: bool, fsdp: bool) -> list[TrainerCallback]:
     """The watches of this process: the first rank's, on a GPU.
 
     DeepSpeed's backward contains its optimizer step, which waits for the device. Where parameters are sharded they come
-    and go within a layer, so that its activations cannot be told from them.
+    and go within a layer, so that its activations cannot be distinguished from them.
     """
     if args.device.type != "cuda" or args.process_index != 0 or deepspeed:
         return []
@@ -108,7 +108,7 @@ class LaunchWatch(TrainerCallback):
 
     A log has read the loss, so that the device is idle when the next step begins. Events around that step's first
     forward and backward are read at the next log, when both have passed. The optimizer is left out: its kernels are few
-    and long, and end behind the host in any case.
+    and long, and end after the host in any case.
 
     Args:
         new_event: makes an event with `record`, `query` and `elapsed_time` (milliseconds), as CUDA's.
@@ -183,8 +183,8 @@ def checkpointing_notice(*, layer: int, layers: int, peak: int, limit: int) -> s
 class CheckpointingWatch(TrainerCallback):
     """Says once if there is memory enough to do without gradient checkpointing.
 
-    The allocator's counter is read on the host, before and behind each recomputation of the middle layer, until the
-    first log behind `steps` steps: the optimizer's state is in the peak by then, and batches have shown their sizes.
+    The allocator's counter is read on the host, before and after each recomputation of the middle layer, until the
+    first log after `steps` steps: the optimizer's state is in the peak by then, and batches have shown their sizes.
 
     Args:
         memory: has the functions of `torch.cuda` that count bytes.

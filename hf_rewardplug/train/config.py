@@ -1,4 +1,4 @@
-"""The two configs: TRL's own, with this package's options behind them."""
+"""The two configs of the trainers: TRL's arguments, followed by the options of this package."""
 
 import json
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class DataOptions:
             counted and reported.
         on_bad_row (`str`): what becomes of a row that the adapter, the checks or the chat template refuses: "error"
             (the run stops) or "drop" (it is left out, counted and named in the report and in the model card). A data
-            set of which every row is refused is an error. Of rows that are too long `overlong` says it.
+            set of which every row is refused is an error. `overlong` decides about rows that are too long.
         prefix_sharing (`bool`): compute what sequences of a batch have in common once, and pad nothing. Same losses and
             gradients; a model, collator or loss that cannot take it gets padded batches, and the log says why.
         max_tokens_per_batch (`int`, *optional*): fill each device's batches up to so many unique tokens, instead of
@@ -168,14 +168,14 @@ class PRMConfig(DataOptions, _BaseConfig):
     Args:
         num_labels (`int`): outputs of the head when the model is given by name: 2 (cross-entropy; label 1 is right) or
             1 (binary cross-entropy).
-        step_token (`str`, *optional*): a single reserved token to stand behind each step instead of
+        step_token (`str`, *optional*): a single reserved token to stand after each step instead of
             `step_separator`; it cannot merge with the text around it when others tokenize the joint text.
         loss_type (`str`): "cross_entropy" (each step, hard or soft; binary with one label), "pqm" (right steps rank
             above wrong ones), "min_form" (the worst step has the solution's outcome).
         class_weights (`list[float]`, *optional*): of wrong and of right steps, for "cross_entropy".
         pqm_margin (`float`): of "pqm", in logits: zeta, how far wrong steps stay below right ones.
         good_token, bad_token (`str`, *optional*): single tokens for a right and a wrong step. With both the model is a
-            causal LM that says one of them behind each step (Math-Shepherd, RLHFlow), and stays one.
+            causal LM that says one of them after each step (Math-Shepherd, RLHFlow), and stays one.
         model_init_kwargs, trust_remote_code, chat_template_path, eos_token, pad_to_multiple_of:
             as in `RewardConfig`.
 
@@ -195,7 +195,7 @@ class PRMConfig(DataOptions, _BaseConfig):
         default=None, metadata={"help": "Longest sequence of steps in tokens, separators included."}
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Whether to disable dropout in the model."})
-    step_separator: str = field(default="\n", metadata={"help": "Text behind each step; its last token is scored."})
+    step_separator: str = field(default="\n", metadata={"help": "Text after each step; its last token is scored."})
     train_on_last_step_only: bool = field(**_declared("train_on_last_step_only"))
     dataset_num_proc: int | None = field(
         default=None, metadata={"help": "Number of processes that encode the data set."}
@@ -212,7 +212,7 @@ class PRMConfig(DataOptions, _BaseConfig):
     )
     step_token: str | None = field(
         default=None,
-        metadata={"help": "A reserved single token to stand behind each step instead of `step_separator`."},
+        metadata={"help": "A reserved single token to stand after each step instead of `step_separator`."},
     )
     loss_type: str = field(
         default="cross_entropy",

@@ -103,11 +103,11 @@ def unused_options(args) -> list[str]:
     >>> unused_options(SimpleNamespace(**args))
     ['`use_cache=True` has no effect: no text is generated']
     """
-    said = []
+    notices = []
     if not args.average_tokens_across_devices:
-        said.append("`average_tokens_across_devices=False` has no effect: the loss is a mean over all devices")
+        notices.append("`average_tokens_across_devices=False` has no effect: the loss is a mean over all devices")
     if args.label_names:
-        said.append(f"`label_names={args.label_names}` has no effect: `compute_metrics` gets the labels of the rows")
+        notices.append(f"`label_names={args.label_names}` has no effect: `compute_metrics` gets the labels of the rows")
     if args.use_cache:
-        said.append("`use_cache=True` has no effect: no text is generated")
-    return said
+        notices.append("`use_cache=True` has no effect: no text is generated")
+    return notices

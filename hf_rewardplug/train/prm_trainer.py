@@ -1,7 +1,7 @@
 """Process reward models: the trainer that TRL had until 1.13, on the losses and metrics of `base_trainer`.
 
 In: step rows of any format that an adapter reads. Out: a token classifier with two labels (right = 1) or one; or a
-causal LM that says one of two tokens behind each step (`good_token`, `bad_token`).
+causal LM that says one of two tokens after each step (`good_token`, `bad_token`).
 """
 
 import textwrap
@@ -30,7 +30,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`): a token classifier, or a name to load one from. With
             `good_token` and `bad_token` a causal LM, of whose logits those two are computed, at the steps' ends alone:
-            labelled steps x 2 numbers a batch in place of all tokens x vocabulary. Nothing else is trained to be said.
+            labelled steps x 2 numbers a batch in place of all tokens x vocabulary. No other token is trained.
         args (`PRMConfig`, *optional*)
         data_collator (*optional*): `hf_rewardplug.data.collator.StepCollator` when None.
         train_dataset (`Dataset` or `IterableDataset`): rows of a format in `hf_rewardplug.adapter_names()`.
@@ -93,7 +93,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self._set_up_scores(model_init)
+        self.set_up_scores(model_init)
         self.model.add_model_tags(self._tag_names)
 
     @staticmethod
@@ -129,7 +129,7 @@ class PRMTrainer(ScoreTrainer, _BaseTrainer):
         return {"input_ids": input_ids, "labels": labels}
 
     def _save_checkpoint(self, model, trial):
-        """With the model card beside the checkpoint, as TRL's trainers save it."""
+        """Write the model card beside the checkpoint, as TRL's trainers do."""
         name = self.args.hub_model_id or Path(self.args.output_dir).name
         self.create_model_card(model_name=name.split("/")[-1])
         super()._save_checkpoint(model, trial)

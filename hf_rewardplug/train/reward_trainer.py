@@ -68,7 +68,7 @@ class RewardTrainer(ScoreTrainer, trl.RewardTrainer):
                 optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
                 preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             )
-        self._set_up_scores(model_init)
+        self.set_up_scores(model_init)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The column names of TRL before 1.0 are read too."""

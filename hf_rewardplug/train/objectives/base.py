@@ -11,7 +11,7 @@ from ..losses import LOSSES, OPTIONS, Loss
 Tensors = dict[str, torch.Tensor]
 
 WEIGHTS = "rewardplug_weights"
-"""key of a batch with the weights of its items, which are counted before its forward, and used behind it"""
+"""key of a batch with the weights of its items, which are counted before its forward, and used after it"""
 
 
 @dataclass(frozen=True, kw_only=True)

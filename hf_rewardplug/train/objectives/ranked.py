@@ -46,7 +46,7 @@ class RankedObjective(Objective):
         return row_weights(inputs, len(inputs["scores"]))
 
     def losses(self, logits_S1: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """(N,), and the rewards (N, K) of the lists, 0 behind a shorter one, whose scores are NaN there."""
+        """(N,), and the rewards (N, K) of the lists, 0 after the end of a shorter one, whose scores are NaN there."""
         rewards_S, scores_NK = logits_S1.squeeze(-1), inputs["scores"]
         given_NK = ~scores_NK.isnan()
         place_NK = given_NK.flatten().cumsum(0).sub(1).clamp(min=0).view_as(given_NK)

@@ -127,7 +127,7 @@ def _steps(inputs: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return inputs["step_labels"], inputs["step_rows"], inputs["step_back"]
     labelled_BL = inputs["labels"] != UNLABELLED  # somebody else's collator
     rows_S = labelled_BL.nonzero()[:, 0]
-    back_S = rows_S.diff(prepend=rows_S.new_full((1,), -1)).eq(0).long()  # 1 behind a step of the same row
+    back_S = rows_S.diff(prepend=rows_S.new_full((1,), -1)).eq(0).long()  # 1 after a step of the same row
     return inputs["labels"][labelled_BL].float(), rows_S, back_S
 
 
