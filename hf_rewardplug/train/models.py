@@ -212,7 +212,7 @@ def make_ready(models, model, args, tokenizer, peft_config=None):
 
 
 def prepare_gradient_checkpointing(model, args) -> None:
-    """What gradient checkpointing asks of an adapter; TRL's constructor of an ORM's does the same."""
+    """Set what gradient checkpointing needs beside an adapter. TRL's constructor does the same for an ORM."""
     if not is_peft_model(model) or not args.gradient_checkpointing:
         return
     model.enable_input_require_grads()
@@ -222,7 +222,7 @@ def prepare_gradient_checkpointing(model, args) -> None:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """TRL's knows `nn.Dropout` alone; attention and many bodies hold their rates as numbers, or read the config's."""
+    """Set every rate of dropout to 0. TRL's function misses attention and bodies that hold their rates as numbers."""
     modules = list(model.modules())
     configs = {id(module.config): module.config for module in modules if isinstance(module, PreTrainedModel)}
     for holder in (*modules, *configs.values()):
@@ -234,7 +234,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def with_added_tokens(peft_config, added: list[int]):
-    """A copy under which the tokens that came with another tokenizer's template train, as TRL's do."""
+    """A copy of `peft_config` that also trains the tokens added with a cloned chat template, as TRL does."""
     if not added or not hasattr(peft_config, "trainable_token_indices"):
         return peft_config
     widened = copy.deepcopy(peft_config)

@@ -1,6 +1,6 @@
-"""What the ranks of a run know together.
+"""Results that all ranks of a run share.
 
-In: a function for the first rank, or numbers of every rank. Out: the same result on all of them.
+In: a function that the first rank calls, or numbers of every rank. Out: the same result on every rank.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from .metrics import FirstNotFinite, Running, TokenCounter
 
 
 def agreed(args, function: Callable, *arguments: Any) -> Any:
-    """What the first rank finds, or raises, on every rank."""
+    """Call `function` on the first rank, and return its result, or raise its error, on every rank."""
     result: list = [None]
     if args.process_index == 0:
         try:
             result[0] = function(*arguments)
-        except Exception as error:  # whatever it is, the others wait to hear of it
+        except Exception as error:  # any error: the other ranks are waiting for the result
             result[0] = error
     if args.world_size > 1:
         broadcast_object_list(result)
@@ -29,10 +29,10 @@ def agreed(args, function: Callable, *arguments: Any) -> Any:
 
 
 class Counters:
-    """What is counted while a trainer trains: figures of the logs, tokens, and the first step that was not finite.
+    """The figures of the logs, the tokens, and the first step that was not finite, counted while a trainer trains.
 
     Args:
-        trainer: whose accelerator gathers; a hyperparameter search gives it another.
+        trainer: its accelerator gathers the counts. (A hyperparameter search gives a trainer another accelerator.)
     """
 
     def __init__(self, trainer: Trainer):
@@ -44,7 +44,7 @@ class Counters:
         return self.trainer.accelerator.gather(vector_K[None])
 
     def sum_over_ranks(self, counts: list) -> list[int]:
-        """Sums over all ranks; tensor parallel ranks see the same rows."""
+        """The sums over all ranks. Tensor parallel ranks see the same rows, which count once."""
         device, copies = self.trainer.accelerator.device, self.trainer.get_tp_size()
         here = torch.stack([torch.as_tensor(count, device=device) for count in counts])
         return [int(count) // copies for count in self.gather_row(here).sum(0)]

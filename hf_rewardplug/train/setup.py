@@ -63,37 +63,42 @@ class Setup:
         self.check_collator({"tie"} & {*self.objective.columns})
 
     def check_collator(self, columns: Iterable[str]) -> None:
-        """Somebody else's collator gives batches that hold all of the rows' `columns` that the loss reads.
+        """Check that somebody else's collator puts into its batches all `columns` of the rows that the loss reads.
 
         Raises:
             ValueError: it does not.
         """
-        own, theirs = self.objective.collator, self.users_collator
-        if theirs is None or isinstance(theirs, own):
+        if not self._collator_is_foreign():
             return
-        if lost := self.models.lost_by_collator(self.args, self.objective, theirs, {*columns}):
-            raise ValueError(f"{lost} Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`.")
+        if lost := self.models.lost_by_collator(self.args, self.objective, self.users_collator, {*columns}):
+            raise ValueError(f"{lost} {self._collator_remedy()}")
 
     def for_collator(self, dataset, name: str):
         """The encoded data set `name` as the collator takes it.
 
-        Somebody else's collator of steps knows nothing of nodes, and would make one sequence of a tree's branches.
+        Somebody else's collator of steps does not know nodes. It would join the branches of a tree to one sequence.
 
         Raises:
             ValueError: a row has several branches, and the collator is somebody else's.
         """
-        own, theirs = self.objective.collator, self.users_collator
-        if theirs is None or isinstance(theirs, own):
+        if not self._collator_is_foreign():
             return dataset
         names = dataset.column_names or next(iter(dataset), ())
         if NODE_PARENTS not in names:
             return dataset
-        remedy = f"Leave `data_collator` out, or derive yours from `hf_rewardplug.{own.__name__}`."
-        dataset = solutions_alone(dataset, f"The {name} data set {HAS_TREES} {remedy}")
+        dataset = solutions_alone(dataset, f"The {name} data set {HAS_TREES} {self._collator_remedy()}")
         return dataset.remove_columns([name for name in NODE_COLUMNS if name in names])
 
+    def _collator_is_foreign(self) -> bool:
+        """Whether the batches are made by a collator that knows TRL's columns alone."""
+        return self.users_collator is not None and not isinstance(self.users_collator, self.objective.collator)
+
+    def _collator_remedy(self) -> str:
+        own = self.objective.collator.__name__
+        return f"Leave `data_collator` out, or derive yours from `hf_rewardplug.{own}`."
+
     def build(self, tokenizer: PreTrainedTokenizerBase | None, quantization_config, peft_config) -> None:
-        """Load what has only a name, and make everything ready."""
+        """Load the model and the tokenizer where only names were given, and make every part ready to train."""
         args, hub, added = self.args, hub_arguments(self.args), []
         if not isinstance(self.model, str):
             hub = {}
@@ -116,7 +121,7 @@ class Setup:
         pack(self.model, self)
 
     def ready(self, model):
-        """Another model, of `model_init`, as ready as the first one."""
+        """Make another model of `model_init` as ready to train as the first one."""
         self.models.check(model, self.args)
         model = make_ready(self.models, model, self.args, self.tokenizer)
         prepare_gradient_checkpointing(model, self.args)
@@ -128,7 +133,7 @@ class Setup:
         self.vocab_size = embedding_rows(self.model, self.tokenizer, **hub)
 
     def _bound_length(self, peft_config) -> None:
-        """A longer row than the model has positions for would fail in the middle of training."""
+        """Bound the length of rows: one that is longer than the model's positions would fail in mid-training."""
         args = self.args
         self.learned_positions = most = learned_positions(self.model, peft_config)
         if most is not None and not (args.max_length or math.inf) <= most and args.process_index == 0:
@@ -136,12 +141,12 @@ class Setup:
 
     @contextmanager
     def as_trl_expects(self) -> Iterator[None]:
-        """Within it TRL's constructor sees nothing that is done already, and which it would do again or warn of."""
+        """Hide from TRL's constructor what is done already, because it would do that again or warn of it."""
         args, config = self.args, self.model.config
         hidden = {name: getattr(args, name) for name in ("model_init_kwargs", "chat_template_path", "eos_token")}
         vars(args).update(dict.fromkeys(hidden))
         names, indices = config.id2label, config.label2id
-        config.num_labels = 1  # TRL insists on one label, which is not so where the head has an output an attribute
+        config.num_labels = 1  # TRL requires one label, but a model with attributes has an output for each
         head = getattr(unwrapped(self.model), HEAD_NAME, None)
         weights = [(own, own.data) for own in head.parameters()] if isinstance(head, nn.Module) else []
         try:
@@ -150,14 +155,14 @@ class Setup:
             vars(args).update(hidden)
             config.id2label, config.label2id = names, indices
             for parameter, weight in weights:
-                if parameter.dtype != weight.dtype:  # TRL rounds all that trains beside a quantized body to bf16
+                if parameter.dtype != weight.dtype:  # TRL rounds everything that trains beside a quantized body to bf16
                     parameter.data = weight.to(parameter.device)
 
 
 def copied_args(models, args, name: str):
-    """A copy of `args`, deep enough for what is written into it; without `args` the defaults.
+    """A copy of `args` that TRL and transformers may write into; without `args` the defaults.
 
-    (What DeepSpeed's settings refer to stays the caller's: transformers knows it by a weak reference.)
+    DeepSpeed's settings are not copied, because transformers refers to the caller's object by a weak reference.
     """
     if args is None:
         return default_args(models.config_class, f"{name.split('/')[-1]}-{models.name}")
@@ -175,7 +180,7 @@ def copied_args(models, args, name: str):
 
 
 def _turn_off_dispatching(args) -> None:
-    """accelerate's dispatching cuts every tensor of a batch to its first dimension and sends it to the ranks."""
+    """Turn off accelerate's dispatching, which splits each tensor of a batch along its first dimension."""
     if args.accelerator_config.dispatch_batches:
         logger.warning("`dispatch_batches=True` is set to False: score positions cannot be cut out of a batch.")
     args.accelerator_config.dispatch_batches = False
@@ -186,7 +191,7 @@ def _turn_off_dispatching(args) -> None:
 
 
 def warn_of_unused(**options) -> None:
-    """Warn of what loads a model by name, beside a model that is loaded already."""
+    """Warn of options that only loading a model by its name would read."""
     for name, value in options.items():
         if value is not None:
             logger.warning("`%s` has no effect: the model is loaded already.", name)
