@@ -1,7 +1,7 @@
-"""The trainers' data side: any format in, encoded rows out, and a tokenizer that fits.
+"""The data of the trainers: rows of any format become encoded rows.
 
-In: raw data sets of any format that an adapter reads, a tokenizer or none, the config. Out: encoded data sets with a
-report each (`preparation_reports`), the tokenizer with its pad token and template. `loaders.py` makes the batches.
+In: raw data sets of any format that an adapter reads, and a `Setup`. Out: encoded data sets, each with a report
+(`preparation_reports`). `loaders.py` makes the batches.
 """
 
 import logging
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 _ENCODING = ("max_length", "overlong", "step_separator", "step_token", "max_completion_length")
-"""options of the encoder, of which a `RewardConfig` has two"""
+"""The options of the encoder. A `RewardConfig` has the first two."""
 
 
 class DataTrainer(LoaderTrainer):
     """Mixin in front of a transformers trainer with a `Setup`, whose objective says how the rows are encoded."""
 
     setup: Setup
-    """to be set before data are encoded"""
+    """The parts of the trainer, which a subclass makes before any data are encoded."""
 
     @property
     def training_objective(self) -> Objective:
@@ -49,16 +49,16 @@ class DataTrainer(LoaderTrainer):
 
     @cached_property
     def preparation_reports(self) -> dict[str, PreparationReport]:
-        """What became of the rows of each data set."""
+        """For each data set, how many rows were kept, cut and left out, and why."""
         return {}
 
     @cached_property
     def _row_looks(self) -> dict[str, RowLooks]:
-        """What the rows of each data set looked like."""
+        """For each data set, whether its rows were text or conversations."""
         return defaultdict(RowLooks)
 
     def _prepare_dataset(self, dataset, processing_class, args: DataOptions, dataset_name: str):
-        """TRL's tokenizes one format, drops long rows in silence and fails in the middle of the map."""
+        """Encode rows of any format. TRL tokenizes one format, drops long rows in silence and fails within the map."""
         check_is_dataset(dataset, dataset_name)
         with args.main_process_first(desc=f"reading {dataset_name}"):  # where the data set has a transform
             dataset = plain_rows(dataset)
@@ -105,7 +105,7 @@ class DataTrainer(LoaderTrainer):
         options = {name: getattr(args, name) for name in _ENCODING if hasattr(args, name)}
         encoder = Encoder(tokenizer=tokenizer, chat_template_kwargs=args.chat_template_kwargs or {}, **options)
         if "step_token" in options:
-            _ = encoder.separator_ids  # one that cannot be used is no row's fault
+            _ = encoder.separator_ids  # an unusable step token is refused here, because no row is at fault
         return encoder
 
     def _check_collator(self, columns: Iterable[str], dataset_name: str) -> None:
@@ -113,10 +113,10 @@ class DataTrainer(LoaderTrainer):
             self.setup.check_collator({*columns} - {*NODE_COLUMNS})
 
     def _pipeline(self, dataset, tokenizer, args: DataOptions, name: str, names: set[str], *, tokenized: bool):
-        """What encodes each row, and the rows as it takes them."""
+        """The pipeline that encodes each row, and the rows in the form that it takes."""
         objective, mapping = self.training_objective, dict(args.column_mapping or {})
         columns = dict(objective.columns)
-        subset = mapping.pop("subset", "subset")  # no format needs it, nor every data set
+        subset = mapping.pop("subset", "subset")  # an optional column of any format
         if name != "train" and subset in names:
             columns[SUBSET] = datasets.Value("string")
         if name == "train" and args.group_by_prefix:
@@ -149,7 +149,7 @@ class DataTrainer(LoaderTrainer):
 
     @staticmethod
     def _opened(dataset, args: DataOptions, name: str, mapping: dict[str, str], subset: str) -> Opened:
-        """The raw rows with their adapter. Columns to ignore are the train data set's; others may lack them."""
+        """Open the raw rows with their adapter. A data set other than the train data set may lack ignored columns."""
         ignored = args.ignore_columns or ()
         if name != "train":
             ignored = [column for column in ignored if column in (dataset.column_names or next(iter(dataset)))]
@@ -161,28 +161,30 @@ class DataTrainer(LoaderTrainer):
             raise ValueError(f"{name} data set: {error}") from error
 
     def store_row_description(self) -> None:
-        """What the rows looked like into the saved config: of a stream, as far as it has been read."""
+        """Write into the model's config what the rows looked like: of a stream, the rows read so far."""
         if (saved := getattr(self.model.config, "rewardplug", None)) is not None:
             saved.update(self.row_description())
 
     def row_description(self) -> dict:
-        """What a checkpoint says of the rows that were trained on."""
+        """The entries of a checkpoint that describe the rows of training."""
         return description(self._row_looks["train"], self.processing_class, self.args)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """transformers', with what is known of the rows by now."""
+        """Save the model with a description of all rows read so far."""
         self.store_row_description()
         super().save_model(output_dir, _internal_call)
 
     def _set_signature_columns_if_needed(self):
-        """transformers reads them off the model's forward."""
+        """Name the columns of encoded rows. transformers would read them off the signature of the model's forward."""
         if self._signature_columns is None:
             self._signature_columns = [*self.training_objective.columns, "attention_mask", EXAMPLE_ID, SUBSET]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
-        self.store_row_description()  # for a callback that scores
-        dataset = eval_dataset if isinstance(eval_dataset, str) else self._prepared(eval_dataset)  # or a set's name
+        self.store_row_description()  # a callback may score with the model
+        dataset = (
+            eval_dataset if isinstance(eval_dataset, str) else self._prepared(eval_dataset)
+        )  # a text is the name of a set
         return super().evaluate(dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
@@ -198,7 +200,10 @@ class DataTrainer(LoaderTrainer):
 
 
 def _columns_of_first(pipeline: RowPipeline, dataset) -> Iterator[str]:
-    """The columns that the first row fills, once it is encoded; a refused row fills none, and a solution no nodes."""
+    """The columns that the first encoded row fills.
+
+    A refused row fills none, and a solution, which is a tree with one branch, fills no columns of nodes.
+    """
     try:
         examples = pipeline.examples(next(iter(dataset)), 0)
     except RowError:

@@ -113,7 +113,7 @@ class FirstNotFinite:
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:
-    """fp64, where the device has it: the spread of rewards around 1,000 is lost among their squares in fp32."""
+    """`values` in fp64, where the device has it: in fp32 the squares of rewards around 1,000 lose their spread."""
     return values.float() if values.device.type in ("mps", "xpu") else values.double()
 
 
@@ -214,7 +214,7 @@ def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def unique_items(batches: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Items of all batches of all ranks as arrays, those of a repeated example left out."""
+    """The items of all batches of all ranks as arrays, without those of repeated examples."""
     offset = 0
     for batch in batches:
         rows = int(batch["rows"].max()) + 1 if batch.get("rows") is not None and len(batch["rows"]) else 0
@@ -230,7 +230,7 @@ def unique_items(batches: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def mean_loss(losses: np.ndarray, weights: np.ndarray) -> float:
-    """Losses, each times its weight already, by the sum of the weights.
+    """The sum of losses that hold their weights already, by the sum of the weights.
 
     >>> mean_loss(np.array([0.5, 2.0]), np.array([1.0, 2.0]))  # 0.5 once and 1.0 twice
     0.8333333333333334
@@ -240,7 +240,7 @@ def mean_loss(losses: np.ndarray, weights: np.ndarray) -> float:
 
 
 def as_array(values: torch.Tensor | list[str]) -> np.ndarray:
-    """On the host; floats as fp32, which numpy knows, whatever their dtype."""
+    """`values` on the host. Floats become fp32, because numpy does not know bf16."""
     if not torch.is_tensor(values):
         return np.array(values)
     return values.float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()

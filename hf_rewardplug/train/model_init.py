@@ -47,28 +47,28 @@ class ModelInitTrainer:
     """Mixin in front of a transformers trainer with a `Setup`."""
 
     setup: Setup
-    """the trainer's parts: model, tokenizer, objective, collator, and the options that made them"""
+    """The parts of the trainer: model, tokenizer, objective, collator, and the options that made them."""
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, *arguments, **options):
-        """transformers' objective is the sum of all figures, the count of tokens among them; here it is the loss."""
+        """Search for the least loss. transformers would sum all figures, the count of tokens among them."""
         return super().hyperparameter_search(hp_space, compute_objective or self._eval_loss, *arguments, **options)
 
     def _eval_loss(self, metrics: dict[str, float]) -> float:
-        """Of several evaluation sets the sum."""
+        """The loss of the evaluation set, or the sum over several sets."""
         several = self.eval_dataset if isinstance(self.eval_dataset, dict) else None
         return sum(metrics[f"eval_{name}_loss"] for name in several) if several else metrics["eval_loss"]
 
     def call_model_init(self, trial=None):
-        """transformers trains it as it is: without the head, the pad token and the attention of packed rows."""
+        """Make the new model ready. transformers would train it without the head, the pad token and packed rows."""
         model = self.setup.ready(super().call_model_init(trial))
         model.add_model_tags(self._tag_names)
         return model
 
     def _hp_search_setup(self, trial) -> None:
-        """transformers' writes the trial's values into `args`, which loss, rows and model were made with before.
+        """Read the trial's values again where they are used, because transformers only writes them into `args`.
 
         Raises:
-            ValueError: one of them was read by then, or is none that the loss takes.
+            ValueError: the rows or the model were prepared with another value, or the loss does not take this one.
         """
         before = dict(vars(self.args))
         super()._hp_search_setup(trial)
