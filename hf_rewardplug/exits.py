@@ -15,8 +15,8 @@ def error_line(error: Exception) -> str | None:
 
     >>> error_line(ValueError("no such file")), error_line(KeyError("x"))
     ('error: no such file', None)
-    >>> error_line(MemoryError())[:36]
-    'error: the device is out of memory. '
+    >>> error_line(MemoryError()).partition(". ")[0]
+    'error: the device is out of memory'
     """
     if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
         return _OUT_OF_MEMORY
@@ -25,6 +25,6 @@ def error_line(error: Exception) -> str | None:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether it is memory that ran out, a device's or the machine's."""
-    from accelerate.utils import should_reduce_batch_size  # imports torch, which most errors do not need
+    from accelerate.utils.memory import should_reduce_batch_size  # imports torch, which most errors do not need
 
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
