@@ -16,7 +16,7 @@ from hf_rewardplug.data import encoding
 from hf_rewardplug.score import rendering as score_rendering
 from hf_rewardplug.score import scorer as score_scorer
 from hf_rewardplug.train import rendering as train_rendering
-from hf_rewardplug.train import setup
+from hf_rewardplug.train import tokenizer as trainer_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "add"}}]
 WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + TURNS
@@ -128,5 +128,5 @@ def test_pitfall_40_the_pad_token_is_not_the_templates_last_token(orm, model_pat
         return tokenizer.pad_token
 
     unchecked = (encoding.Encoder, "_ended", lambda self, ids, column: ids)
-    fails_without(holds, (setup, "choose_pad_token", own), unchecked)
+    fails_without(holds, (trainer_tokenizer, "choose_pad_token", own), unchecked)
     fails_at_trl(holds)

@@ -16,7 +16,7 @@ import hf_rewardplug
 from hf_rewardplug import PRMConfig, PRMTrainer
 from hf_rewardplug.data import canonical, encoding
 from hf_rewardplug.model import head
-from hf_rewardplug.train import setup
+from hf_rewardplug.train import tokenizer as trainer_tokenizer
 from hf_rewardplug.train.base_trainer import ScoreTrainer
 from hf_rewardplug.train.objectives import StepObjective
 
@@ -95,7 +95,7 @@ def test_pitfall_03_a_pad_token_that_ends_sequences_does_not_move_the_scored_tok
             pooled = served(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
         assert pooled == pytest.approx([reward(served, tokenizer(text)["input_ids"]) for text in texts], abs=1e-5)
 
-    fails_without(holds, (setup, "choose_pad_token", lambda tokenizer, size: tokenizer.eos_token))
+    fails_without(holds, (trainer_tokenizer, "choose_pad_token", lambda tokenizer, size: tokenizer.eos_token))
     fails_at_trl(holds)
 
 
