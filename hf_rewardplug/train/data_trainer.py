@@ -69,8 +69,8 @@ class DataTrainer(LoaderTrainer):
         if dataset_name == "train" and "train" in self.preparation_reports:  # TRL names eval sets by their keys
             dataset_name = "eval (train)"
         self.preparation_reports[dataset_name] = PreparationReport(dataset_name)
-        names = set(dataset.column_names or first)
-        tokenized = set(objective.tokenized_columns) <= names
+        names = [*(dataset.column_names or first)]
+        tokenized = {*objective.tokenized_columns} <= {*names}
         if tokenized and EXAMPLE_ID in names:
             positions = self.setup.learned_positions
             dataset = prepared_earlier(dataset, objective, name=dataset_name, positions=positions)
@@ -112,7 +112,7 @@ class DataTrainer(LoaderTrainer):
         if dataset_name == "train":
             self.setup.check_collator({*columns} - {*NODE_COLUMNS})
 
-    def _pipeline(self, dataset, tokenizer, args: DataOptions, name: str, names: set[str], *, tokenized: bool):
+    def _pipeline(self, dataset, tokenizer, args: DataOptions, name: str, names: list[str], *, tokenized: bool):
         """The pipeline that encodes each row, and the rows in the form that it takes."""
         objective, mapping = self.training_objective, dict(args.column_mapping or {})
         columns = dict(objective.columns)

@@ -127,7 +127,7 @@ def test_a_default_that_cannot_hold_crashes_no_recipe(why, options, steps, asset
     run(trainer, arguments.if_packed)
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["global_step"] == steps
-    assert args.max_tokens_per_batch == (16384 if why == "packed" else None)
+    assert trainer.args.max_tokens_per_batch == (16384 if why == "packed" else None)
 
 
 def run_of(*, packed=True, deepspeed=False, stream=False, sampling="random", split=False) -> SimpleNamespace:
