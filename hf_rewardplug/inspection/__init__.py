@@ -117,8 +117,7 @@ def inspect_rows(
         encoding: `max_length` (1024 by default, None for no limit), `step_separator`, ... of `Encoder`.
 
     Raises:
-        ValueError: no rows, an unknown format, columns with a part of the prompt that it does not read, or options that
-            cannot be.
+        ValueError: no rows, an unknown format, an unread part of the prompt, or options that cannot be.
     """
     subset = (column_mapping or {}).get("subset", "subset")
     raw = opened(
@@ -129,29 +128,31 @@ def inspect_rows(
     probed = islice(raw.rows, min(_PROBED, max_rows or _PROBED))
     reader_class = reader_of(probed, raw.adapter, column_mapping)
     options = {"max_length": MAX_LENGTH, "overlong": overlong or reader_class.overlong, **encoding}
-    encoder = None if tokenizer is None else Encoder(tokenizer=tokenizer, **options)
-    if encoder is not None:
-        options["max_length"] = encoder.max_length  # the model's positions may have lowered it
-    reader = reader_class(encoder)
+    reader = reader_class(_encoder(tokenizer, options))
     pipeline = RowPipeline(
         name=name,
         columns=datasets.Features(),
         encode=reader.encode,
         expand=reader.expand,
-        unrendered=encoder and Unrendered(encoder),
+        unrendered=reader.encoder and Unrendered(reader.encoder),
         adapter=raw.adapter,
         column_mapping=column_mapping,
         subset=subset,
         unread=raw.unread,
         on_bad_row=on_bad_row,
     )
-    columns = list(dataset.column_names or raw.first)
-    report = PreparationReport(name, unread=raw.unread)
+    columns, report = [*(dataset.column_names or raw.first)], PreparationReport(name, unread=raw.unread)
     inspection = Inspection(name, raw.adapter.name, columns, reader.form, report, adapter is not None, options=options)
-    if isinstance(raw.rows, datasets.Dataset):
-        inspection.rows = len(raw.rows)
-    _read(inspection, raw.rows, pipeline, reader, max_rows=max_rows)
-    return inspection
+    return _read(inspection, raw.rows, pipeline, reader, max_rows=max_rows)
+
+
+def _encoder(tokenizer: Any, options: dict[str, Any]) -> Encoder | None:
+    """The encoder of training, whose `max_length` the model's positions may have lowered; `options` say so then."""
+    if tokenizer is None:
+        return None
+    encoder = Encoder(tokenizer=tokenizer, **options)
+    options["max_length"] = encoder.max_length
+    return encoder
 
 
 def _read(
@@ -161,9 +162,11 @@ def _read(
     reader: Reader,
     *,
     max_rows: int | None,
-) -> None:
+) -> Inspection:
     """Fill in what the rows say; a row that the pipeline refuses is noted, and the next one is read."""
-    origin = Origin.of(rows) if isinstance(rows, datasets.Dataset) else Origin()
+    origin = Origin()
+    if isinstance(rows, datasets.Dataset):
+        origin, inspection.rows = Origin.of(rows), len(rows)
     report = inspection.report
     prompts: list[int] = []
     sequences: list[list] = []
@@ -194,6 +197,7 @@ def _read(
     _refuse_partial_columns(inspection)
     if sequences:
         inspection.tokens = TokenFigures.of(prompts, sequences)
+    return inspection
 
 
 def _count(inspection: Inspection, example: Row) -> None:
