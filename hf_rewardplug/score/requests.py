@@ -19,6 +19,7 @@ from ..data.canonical import checked_completion, checked_list, checked_pair, tem
 from ..data.columns import check_ignored
 from ..data.columns.watch import RowWatch
 from ..data.expansion import row_type, to_steps
+from ..data.prefix_tree import leaf_paths
 from .inputs import EXPECTED, KEYS, key_of
 
 Row = dict[str, Any]
@@ -138,7 +139,7 @@ def asked(canonical: Row) -> Row:
     form = row_type(canonical)
     if form == "step_tree":
         (tree,) = to_steps(canonical, empty_steps=True)
-        steps = [[tree["completions"][node] for node in path] for path in paths_of(tree["parents"])]
+        steps = [[tree["completions"][node] for node in path] for path in leaf_paths(tree["parents"])]
         return {"prompt": tree["prompt"], **template_arguments(canonical), "parents": tree["parents"], "steps": steps}
     if form in ("stepwise", "outcome"):
         prompt = {"prompt": canonical.get("prompt") or "", **template_arguments(canonical)}
@@ -151,24 +152,6 @@ def asked(canonical: Row) -> Row:
     return {**prompt, key: checked[key]}
 
 
-def paths_of(parents: Sequence[int]) -> list[list[int]]:
-    """The paths of a tree from a first step to each last one, in the order of the last ones.
-
-    >>> paths_of([-1, 0, 0, -1])
-    [[0, 1], [0, 2], [3]]
-    """
-    paths, inner = [], {*parents}
-    for node in range(len(parents)):
-        if node in inner:
-            continue
-        path, place = [], node
-        while place >= 0:
-            path.append(place)
-            place = parents[place]
-        paths.append(path[::-1])
-    return paths
-
-
 def node_scores(parents: Sequence[int], scores: Iterable[Sequence[float]]) -> list[float]:
     """Scores of a tree's paths -> one for each node, the first path's (`model/positions.py` says when others differ).
 
@@ -176,7 +159,7 @@ def node_scores(parents: Sequence[int], scores: Iterable[Sequence[float]]) -> li
     [0.9, 0.2, 0.4]
     """
     of_nodes = [0.0] * len(parents)
-    for path, values in reversed([*zip(paths_of(parents), scores, strict=True)]):
+    for path, values in reversed([*zip(leaf_paths(parents), scores, strict=True)]):
         for node, value in zip(path, values, strict=True):
             of_nodes[node] = value
     return of_nodes

@@ -182,9 +182,8 @@ class DataTrainer(LoaderTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """`Trainer.evaluate`, which takes raw rows too."""
         self.store_row_description()  # a callback may score with the model
-        dataset = (
-            eval_dataset if isinstance(eval_dataset, str) else self._prepared(eval_dataset)
-        )  # a text is the name of a set
+        is_name = isinstance(eval_dataset, str)  # of one of the trainer's own eval sets, which are prepared
+        dataset = eval_dataset if is_name else self._prepared(eval_dataset)
         return super().evaluate(dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):

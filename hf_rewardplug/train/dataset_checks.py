@@ -66,18 +66,17 @@ def solutions_alone(dataset, error: str):
     Raises:
         ValueError: `error`; one of the rows has several branches.
     """
-    if NODE_PARENTS not in (dataset.column_names or next(iter(dataset), ())):
-        return dataset
-    if isinstance(dataset, datasets.IterableDataset):
+    if isinstance(dataset, datasets.IterableDataset):  # whose first row is not read twice to learn its columns
         return dataset.filter(partial(_is_solution, error=error))
-    for parents in dataset.select_columns(NODE_PARENTS):
-        _is_solution(parents, error)
+    if NODE_PARENTS in dataset.column_names:
+        for row in dataset.select_columns(NODE_PARENTS):
+            _is_solution(row, error)
     return dataset
 
 
 def _is_solution(row: dict, error: str) -> bool:
-    """What `filter` asks of each row: True, or the error."""
-    if not is_chain(row[NODE_PARENTS]):
+    """What `filter` asks of each row: True, or the error. A row without nodes is a solution."""
+    if not is_chain(row.get(NODE_PARENTS) or ()):
         raise ValueError(error)
     return True
 

@@ -12,10 +12,12 @@ from hf_rewardplug.checks import RowError
 from hf_rewardplug.data.canonical import UNLABELLED, subset_name, template_arguments
 from hf_rewardplug.data.expansion import row_type, to_outcomes, to_steps
 from hf_rewardplug.data.pipeline import adapter_of
+from hf_rewardplug.data.prefix_tree import leaf_paths
+from hf_rewardplug.data.step_nodes import chain_parents
 from hf_rewardplug.figures import step_figures as figures_of_steps
 from hf_rewardplug.figures import steps_back
 
-from ..requests import node_scores, paths_of
+from ..requests import node_scores
 from .examples import as_turns, step_probabilities
 from .registry import Result, Row, places_of, read_rows, register_benchmark
 
@@ -74,12 +76,12 @@ def steps(
         raise ValueError(f"benchmark 'steps': none of the {len(rows)} rows has steps.")
     asked, places_asked, arguments = [], [], []
     for solution, place in zip(solved, places, strict=True):
-        for path in paths_of(solution.parents):
+        for path in leaf_paths(solution.parents):
             asked.append((as_turns(solution.prompt, chat), [solution.texts[node] for node in path]))
             places_asked.append(place)
             arguments.append(solution.arguments)
     values = iter(step_probabilities(scorer, "steps", asked, places=places_asked, arguments=arguments))
-    items = [_item(solution, [next(values) for _ in paths_of(solution.parents)]) for solution in solved]
+    items = [_item(solution, [next(values) for _ in leaf_paths(solution.parents)]) for solution in solved]
     return Result("steps", step_figures(items), items)
 
 
@@ -90,7 +92,7 @@ def _steps(canonical: Row) -> Steps:
     (row,) = (to_outcomes if form == "outcome" else to_steps)(canonical, empty_steps=True)
     outcome = row["labels"][0] if form == "outcome" else None
     labels = [None if outcome is not None or label == UNLABELLED else float(label) for label in row["labels"]]
-    parents = row.get("parents") or list(range(-1, len(labels) - 1))
+    parents = row.get("parents") or chain_parents(len(labels))
     return Steps(row["prompt"], row["completions"], labels, parents, outcome, arguments=template_arguments(canonical))
 
 
